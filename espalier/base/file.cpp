@@ -1,0 +1,173 @@
+#include "espalier/base/file.h"
+
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+#include "espalier/base/error.h"
+
+namespace espalier {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+class FileDescriptor {
+ public:
+  FileDescriptor(const fs::path& path, int flags, mode_t mode = 0644)
+      : descriptor_(::open(path.c_str(), flags | O_CLOEXEC, mode)) {}
+  ~FileDescriptor() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+  int get() const { return descriptor_; }
+  bool ok() const { return descriptor_ >= 0; }
+
+ private:
+  int descriptor_;
+};
+
+std::string reason() { return std::strerror(errno); }
+
+void write_all(int descriptor, std::span<const uint8_t> data, const fs::path& path) {
+  while (!data.empty()) {
+    const ssize_t written = ::write(descriptor, data.data(), std::min<size_t>(data.size(), 1 << 30));
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      const char* advice = errno == ENOSPC ? "; free some space or choose another --out" : "";
+      fail("base/file", "cannot write ", path.string(), ": ", reason(), advice);
+    }
+    data = data.subspan(static_cast<size_t>(written));
+  }
+}
+
+}  // namespace
+
+uint32_t crc32(std::span<const uint8_t> data, uint32_t seed) {
+  return static_cast<uint32_t>(::crc32_z(seed, data.data(), data.size()));
+}
+
+Bytes read_file(const fs::path& path, uint64_t max_bytes) {
+  const FileDescriptor file(path, O_RDONLY);
+  if (!file.ok()) fail("base/file", "cannot read ", path.string(), ": ", reason());
+  struct stat status {};
+  if (::fstat(file.get(), &status) != 0) fail("base/file", "cannot read ", path.string(), ": ", reason());
+  if (S_ISDIR(status.st_mode)) fail("base/file", "expected a file, got a folder: ", path.string());
+  Bytes data;
+  if (status.st_size > 0) data.reserve(static_cast<size_t>(std::min<uint64_t>(
+      static_cast<uint64_t>(status.st_size), max_bytes)));
+  size_t used = 0;
+  for (;;) {
+    if (used == data.size()) {
+      if (used > max_bytes) fail("base/file", path.string(), " is larger than the limit of ", max_bytes, " bytes");
+      data.resize(std::max<size_t>({used + 1, data.capacity(), std::min<size_t>(used * 2, used + (1 << 28)), 4096}));
+    }
+    const ssize_t got = ::read(file.get(), data.data() + used, data.size() - used);
+    if (got < 0) {
+      if (errno == EINTR) continue;
+      fail("base/file", "cannot read ", path.string(), ": ", reason());
+    }
+    if (got == 0) break;
+    used += static_cast<size_t>(got);
+  }
+  data.resize(used);
+  if (used > max_bytes) fail("base/file", path.string(), " is larger than the limit of ", max_bytes, " bytes");
+  return data;
+}
+
+std::string read_text_file(const fs::path& path) {
+  const Bytes data = read_file(path);
+  return std::string(data.begin(), data.end());
+}
+
+Bytes gunzip(std::span<const uint8_t> data, std::string_view where, uint64_t max_bytes) {
+  z_stream stream{};
+  if (::inflateInit2(&stream, 15 + 16) != Z_OK) fail(where, "cannot start zlib");
+  const std::unique_ptr<z_stream, int (*)(z_stream*)> closer(&stream, ::inflateEnd);
+  Bytes out;
+  size_t used = 0;
+  stream.next_in = const_cast<Bytef*>(data.data());
+  size_t fed = 0;
+  int status = Z_OK;
+  while (status != Z_STREAM_END) {
+    if (stream.avail_in == 0) {
+      const size_t chunk = std::min<size_t>(data.size() - fed, 1 << 30);
+      if (chunk == 0) fail(where, "the gzip data is truncated");
+      stream.next_in = const_cast<Bytef*>(data.data() + fed);
+      stream.avail_in = static_cast<uInt>(chunk);
+      fed += chunk;
+    }
+    if (used == out.size()) out.resize(std::max<size_t>(used * 2, 1 << 16));
+    const size_t room = std::min<size_t>(out.size() - used, 1 << 30);
+    stream.next_out = out.data() + used;
+    stream.avail_out = static_cast<uInt>(room);
+    status = ::inflate(&stream, Z_NO_FLUSH);
+    used += room - stream.avail_out;
+    if (used > max_bytes) fail(where, "unpacks to more than the limit of ", max_bytes, " bytes");
+    if (status != Z_OK && status != Z_STREAM_END && status != Z_BUF_ERROR) {
+      fail(where, "the gzip data is corrupt: ", stream.msg != nullptr ? stream.msg : "unknown reason");
+    }
+  }
+  out.resize(used);
+  return out;
+}
+
+Bytes read_file_maybe_gzip(const fs::path& path, uint64_t max_bytes) {
+  Bytes data = read_file(path, max_bytes);
+  if (data.size() >= 2 && data[0] == 0x1f && data[1] == 0x8b) return gunzip(data, path.string(), max_bytes);
+  return data;
+}
+
+void write_file_atomic(const fs::path& path, std::span<const uint8_t> data) {
+  const fs::path temporary = path.string() + ".tmp";
+  try {
+    const FileDescriptor file(temporary, O_WRONLY | O_CREAT | O_TRUNC);
+    if (!file.ok()) fail("base/file", "cannot write ", path.string(), ": ", reason());
+    write_all(file.get(), data, path);
+    if (::fsync(file.get()) != 0) fail("base/file", "cannot sync ", path.string(), ": ", reason());
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
+  if (::rename(temporary.c_str(), path.c_str()) != 0) {
+    const std::string why = reason();
+    ::unlink(temporary.c_str());
+    fail("base/file", "cannot replace ", path.string(), ": ", why);
+  }
+  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  const FileDescriptor directory(folder, O_RDONLY | O_DIRECTORY);
+  if (directory.ok()) ::fsync(directory.get());
+}
+
+void write_text_file_atomic(const fs::path& path, std::string_view text) {
+  write_file_atomic(path, {reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+}
+
+void make_folder(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (error) fail("base/file", "cannot create the folder ", path.string(), ": ", error.message());
+}
+
+std::string sha256_hex(std::span<const uint8_t> data) {
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned int size = 0;
+  ESPALIER_CHECK(EVP_Digest(data.data(), data.size(), digest, &size, EVP_sha256(), nullptr) == 1);
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::string text;
+  for (unsigned int i = 0; i < size; ++i) {
+    text += kDigits[digest[i] >> 4];
+    text += kDigits[digest[i] & 15];
+  }
+  return text;
+}
+
+}  // namespace espalier

@@ -1,0 +1,83 @@
+#include "espalier/base/options.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace espalier {
+
+namespace {
+
+std::string range_text(const Field& field) {
+  if (std::isinf(field.min) && std::isinf(field.max)) return "a finite number";
+  std::string text = "a number";
+  if (!std::isinf(field.min)) text += concat(field.min_open ? " above " : " of at least ", field.min);
+  if (!std::isinf(field.max)) {
+    text += concat(std::isinf(field.min) ? "" : " and", field.max_open ? " below " : " at most ", field.max);
+  }
+  return text;
+}
+
+}  // namespace
+
+void Field::check(const std::string& key, double value) const {
+  const bool low = min_open ? value > min : value >= min;
+  const bool high = max_open ? value < max : value <= max;
+  if (!std::isfinite(value) || !low || !high) {
+    fail("config", "expected ", range_text(*this), " for ", key, ", got ", value);
+  }
+}
+
+void Field::check(const std::string& key, const std::string& value) const {
+  if (choices.empty() || std::find(choices.begin(), choices.end(), value) != choices.end()) return;
+  fail("config", unknown_name_message(key, value, choices));
+}
+
+ConfigSection ConfigSection::section(std::string_view name) const {
+  ConfigSection inner{nullptr, key(name)};
+  if (table == nullptr) return inner;
+  const auto found = table->find(name);
+  if (found == table->end()) return inner;
+  if (!found->is_object()) detail::wrong_type(inner.path, "a table", *found);
+  inner.table = &*found;
+  return inner;
+}
+
+namespace detail {
+
+void wrong_type(const std::string& key, std::string_view expected, const Json& value) {
+  fail("config", "expected ", expected, " for ", key, ", got ", value.dump());
+}
+
+void unknown_key(const ConfigSection& section, const std::string& key, const std::vector<std::string>& known) {
+  const std::string place = section.path.empty() ? "at the top level" : "in [" + section.path + "]";
+  fail("config", unknown_name_message("key " + place, key, known));
+}
+
+void read_value(const Json& value, const std::string& key, const Field&, bool& out) {
+  if (!value.is_boolean()) wrong_type(key, "true or false", value);
+  out = value.get<bool>();
+}
+
+void read_value(const Json& value, const std::string& key, const Field& field, int64_t& out) {
+  if (!value.is_number_integer()) wrong_type(key, "an integer", value);
+  if (value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) {
+    wrong_type(key, "a 63-bit integer", value);
+  }
+  out = value.get<int64_t>();
+  field.check(key, static_cast<double>(out));
+}
+
+void read_value(const Json& value, const std::string& key, const Field& field, double& out) {
+  if (!value.is_number()) wrong_type(key, "a number", value);
+  out = value.get<double>();
+  field.check(key, out);
+}
+
+void read_value(const Json& value, const std::string& key, const Field& field, std::string& out) {
+  if (!value.is_string()) wrong_type(key, "a string", value);
+  out = value.get<std::string>();
+  field.check(key, out);
+}
+
+}  // namespace detail
+}  // namespace espalier
