@@ -18,7 +18,7 @@ std::vector<std::vector<float>> random_vectors(size_t count, size_t size) {
   std::vector<std::vector<float>> vectors(count, std::vector<float>(size));
   for (size_t k = 0; k < count; ++k) {
     Stream stream{Key(k)};
-    for (float& value : vectors[k]) value = static_cast<float>(stream.normal() * std::exp(3 * stream.normal()));
+    for (float& value : vectors[k]) value = static_cast<float>(stream.normal() * std::exp(stream.normal()));
   }
   return vectors;
 }

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "espalier/base/options.h"
+#include "espalier/base/random.h"
+#include "espalier/data/dataset.h"
+
+namespace espalier::data {
+
+// [data.partition]
+struct PartitionOptions {
+  std::string name = "iid";
+  int64_t clients = 100;
+  double alpha = 0.5;
+  int64_t classes_per_client = 2;
+  int64_t samples_per_client = 0;
+  int64_t min_samples = 10;
+
+  template <class Self, class Visitor>
+  static void fields(Self& self, Visitor&& visit) {
+    visit("name", self.name, Field("How the training samples are divided among the clients."));
+    visit("clients", self.clients, Field("Number of clients; natural partitions take all owners when 0.").at_least(0));
+    visit("alpha", self.alpha, Field("dirichlet: concentration; smaller is more uneven.").above(0));
+    visit("classes_per_client", self.classes_per_client, Field("shards: distinct classes each client holds.").at_least(1));
+    visit("samples_per_client", self.samples_per_client,
+          Field("iid: each client draws this many distinct samples, independently of the others, so that any number of "
+                "clients can be declared; 0 divides the data set evenly.").at_least(0));
+    visit("min_samples", self.min_samples, Field("dirichlet: redrawn until every client has this many samples.").at_least(1));
+  }
+};
+
+// Who holds which training samples. A lazy partition (iid with samples_per_client) costs nothing per declared client.
+class Partition {
+ public:
+  virtual ~Partition() = default;
+  virtual uint64_t num_clients() const = 0;
+  virtual uint64_t num_samples(uint64_t client) const = 0;
+  // Replaces `out` with the client's sample indices, in increasing order. Any thread.
+  virtual void samples(uint64_t client, std::vector<uint32_t>& out) const = 0;
+  // The largest num_samples of any client: bounds the weights of exact aggregation.
+  virtual uint64_t max_samples() const = 0;
+};
+
+// Throws Error, saying which number to change, when the partition cannot be made.
+std::unique_ptr<Partition> make_partition(const PartitionOptions& options, const Dataset& dataset, Key key);
+
+// Names and one-line descriptions for `espalier list partitions`.
+struct PartitionRow {
+  std::string name, summary;
+};
+const std::vector<PartitionRow>& partition_rows();
+
+}  // namespace espalier::data
