@@ -1,0 +1,108 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "espalier/base/options.h"
+
+// The folder that one run leaves behind, and the only place that knows the names of its files:
+//
+//   config.toml         the resolved configuration; its presence is what makes a folder a run
+//   metrics.jsonl       one JSON object per round, appended as the run goes
+//   summary.json        the key figures, written at the end (and after every checkpoint, if the
+//   caller likes) clients.json        label counts of up to 200 clients, for the report
+//   model.safetensors   the final parameters
+//   checkpoint/         what a resumed run needs
+//   report.html         the rendered report
+//   events.out.tfevents.espalier   scalars for TensorBoard
+//
+// A metrics line has "round" (1-based) and any further numeric fields; the report knows the usual
+// ones by name and draws the rest as they are. A field that was not measured in a round is left out
+// or null.
+namespace espalier::report {
+
+// Label counts of one client: labels[c] = number of its training samples of class c.
+struct ClientLabels {
+  uint64_t id = 0;
+  uint64_t samples = 0;
+  std::vector<uint64_t> labels;
+};
+
+struct ClientHistogram {
+  uint64_t classes = 0;
+  uint64_t num_clients = 0;  // of the whole population; `clients` may hold fewer
+  std::vector<ClientLabels> clients;
+};
+
+inline constexpr size_t kMaxStoredClients = 200;
+
+// Not thread-safe; one object per run folder at a time. Every failure is an Error that names the
+// file.
+class RunFolder {
+ public:
+  // A folder for a new run: made if it is missing, accepted if it is empty. A folder that already
+  // holds a run, or something else, is refused: nothing of the user's is ever overwritten.
+  static RunFolder create(const std::filesystem::path& path);
+  // A folder that holds a run (has a config.toml), to resume or to read. Writes nothing.
+  static RunFolder open(const std::filesystem::path& path);
+  // Whether `path` is a run folder.
+  static bool is_run(const std::filesystem::path& path);
+
+  RunFolder(RunFolder&& other) noexcept;
+  RunFolder& operator=(RunFolder&& other) noexcept;
+  ~RunFolder();
+
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path config_path() const { return path_ / "config.toml"; }
+  std::filesystem::path metrics_path() const { return path_ / "metrics.jsonl"; }
+  std::filesystem::path summary_path() const { return path_ / "summary.json"; }
+  std::filesystem::path clients_path() const { return path_ / "clients.json"; }
+  std::filesystem::path model_path() const { return path_ / "model.safetensors"; }
+  std::filesystem::path checkpoint_path() const { return path_ / "checkpoint"; }
+  std::filesystem::path report_path() const { return path_ / "report.html"; }
+  std::filesystem::path events_path() const { return path_ / "events.out.tfevents.espalier"; }
+  // The last component of the path: what a person calls this run.
+  std::string name() const;
+
+  void write_config(std::string_view toml_text) const;
+
+  // One line, one write(2): a crash leaves whole lines and at most one torn one at the end. When
+  // the write fails (a full disk) the file is cut back to its last whole line.
+  void append_metrics(const Json& line);
+  // Keeps the lines of rounds 1..rounds and drops the rest, and a torn last line; returns how many
+  // were kept. For a resume after a crash: rounds that the checkpoint does not have will be run,
+  // and written, again.
+  uint64_t truncate_metrics(uint64_t rounds);
+  // Empty when no round has been written.
+  std::vector<Json> metrics() const;
+
+  void write_summary(const Json& summary) const;
+  // nullopt when the run has not written one yet.
+  std::optional<Json> summary() const;
+
+  // Stores the first kMaxStoredClients clients.
+  void write_clients(const ClientHistogram& histogram) const;
+  std::optional<ClientHistogram> clients() const;
+
+ private:
+  explicit RunFolder(std::filesystem::path path) : path_(std::move(path)) {}
+  void open_metrics();
+  void close_metrics();
+
+  std::filesystem::path path_;
+  int metrics_descriptor_ = -1;
+  uint64_t metrics_bytes_ = 0;
+};
+
+// The lines of a metrics.jsonl. A last line that is torn is left out; anything else that is not a
+// JSON object with a "round" is an Error with its line number.
+std::vector<Json> read_metrics(const std::filesystem::path& path);
+
+// A number of a metrics line or a summary; nullopt when it is absent, null or not a number.
+std::optional<double> number_in(const Json& object, std::string_view key);
+
+}  // namespace espalier::report
