@@ -17,13 +17,13 @@ enum class Kind : uint8_t {
   kTokens,  // int32 token ids, one sequence per sample
 };
 
-// Labeled samples, immutable once built and shared by every worker. Images stay uint8 in memory; a batch is gathered,
-// augmented and normalized in one pass. Any number of threads may read.
+// Labeled samples, immutable once built and shared by every worker. Images stay uint8 in memory; a
+// batch is gathered, augmented and normalized in one pass. Any number of threads may read.
 struct Dataset {
   std::string name;
   Kind kind = Kind::kImage;
-  // Images: {channels, height, width} (as models see it; the storage order is height × width × channels).
-  // Float: any shape. Tokens: {sequence length}.
+  // Images: {channels, height, width} (as models see it; the storage order is height × width ×
+  // channels). Float: any shape. Tokens: {sequence length}.
   std::vector<int64_t> sample_shape;
   int64_t num_classes = 0;
   int64_t vocabulary = 0;  // tokens only: ids are in [0, vocabulary)
@@ -36,7 +36,8 @@ struct Dataset {
   // Images: x = (pixel/255 − mean)/stddev per channel.
   std::vector<float> mean, stddev;
 
-  // The owner of each sample where the data set has natural clients (empty otherwise), as an index into client_names.
+  // The owner of each sample where the data set has natural clients (empty otherwise), as an index
+  // into client_names.
   std::vector<uint32_t> client_of_sample;
   std::vector<std::string> client_names;
 
@@ -53,19 +54,23 @@ struct DataSource {
 
 // Random changes of training images; all off by default.
 struct Augmentation {
-  int64_t crop_padding = 0;      // zero-pad by this many pixels (in normalized space), then crop back at a random place
-  bool flip = false;             // mirror left-right with probability 1/2
-  int64_t cutout = 0;            // side of a square set to zero (in normalized space) at a random place
+  int64_t crop_padding =
+      0;  // zero-pad by this many pixels (in normalized space), then crop back at a random place
+  bool flip = false;   // mirror left-right with probability 1/2
+  int64_t cutout = 0;  // side of a square set to zero (in normalized space) at a random place
   bool any() const { return crop_padding > 0 || flip || cutout > 0; }
 };
 
-// Writes the samples `indices` as one batch of normalized float32 in channels-last order (batch × height × width × channels
-// for images, batch × sample otherwise). out: indices.size() · sample_size() values.
-// The augmentation of a sample depends only on `key` and its position in `indices`; null means none.
-void gather(const Dataset& dataset, std::span<const uint32_t> indices, const Augmentation* augmentation, Key key,
-            std::span<float> out);
+// Writes the samples `indices` as one batch of normalized float32 in channels-last order (batch ×
+// height × width × channels for images, batch × sample otherwise). out: indices.size() ·
+// sample_size() values. The augmentation of a sample depends only on `key` and its position in
+// `indices`; null means none.
+void gather(const Dataset& dataset, std::span<const uint32_t> indices,
+            const Augmentation* augmentation, Key key, std::span<float> out);
 // Token ids (kTokens) and labels as the int64 that the trainer wants.
-void gather_tokens(const Dataset& dataset, std::span<const uint32_t> indices, std::span<int64_t> out);
-void gather_labels(const Dataset& dataset, std::span<const uint32_t> indices, std::span<int64_t> out);
+void gather_tokens(const Dataset& dataset, std::span<const uint32_t> indices,
+                   std::span<int64_t> out);
+void gather_labels(const Dataset& dataset, std::span<const uint32_t> indices,
+                   std::span<int64_t> out);
 
 }  // namespace espalier::data

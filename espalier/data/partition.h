@@ -23,17 +23,23 @@ struct PartitionOptions {
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {
     visit("name", self.name, Field("How the training samples are divided among the clients."));
-    visit("clients", self.clients, Field("Number of clients; natural partitions take all owners when 0.").at_least(0));
+    visit("clients", self.clients,
+          Field("Number of clients; natural partitions take all owners when 0.").at_least(0));
     visit("alpha", self.alpha, Field("dirichlet: concentration; smaller is more uneven.").above(0));
-    visit("classes_per_client", self.classes_per_client, Field("shards: distinct classes each client holds.").at_least(1));
+    visit("classes_per_client", self.classes_per_client,
+          Field("shards: distinct classes each client holds.").at_least(1));
     visit("samples_per_client", self.samples_per_client,
-          Field("iid: each client draws this many distinct samples, independently of the others, so that any number of "
-                "clients can be declared; 0 divides the data set evenly.").at_least(0));
-    visit("min_samples", self.min_samples, Field("dirichlet: redrawn until every client has this many samples.").at_least(1));
+          Field("iid: each client draws this many distinct samples, independently of the others, "
+                "so that any number of "
+                "clients can be declared; 0 divides the data set evenly.")
+              .at_least(0));
+    visit("min_samples", self.min_samples,
+          Field("dirichlet: redrawn until every client has this many samples.").at_least(1));
   }
 };
 
-// Who holds which training samples. A lazy partition (iid with samples_per_client) costs nothing per declared client.
+// Who holds which training samples. A lazy partition (iid with samples_per_client) costs nothing
+// per declared client.
 class Partition {
  public:
   virtual ~Partition() = default;
@@ -46,11 +52,15 @@ class Partition {
 };
 
 // Throws Error, saying which number to change, when the partition cannot be made.
-std::unique_ptr<Partition> make_partition(const PartitionOptions& options, const Dataset& dataset, Key key);
+std::unique_ptr<Partition> make_partition(const PartitionOptions& options, const Dataset& dataset,
+                                          Key key);
 
-// Names and one-line descriptions for `espalier list partitions`.
+// The one table of partitions: a name, a line for `espalier list partitions`, and the factory that
+// make_partition calls.
 struct PartitionRow {
   std::string name, summary;
+  std::unique_ptr<Partition> (*make)(const PartitionOptions& options, const Dataset& dataset,
+                                     Key key);
 };
 const std::vector<PartitionRow>& partition_rows();
 

@@ -1,0 +1,160 @@
+#include <gtest/gtest.h>
+
+#include "espalier/data/dataset.h"
+#include "espalier/data/test_files.h"
+
+namespace espalier::data {
+namespace {
+
+Dataset random_images(int64_t channels, int64_t height, int64_t width, size_t count) {
+  Dataset dataset;
+  dataset.name = "test";
+  dataset.sample_shape = {channels, height, width};
+  dataset.num_classes = 10;
+  Stream stream(Key(7));
+  dataset.pixels.resize(count * dataset.sample_size());
+  for (uint8_t& pixel : dataset.pixels) pixel = static_cast<uint8_t>(stream.below(256));
+  for (size_t i = 0; i < count; ++i) dataset.labels.push_back(static_cast<int32_t>(i % 10));
+  for (int64_t c = 0; c < channels; ++c) {
+    dataset.mean.push_back(0.1f * static_cast<float>(c + 1));
+    dataset.stddev.push_back(0.2f + 0.1f * static_cast<float>(c));
+  }
+  dataset.validate();
+  return dataset;
+}
+
+// One pixel at a time, straight from the definitions in dataset.h.
+std::vector<float> plain_gather(const Dataset& dataset, const std::vector<uint32_t>& indices,
+                                const Augmentation* augmentation, Key key) {
+  const int64_t channels = dataset.sample_shape[0], height = dataset.sample_shape[1],
+                width = dataset.sample_shape[2];
+  std::vector<float> out;
+  for (size_t i = 0; i < indices.size(); ++i) {
+    Stream stream(key.child(i));
+    int64_t dy = 0, dx = 0, top = 0, left = 0, side = 0;
+    bool flip = false;
+    if (augmentation != nullptr) {
+      if (augmentation->crop_padding > 0) {
+        dy = static_cast<int64_t>(
+                 stream.below(static_cast<uint64_t>(2 * augmentation->crop_padding + 1))) -
+             augmentation->crop_padding;
+        dx = static_cast<int64_t>(
+                 stream.below(static_cast<uint64_t>(2 * augmentation->crop_padding + 1))) -
+             augmentation->crop_padding;
+      }
+      if (augmentation->flip) flip = (stream.u32() & 1) != 0;
+      side = augmentation->cutout;
+      if (side > 0) {
+        top = static_cast<int64_t>(stream.below(static_cast<uint64_t>(height))) - side / 2;
+        left = static_cast<int64_t>(stream.below(static_cast<uint64_t>(width))) - side / 2;
+      }
+    }
+    for (int64_t y = 0; y < height; ++y) {
+      for (int64_t x = 0; x < width; ++x) {
+        for (int64_t c = 0; c < channels; ++c) {
+          const int64_t source_y = y + dy, source_x = (flip ? width - 1 - x : x) + dx;
+          const bool inside =
+              source_y >= 0 && source_y < height && source_x >= 0 && source_x < width;
+          const bool cut = y >= top && y < top + side && x >= left && x < left + side;
+          if (!inside || cut) {
+            out.push_back(0);
+            continue;
+          }
+          const auto channel = static_cast<size_t>(c);
+          const auto at =
+              ((static_cast<int64_t>(indices[i]) * height + source_y) * width + source_x) *
+                  channels +
+              c;
+          const float pixel = static_cast<float>(dataset.pixels[static_cast<size_t>(at)]) / 255.0f;
+          out.push_back((pixel - dataset.mean[channel]) / dataset.stddev[channel]);
+        }
+      }
+    }
+  }
+  return out;
+}
+
+TEST(Gather, MatchesThePlainLoop) {
+  const std::vector<Augmentation> cases = {{},           {4, false, 0}, {0, true, 0}, {0, false, 5},
+                                           {3, true, 4}, {40, true, 90}};
+  for (const int64_t channels : {1, 2, 3, 7}) {
+    const Dataset dataset = random_images(channels, 9, 6, 20);
+    const std::vector<uint32_t> indices = {3, 19, 0, 3, 7, 11, 12, 13, 14, 15};
+    std::vector<float> out(indices.size() * dataset.sample_size());
+    for (const Augmentation& augmentation : cases) {
+      gather(dataset, indices, &augmentation, Key(5), out);
+      EXPECT_EQ(out, plain_gather(dataset, indices, &augmentation, Key(5)));
+    }
+    gather(dataset, indices, nullptr, Key(5), out);
+    EXPECT_EQ(out, plain_gather(dataset, indices, nullptr, Key(5)));
+  }
+}
+
+TEST(Gather, AugmentationDependsOnKeyAndPosition) {
+  const Dataset dataset = random_images(1, 12, 12, 4);
+  const Augmentation augmentation{3, true, 4};
+  const std::vector<uint32_t> same(8, 2);
+  std::vector<float> a(8 * 144), b(8 * 144), shorter(4 * 144);
+  gather(dataset, same, &augmentation, Key(1), a);
+  gather(dataset, same, &augmentation, Key(2), b);
+  EXPECT_NE(a, b);
+  EXPECT_FALSE(std::equal(a.begin(), a.begin() + 144, a.begin() + 144));
+  gather(dataset, std::span(same).first(4), &augmentation, Key(1), shorter);
+  EXPECT_TRUE(std::equal(shorter.begin(), shorter.end(), a.begin()));
+}
+
+TEST(Gather, FloatsTokensAndLabels) {
+  Dataset floats;
+  floats.name = "floats";
+  floats.kind = Kind::kFloat;
+  floats.sample_shape = {2};
+  floats.num_classes = 3;
+  floats.floats = {0, 1, 2, 3, 4, 5};
+  floats.labels = {2, 0, 1};
+  floats.validate();
+  const std::vector<uint32_t> indices = {2, 0};
+  std::vector<float> out(4);
+  gather(floats, indices, nullptr, Key(0), out);
+  EXPECT_EQ(out, (std::vector<float>{4, 5, 0, 1}));
+  std::vector<int64_t> labels(2);
+  gather_labels(floats, indices, labels);
+  EXPECT_EQ(labels, (std::vector<int64_t>{1, 2}));
+
+  Dataset tokens = floats;
+  tokens.kind = Kind::kTokens;
+  tokens.vocabulary = 10;
+  tokens.tokens = {9, 8, 7, 6, 5, 4};
+  tokens.validate();
+  std::vector<int64_t> ids(4);
+  gather_tokens(tokens, indices, ids);
+  EXPECT_EQ(ids, (std::vector<int64_t>{5, 4, 9, 8}));
+}
+
+TEST(Dataset, ValidateExplains) {
+  const auto message = [](const Dataset& dataset) { return error_of([&] { dataset.validate(); }); };
+  const Dataset good = random_images(1, 2, 2, 3);
+  EXPECT_EQ(message(good), "");
+  Dataset bad = good;
+  bad.labels[1] = 10;
+  EXPECT_EQ(message(bad), "[data/test] expected labels in [0, 10), got 10 (sample 1)");
+  bad = good;
+  bad.pixels.pop_back();
+  EXPECT_NE(message(bad).find("expected 3 samples of 4 values"), std::string::npos);
+  bad = good;
+  bad.stddev[0] = 0;
+  EXPECT_NE(message(bad).find("normalization"), std::string::npos);
+  bad = good;
+  bad.sample_shape = {int64_t{1} << 40, int64_t{1} << 40, 2};
+  EXPECT_NE(message(bad).find("impossible"), std::string::npos);
+  bad = good;
+  bad.client_names = {"a"};
+  bad.client_of_sample = {0, 0, 1};
+  EXPECT_NE(message(bad).find("owners below 1"), std::string::npos);
+  bad = good;
+  bad.labels.clear();
+  bad.pixels.clear();
+  EXPECT_NE(message(bad).find("no samples"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace espalier::data

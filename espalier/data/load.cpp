@@ -1,0 +1,110 @@
+#include "espalier/data/load.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "espalier/base/error.h"
+#include "espalier/data/idx.h"
+
+namespace espalier::data {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+void limit_samples(Dataset& dataset, int64_t limit) {
+  const auto count = static_cast<size_t>(limit);
+  if (count == 0 || count >= dataset.size()) return;
+  const size_t values = count * dataset.sample_size();
+  if (dataset.kind == Kind::kImage) dataset.pixels.resize(values);
+  if (dataset.kind == Kind::kFloat) dataset.floats.resize(values);
+  if (dataset.kind == Kind::kTokens) dataset.tokens.resize(values);
+  dataset.labels.resize(count);
+  if (!dataset.client_of_sample.empty()) dataset.client_of_sample.resize(count);
+}
+
+std::shared_ptr<const Dataset> finish(Dataset dataset, int64_t limit) {
+  dataset.validate();
+  limit_samples(dataset, limit);
+  return std::make_shared<const Dataset>(std::move(dataset));
+}
+
+template <class Range, class ToText>
+std::string joined(const Range& items, ToText&& text) {
+  std::string out;
+  for (const auto& item : items) out += (out.empty() ? "" : ", ") + text(item);
+  return out;
+}
+
+}  // namespace
+
+const std::vector<DatasetRow>& dataset_rows() {
+  static const std::vector<DatasetRow> rows = {
+      {"mnist", "Handwritten digits, 60,000 + 10,000 of 28x28, 10 classes.", load_mnist},
+      {"fashion-mnist", "Articles of clothing, 60,000 + 10,000 of 28x28, 10 classes.",
+       load_fashion_mnist},
+      {"emnist",
+       "Handwritten letters and digits, 28x28; the option split chooses 10 to 62 classes.",
+       load_emnist},
+  };
+  return rows;
+}
+
+DataSource load_dataset(const DataOptions& options, Key key) {
+  const auto& rows = dataset_rows();
+  const auto row = std::find_if(rows.begin(), rows.end(),
+                                [&](const DatasetRow& r) { return r.name == options.name; });
+  if (row == rows.end()) {
+    std::vector<std::string> names;
+    for (const DatasetRow& known : rows) names.push_back(known.name);
+    fail("data", unknown_name_message("data set", options.name, names));
+  }
+  LoadedData loaded = row->load(options, key);
+  DataSource source{finish(std::move(loaded.train), options.max_train_samples),
+                    finish(std::move(loaded.test), options.max_test_samples)};
+  if (source.train->sample_shape != source.test->sample_shape ||
+      source.train->kind != source.test->kind) {
+    fail("data/" + options.name, "expected training and test samples of one shape, got ",
+         shape_text(source.train->sample_shape), " and ", shape_text(source.test->sample_shape));
+  }
+  return source;
+}
+
+std::vector<fs::path> data_folders(std::string_view name, const std::string& root) {
+  if (!root.empty()) return {fs::path(root)};
+  std::vector<fs::path> folders;
+  if (const char* base = std::getenv("ESPALIER_DATA"); base != nullptr && *base != '\0') {
+    folders.push_back(fs::path(base) / name);
+  }
+  folders.push_back(fs::path("data") / name);
+  if (const char* home = std::getenv("HOME"); home != nullptr && *home != '\0') {
+    folders.push_back(fs::path(home) / ".local/share/espalier" / name);
+  }
+  if (name == "fashion-mnist") folders.emplace_back("/usr/share/datasets/fashion-mnist");
+  return folders;
+}
+
+std::vector<fs::path> find_data_files(std::string_view name, const std::string& root,
+                                      const std::vector<std::string>& files,
+                                      std::string_view advice) {
+  const auto folders = data_folders(name, root);
+  for (const fs::path& folder : folders) {
+    std::vector<fs::path> found;
+    for (const std::string& file : files) {
+      std::error_code ignored;
+      if (fs::exists(folder / file, ignored))
+        found.push_back(folder / file);
+      else if (fs::exists(folder / (file + ".gz"), ignored))
+        found.push_back(folder / (file + ".gz"));
+      else
+        break;
+    }
+    if (found.size() == files.size()) return found;
+  }
+  fail(concat("data/", name), "expected the files ",
+       joined(files, [](const std::string& f) { return f; }),
+       " (plain or .gz) together in one of: ",
+       joined(folders, [](const fs::path& f) { return f.string(); }), "; ", advice);
+}
+
+}  // namespace espalier::data

@@ -1,0 +1,107 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "espalier/base/options.h"
+#include "espalier/base/random.h"
+#include "espalier/data/dataset.h"
+
+// Finding and reading data sets by name. Every failure (missing, truncated or corrupt files, labels
+// out of range, counts that disagree) is a one-line Error that names the file; missing files also
+// say where was looked and what to run.
+namespace espalier::data {
+
+// [data]
+struct DataOptions {
+  std::string name = "fashion-mnist";
+  std::string root;
+  std::string split = "balanced";
+  int64_t max_train_samples = 0;
+  int64_t max_test_samples = 0;
+
+  int64_t synthetic_train_samples = 6000;
+  int64_t synthetic_test_samples = 1000;
+  int64_t synthetic_classes = 10;
+  std::vector<int64_t> synthetic_shape = {1, 28, 28};
+  double synthetic_noise = 1.0;
+  int64_t synthetic_clients = 0;
+  double synthetic_alpha = 1.0;
+  double synthetic_beta = 1.0;
+
+  template <class Self, class Visitor>
+  static void fields(Self& self, Visitor&& visit) {
+    visit("name", self.name, Field("The data set; `espalier list datasets` shows them."));
+    visit(
+        "root", self.root,
+        Field(
+            "Folder of the files; empty means the usual places: $ESPALIER_DATA/NAME, ./data/NAME, "
+            "~/.local/share/espalier/NAME and, for fashion-mnist, "
+            "/usr/share/datasets/fashion-mnist."));
+    visit("split", self.split,
+          Field("emnist: which of its data sets.")
+              .one_of({"balanced", "byclass", "bymerge", "digits", "letters", "mnist"}));
+    visit("max_train_samples", self.max_train_samples,
+          Field("Use only the first so many training samples; 0 uses all.").at_least(0));
+    visit("max_test_samples", self.max_test_samples,
+          Field("Use only the first so many test samples; 0 uses all.").at_least(0));
+    visit("synthetic_train_samples", self.synthetic_train_samples,
+          Field("synthetic: number of training samples.").at_least(1).at_most(1e9));
+    visit("synthetic_test_samples", self.synthetic_test_samples,
+          Field("synthetic: number of test samples.").at_least(1).at_most(1e9));
+    visit("synthetic_classes", self.synthetic_classes,
+          Field("synthetic: number of classes.").at_least(2).at_most(100000));
+    visit("synthetic_shape", self.synthetic_shape,
+          Field("synthetic: shape of a sample; three numbers make images of channels, height, "
+                "width, any other count "
+                "makes float32 values.")
+              .at_least(1)
+              .at_most(1 << 20));
+    visit("synthetic_noise", self.synthetic_noise,
+          Field("synthetic: standard deviation of the noise; the class prototypes have 1.")
+              .at_least(0)
+              .at_most(100));
+    visit("synthetic_clients", self.synthetic_clients,
+          Field("synthetic: number of natural clients, each with its own distribution as in "
+                "Synthetic(alpha, beta) of "
+                "FedProx (Li et al. 2020); 0 makes one distribution without owners.")
+              .at_least(0)
+              .at_most(1e6));
+    visit("synthetic_alpha", self.synthetic_alpha,
+          Field("synthetic: variance, over the clients, of the mean of their labeling models.")
+              .at_least(0));
+    visit("synthetic_beta", self.synthetic_beta,
+          Field("synthetic: variance, over the clients, of the mean of their inputs.").at_least(0));
+  }
+};
+
+// What a loader returns; load_dataset limits, checks and shares it.
+struct LoadedData {
+  Dataset train, test;
+};
+
+struct DatasetRow {
+  std::string name, summary;
+  // `key` feeds data sets that are drawn (synthetic); readers ignore it.
+  LoadedData (*load)(const DataOptions& options, Key key);
+};
+// The one table of data sets.
+const std::vector<DatasetRow>& dataset_rows();
+
+// Throws Error on an unknown name (with the nearest known one) and on everything a reader finds
+// wrong.
+DataSource load_dataset(const DataOptions& options, Key key);
+
+// Where `name` is looked for: `root` alone when it is given, else the usual places in order.
+std::vector<std::filesystem::path> data_folders(std::string_view name, const std::string& root);
+
+// The first of those folders that has all of `files`, each under its name or with ".gz", as paths
+// in the given order. The Error lists files and folders and ends with `advice`.
+std::vector<std::filesystem::path> find_data_files(std::string_view name, const std::string& root,
+                                                   const std::vector<std::string>& files,
+                                                   std::string_view advice);
+
+}  // namespace espalier::data
