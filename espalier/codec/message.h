@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "espalier/base/bytes.h"
+#include "espalier/base/random.h"
+#include "espalier/codec/pipeline.h"
+#include "espalier/params/parameter_set.h"
+
+// The wire format of encoded tensors, version 1. docs/format.md has the grammar and a worked
+// example.
+namespace espalier::codec {
+
+inline constexpr uint8_t kFormatVersion = 1;
+inline constexpr std::string_view kMessageWhere = "codec/message";
+
+struct TensorHeader {
+  std::vector<int64_t> shape;
+  uint64_t num_values = 0;
+  size_t pipeline = 0;
+  std::span<const uint8_t> payload;
+};
+
+// Everything before the payloads; the spans point into the message.
+struct MessageHeader {
+  Key key{0};
+  size_t num_pipelines = 0;
+  std::span<const uint8_t> pipeline_table;  // the pipelines' wire form, one after the other
+  uint32_t layout_fingerprint = 0;
+  std::vector<TensorHeader> tensors;
+};
+
+// Appends a message. chosen[t] is the position of tensor t's pipeline in `pipelines`. On failure
+// `out` may hold a part.
+void encode_message(const ParameterSet& x, Key key, std::span<const Pipeline> pipelines,
+                    std::span<const size_t> chosen, Bytes& out);
+
+// Parses and checks a message: magic, version, checksum, and that all declared sizes add up. Memory
+// is bounded by the message's own size.
+MessageHeader read_header(std::span<const uint8_t> message);
+
+// Throws Error unless the message has exactly this layout.
+void check_layout(const MessageHeader& header, const ParameterLayout& layout);
+
+// Decodes all payloads. Throws Error when one does not decode; `out` then holds a part.
+void decode_payloads(const MessageHeader& header, std::span<const Pipeline> pipelines,
+                     ParameterSet& out);
+
+// Decodes a message by what it says of itself, for tools and tests: tensors are called "0", "1", …
+// Messages of more than `max_values` values are refused before anything is allocated for them.
+ParameterSet decode_any(std::span<const uint8_t> message, uint64_t max_values = uint64_t{1} << 26);
+
+// CRC-32 of names, shapes and roles.
+uint32_t layout_fingerprint(const ParameterLayout& layout);
+
+}  // namespace espalier::codec

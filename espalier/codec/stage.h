@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "espalier/base/bytes.h"
+#include "espalier/base/random.h"
+
+namespace espalier::codec {
+
+// One step of a pipeline, applied to one block of values. A transform or a sparsifier hands
+// coefficients to the next stage; a coder ends the pipeline by turning them into bytes. Stages are
+// immutable: any number of threads may use one. Adding one: a stage_<name>.cpp with an options
+// struct and a row for the table in registry.cpp.
+class Stage {
+ public:
+  virtual ~Stage() = default;
+  Stage() = default;
+  Stage(const Stage&) = delete;
+  Stage& operator=(const Stage&) = delete;
+
+  // Number of coefficients handed on for a block of n values; 0 for a coder.
+  virtual size_t output_size(size_t n) const = 0;
+
+  // Bytes appended for a block of n values: at most, and exactly unless take() is overridden.
+  virtual size_t max_bytes(size_t n) const = 0;
+
+  // in: n finite values of magnitude ≤ kMaxMagnitude; out: output_size(n) values, all to be
+  // written; bytes: appended to. Everything random comes from `key`.
+  virtual void encode(std::span<const float> in, Key key, std::span<float> out,
+                      Bytes& bytes) const = 0;
+
+  // The inverse. in: output_size(n) values; bytes: what encode() appended for this block, from
+  // anybody: throws Error when it cannot be; out: n values, all to be written.
+  virtual void decode(std::span<const float> in, std::span<const uint8_t> bytes, Key key,
+                      std::span<float> out) const = 0;
+
+  // Takes this stage's bytes of one block of n values from `reader`. A stage whose size depends on
+  // the data overrides this.
+  virtual std::span<const uint8_t> take(ByteReader& reader, size_t n) const {
+    return reader.take(max_bytes(n));
+  }
+
+  // As the first stage: the number of values per block, 0 when the whole tensor is one block.
+  virtual size_t block() const { return 0; }
+  // E[decode(encode(x))] = x over keys, for every x, when the other stages have this property too.
+  virtual bool unbiased() const = 0;
+  virtual bool lossless() const { return false; }
+};
+
+// What lossy stages accept: sums of 2^20 such values stay finite.
+inline constexpr float kMaxMagnitude = 0x1p96f;
+
+}  // namespace espalier::codec
