@@ -4,6 +4,7 @@
 #include <openssl/evp.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 #include <zlib.h>
 
 #include <algorithm>
@@ -53,6 +54,10 @@ void write_all(int descriptor, std::span<const uint8_t> data, const fs::path& pa
 
 uint32_t crc32(std::span<const uint8_t> data, uint32_t seed) {
   return static_cast<uint32_t>(::crc32_z(seed, data.data(), data.size()));
+}
+
+uint32_t checksum32(std::span<const uint8_t> data) {
+  return static_cast<uint32_t>(XXH3_64bits(data.data(), data.size()));
 }
 
 Bytes read_file(const fs::path& path, uint64_t max_bytes) {

@@ -19,6 +19,13 @@ inline int64_t round_small(double value) {
   return std::bit_cast<int64_t>(value + kMagic) - std::bit_cast<int64_t>(kMagic);
 }
 
+// For non-negative floats the order of bit patterns is the order of values, with infinity and NaN above everything.
+float largest_magnitude(std::span<const float> x) {
+  uint32_t largest = 0;
+  for (float value : x) largest = std::max(largest, std::bit_cast<uint32_t>(value) & 0x7fffffffu);
+  return std::bit_cast<float>(largest);
+}
+
 }  // namespace
 
 ExactAccumulator::ExactAccumulator(size_t size, uint64_t max_contributions, double max_weight)
@@ -38,19 +45,19 @@ ExactAccumulator::ExactAccumulator(size_t size, uint64_t max_contributions, doub
   scale_ = std::ldexp(1.0, fraction_bits_);
 }
 
-void ExactAccumulator::add(std::span<const float> x, double weight) {
+void ExactAccumulator::check(std::span<const float> x, double weight) const {
   if (x.size() != size_) fail("params/exact_sum", "expected ", size_, " values, got ", x.size());
   if (!(weight >= 0) || weight > max_weight_) {
     fail("params/exact_sum", "expected a weight from 0 to ", max_weight_, ", got ", weight);
   }
-  // One pass finds the largest magnitude; for non-negative floats the order of bit patterns is the order of values, and
-  // infinities and NaNs come out above everything.
-  uint32_t largest = 0;
-  for (float value : x) largest = std::max(largest, std::bit_cast<uint32_t>(value) & 0x7fffffffu);
-  if (largest > std::bit_cast<uint32_t>(kMaxValue)) {
-    fail("params/exact_sum", "expected finite values of magnitude at most ", kMaxValue, ", got ",
-         std::bit_cast<float>(largest), "; training diverged (lower the learning rate) or the sender is faulty");
+  const float largest = largest_magnitude(x);
+  if (!(largest <= kMaxValue)) {
+    fail("params/exact_sum", "expected finite values of magnitude at most ", kMaxValue, ", got ", largest,
+         "; training diverged (lower the learning rate) or the sender is faulty");
   }
+}
+
+void ExactAccumulator::add_checked(std::span<const float> x, double weight) {
   {
     const std::lock_guard lock(totals_mutex_);
     if (contributions_ >= max_contributions_) {
@@ -60,20 +67,22 @@ void ExactAccumulator::add(std::span<const float> x, double weight) {
     weight_sum_ += std::llrint(weight * scale_);
   }
   const double factor = weight * scale_;
-  const bool small = factor * static_cast<double>(std::bit_cast<float>(largest)) < 0x1p50;
+  // The fast rounding holds below 2^51; values are seldom near kMaxValue, so it is decided stripe by stripe.
   const size_t num_stripes = (size_ + kStripe - 1) / kStripe;
   // Start at a place that differs between threads, so that concurrent adders rarely meet.
   const size_t start = num_stripes == 0 ? 0 : (std::bit_cast<size_t>(x.data()) >> 12) % num_stripes;
   for (size_t i = 0; i < num_stripes; ++i) {
     const size_t stripe = (start + i) % num_stripes;
-    const size_t begin = stripe * kStripe, end = std::min(size_, begin + kStripe);
+    const size_t begin = stripe * kStripe, count = std::min(size_ - begin, kStripe);
+    const std::span<const float> part = x.subspan(begin, count);
+    const bool small = factor * static_cast<double>(largest_magnitude(part)) < 0x1p50;
     const std::lock_guard lock(stripes_[stripe]);
-    int64_t* sums = sums_.data();
-    const float* values = x.data();
+    int64_t* sums = sums_.data() + begin;
+    const float* values = part.data();
     if (small) {
-      for (size_t j = begin; j < end; ++j) sums[j] += round_small(static_cast<double>(values[j]) * factor);
+      for (size_t j = 0; j < count; ++j) sums[j] += round_small(static_cast<double>(values[j]) * factor);
     } else {
-      for (size_t j = begin; j < end; ++j) sums[j] += std::llrint(static_cast<double>(values[j]) * factor);
+      for (size_t j = 0; j < count; ++j) sums[j] += std::llrint(static_cast<double>(values[j]) * factor);
     }
   }
 }

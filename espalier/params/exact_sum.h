@@ -31,7 +31,13 @@ class ExactAccumulator {
 
   // Adds weight·x. Throws Error, with nothing added, when x is not `size` long, a value is not finite or beyond kMaxValue, the
   // weight is negative, not finite or above max_weight. Any thread.
-  void add(std::span<const float> x, double weight);
+  void add(std::span<const float> x, double weight) {
+    check(x, weight);
+    add_checked(x, weight);
+  }
+  // The two halves of add(), for callers that must check several sums before they change one.
+  void check(std::span<const float> x, double weight) const;
+  void add_checked(std::span<const float> x, double weight);
 
   // out[i] = sum[i] / divisor, rounded once to float32. Not while another thread adds. divisor > 0.
   void mean(double divisor, std::span<float> out) const;

@@ -17,7 +17,7 @@ enum class Role : uint8_t {
   kNorm = 2,       // scale or shift of a normalization; trained; travels as float32
   kEmbedding = 3,  // trained; compressed
   kStatistic = 4,  // running mean or variance: not trained; averaged like a weight unless kept local to the client
-  kCounter = 5,    // integer buffer (num_batches_tracked): not trained; aggregated by maximum
+  kCounter = 5,    // integer buffer (num_batches_tracked): not trained; aggregated as the rounded weighted mean
 };
 std::string_view role_name(Role role);
 

@@ -1,0 +1,73 @@
+// Every row of the registry must pass these.
+#include <gtest/gtest.h>
+
+#include "espalier/base/error.h"
+#include "espalier/strategy/toy_trainer.h"
+
+namespace espalier::strategy {
+namespace {
+
+const std::vector<std::vector<float>> kPoints = {{1, 2, 3, 4}, {5, 6}, {-1, 0, 2, 2, 4, 4}, {0.3f, 0.7f}};
+
+class EveryStrategy : public testing::TestWithParam<StrategyRow> {
+ protected:
+  std::unique_ptr<Strategy> make() const { return GetParam().create({}, {}); }
+};
+
+TEST_P(EveryStrategy, OrderOfArrivalDoesNotMatter) {
+  ToyFederation one(make(), kPoints), other(make(), kPoints);
+  for (int round = 0; round < 3; ++round) {
+    one.run_round({0, 1, 2, 3});
+    other.run_round({2, 0, 3, 1});
+  }
+  EXPECT_TRUE(std::ranges::equal(one.global().values(), other.global().values()));
+}
+
+TEST_P(EveryStrategy, SavingAndRestoringInTheMiddleChangesNothing) {
+  ToyFederation one(make(), kPoints), other(make(), kPoints);
+  for (int round = 0; round < 4; ++round) {
+    one.run_round({0, 1, 2, 3}, /*checkpoint=*/false);
+    other.run_round({0, 1, 2, 3}, /*checkpoint=*/true);
+  }
+  EXPECT_TRUE(std::ranges::equal(one.global().values(), other.global().values()));
+}
+
+TEST_P(EveryStrategy, ATruncatedStateIsAnError) {
+  ToyFederation federation(make(), kPoints);
+  federation.run_round({0, 1});
+  Bytes bytes;
+  ByteWriter writer(bytes);
+  federation.strategy().save(writer);
+  for (size_t size = 0; size < bytes.size(); ++size) {
+    ByteReader reader(std::span<const uint8_t>(bytes).first(size), "test");
+    EXPECT_THROW(federation.strategy().load(reader), Error) << size;
+  }
+}
+
+TEST_P(EveryStrategy, ApproachesTheCommonOptimumWhenClientsAgree) {
+  ToyFederation federation(make(), {{3, -1}, {3, -1}});
+  for (int round = 0; round < 200; ++round) federation.run_round({0, 1});
+  // FedAdam and FedYogi move by at most about their server learning rate, 0.01, per round.
+  const bool adaptive = GetParam().name == "fedadam" || GetParam().name == "fedyogi";
+  EXPECT_NEAR(federation.w(0), 3, adaptive ? 1.6 : 1e-3);
+  EXPECT_NEAR(federation.w(1), -1, adaptive ? 0.5 : 1e-3);
+}
+
+TEST_P(EveryStrategy, UnknownKeysAreRefused) {
+  const Json table = Json::parse(R"({"name": "x", "clients_per_round": 1, "no_such_key": 1})");
+  EXPECT_THROW(GetParam().create({&table, "strategy"}, {"name", "clients_per_round"}), Error);
+}
+
+INSTANTIATE_TEST_SUITE_P(Registry, EveryStrategy, testing::ValuesIn(strategy_rows()), [](const auto& row) { return row.param.name; });
+
+TEST(Registry, UnknownNamesNameTheNearest) {
+  try {
+    find_strategy("fedagv");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("did you mean 'fedavg'"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace espalier::strategy

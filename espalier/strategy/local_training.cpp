@@ -1,0 +1,43 @@
+#include "espalier/strategy/local_training.h"
+
+#include <cmath>
+
+#include "espalier/base/clock.h"
+
+namespace espalier::strategy {
+
+Update train_locally(ClientContext& context, const Task& task, const train::FitHooks& hooks) {
+  const ParameterSet& before = *task.payload(kModel).values;
+  const double started = thread_cpu_seconds();
+  context.trainer.load(before);
+  const train::FitResult fit = context.trainer.fit(context.dataset, context.samples, task.train, hooks, context.key);
+  auto delta = std::make_shared<ParameterSet>(before.shared_layout());
+  context.trainer.store(*delta);
+  subtract(delta->values(), before.values(), delta->values());
+
+  Update update;
+  update.num_samples = static_cast<double>(context.samples.size());
+  update.scalars[kTrainLoss] = fit.loss;
+  update.scalars[kTrainAccuracy] = fit.accuracy;
+  update.scalars[kSteps] = static_cast<double>(fit.steps);
+  update.scalars[kSamplesSeen] = static_cast<double>(fit.samples);
+  // Forward once, backward for inputs and for weights: three times the forward products.
+  update.scalars[kMacs] = 3.0 * static_cast<double>(context.trainer.macs_per_sample()) * static_cast<double>(fit.samples);
+  update.scalars[kTrainSeconds] = thread_cpu_seconds() - started;
+  update.payloads.push_back({kDelta, std::move(delta), 1});
+  return update;
+}
+
+void apply_untrained(const ParameterSet& mean, ParameterSet& global) {
+  for (const ParameterInfo& tensor : global.layout().tensors()) {
+    if (is_trainable(tensor.role)) continue;
+    const auto change = mean.values(tensor);
+    const auto value = global.values(tensor);
+    for (size_t i = 0; i < value.size(); ++i) {
+      value[i] += change[i];
+      if (tensor.role == Role::kCounter) value[i] = std::round(value[i]);
+    }
+  }
+}
+
+}  // namespace espalier::strategy

@@ -1,0 +1,125 @@
+#include "espalier/strategy/strategy.h"
+
+#include <algorithm>
+
+#include "espalier/base/error.h"
+
+namespace espalier::strategy {
+
+const Payload& Task::payload(const std::string& name) const {
+  for (const Payload& candidate : payloads) {
+    if (candidate.name == name) return candidate;
+  }
+  fail("strategy/task", "the task has no payload '", name, "' (client ", client, ", round ", round, ")");
+}
+
+double Task::scalar(const std::string& name) const {
+  const auto found = scalars.find(name);
+  if (found == scalars.end()) {
+    fail("strategy/task", "the task has no scalar '", name, "' (client ", client, ", round ", round, ")");
+  }
+  return found->second;
+}
+
+double Update::scalar(const std::string& name) const {
+  const auto found = scalars.find(name);
+  if (found == scalars.end()) fail("strategy/update", "the update has no scalar '", name, "'");
+  return found->second;
+}
+
+void RoundSums::add(uint64_t client, const Update& update) {
+  if (!(update.num_samples >= 0) || update.num_samples > 0x1p53) {
+    fail("strategy/update", "expected a number of samples, got ", update.num_samples, " (client ", client, ")");
+  }
+  for (const auto& [name, value] : update.scalars) {
+    if (!std::isfinite(value)) fail("strategy/update", "the scalar '", name, "' is not finite (client ", client, ")");
+  }
+  std::vector<ExactAccumulator*> targets;
+  {
+    const std::lock_guard lock(mutex_);
+    if (by_client_.contains(client)) fail("strategy/update", "client ", client, " has already answered in this round");
+    for (const Payload& payload : update.payloads) {
+      auto& sum = sums_[payload.name];
+      if (!sum) sum = std::make_unique<ExactAccumulator>(payload.values->size(), max_clients_, max_weight_);
+      targets.push_back(sum.get());
+    }
+  }
+  // Check everything before adding anything: a client's update counts whole or not at all.
+  for (size_t i = 0; i < targets.size(); ++i) {
+    targets[i]->check(update.payloads[i].values->values(), update.payloads[i].weight);
+  }
+  for (size_t i = 0; i < targets.size(); ++i) {
+    targets[i]->add_checked(update.payloads[i].values->values(), update.payloads[i].weight);
+  }
+  const std::lock_guard lock(mutex_);
+  by_client_[client] = {update.num_samples, update.scalars};
+}
+
+const ExactAccumulator* RoundSums::find(const std::string& payload) const {
+  const auto found = sums_.find(payload);
+  return found == sums_.end() || found->second->contributions() == 0 ? nullptr : found->second.get();
+}
+
+ParameterSet RoundSums::mean(const std::string& payload, const std::shared_ptr<const ParameterLayout>& layout) const {
+  const ExactAccumulator* sum = find(payload);
+  if (sum == nullptr) fail("strategy/round", "no client sent '", payload, "'");
+  if (!(sum->total_weight() > 0)) fail("strategy/round", "all weights of '", payload, "' are 0: the clients hold no samples");
+  ParameterSet out(layout);
+  sum->mean(sum->total_weight(), out.values());
+  return out;
+}
+
+double RoundSums::total_samples() const {
+  double total = 0;
+  for (const auto& [client, scalars] : by_client_) total += scalars.num_samples;
+  return total;
+}
+
+double RoundSums::weighted_mean(const std::string& scalar) const {
+  double total = 0, samples = 0;
+  for (const auto& [client, scalars] : by_client_) {
+    const auto found = scalars.values.find(scalar);
+    if (found == scalars.values.end()) continue;
+    total += scalars.num_samples * found->second;
+    samples += scalars.num_samples;
+  }
+  return samples > 0 ? total / samples : 0;
+}
+
+double RoundSums::sum(const std::string& scalar) const {
+  double total = 0;
+  for (const auto& [client, scalars] : by_client_) {
+    const auto found = scalars.values.find(scalar);
+    if (found != scalars.values.end()) total += found->second;
+  }
+  return total;
+}
+
+void Strategy::accumulate(const RoundInfo&, uint64_t client, const Update& update, RoundSums& sums) {
+  sums.add(client, update);
+}
+
+void Strategy::save(ByteWriter&) const {}
+void Strategy::load(ByteReader&) {}
+
+void write_values(const ParameterSet& set, ByteWriter& out) {
+  out.put(static_cast<uint64_t>(set.size()));
+  out.array(set.values());
+}
+
+void read_values(ByteReader& in, ParameterSet& set) {
+  const auto size = in.get<uint64_t>();
+  if (size != set.size()) fail(in.where(), "expected ", set.size(), " values, got ", size, "; is this another model?");
+  in.array(set.values());
+}
+
+const StrategyRow& find_strategy(const std::string& name) {
+  std::vector<std::string> known;
+  for (const StrategyRow& row : strategy_rows()) {
+    if (row.name == name) return row;
+    known.push_back(row.name);
+  }
+  fail("config", unknown_name_message("strategy", name, known));
+}
+
+}  // namespace espalier::strategy

@@ -1,0 +1,140 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "espalier/base/bytes.h"
+#include "espalier/base/options.h"
+#include "espalier/base/random.h"
+#include "espalier/data/dataset.h"
+#include "espalier/params/exact_sum.h"
+#include "espalier/strategy/task.h"
+#include "espalier/train/trainer.h"
+
+// A Strategy is a federated algorithm, its server half and its client half in one file. To add one: write <name>.cpp and
+// <name>_test.cpp here, add its row to registry.cpp and its file to CMakeLists.txt.
+namespace espalier::strategy {
+
+struct RoundInfo {
+  uint32_t round = 0;        // 1-based
+  uint32_t num_rounds = 0;   // of the whole run
+  Key key{0};                // of this round
+  train::TrainOptions train; // with this round's learning rate
+};
+
+// The sums of one round, in O(model) memory whatever the number of clients. Thread-safe while updates arrive.
+class RoundSums {
+ public:
+  // At most `max_clients` updates; no weight above `max_weight`.
+  RoundSums(uint64_t max_clients, double max_weight) : max_clients_(max_clients), max_weight_(max_weight) {}
+
+  // Adds all payloads of an update and keeps its scalars. Either everything is added or, with an Error, nothing.
+  void add(uint64_t client, const Update& update);
+
+  // Σ weight·x of a payload; nullptr when no update carried it.
+  const ExactAccumulator* find(const std::string& payload) const;
+  // The weighted mean of a payload; an Error when nobody sent it or all weights were 0.
+  ParameterSet mean(const std::string& payload, const std::shared_ptr<const ParameterLayout>& layout) const;
+
+  uint64_t num_updates() const { return by_client_.size(); }
+  // Σ num_samples over clients.
+  double total_samples() const;
+  // Σ_k num_samples_k·s_k / Σ_k num_samples_k, and Σ_k s_k, added in the order of client numbers.
+  double weighted_mean(const std::string& scalar) const;
+  double sum(const std::string& scalar) const;
+
+ private:
+  struct Scalars {
+    double num_samples;
+    std::map<std::string, double> values;
+  };
+  uint64_t max_clients_;
+  double max_weight_;
+  mutable std::mutex mutex_;
+  std::map<std::string, std::unique_ptr<ExactAccumulator>> sums_;
+  std::map<uint64_t, Scalars> by_client_;
+};
+
+// What a strategy must know at the start of a run.
+struct ServerSetup {
+  std::shared_ptr<const ParameterLayout> layout;
+  uint64_t num_clients = 0;
+};
+
+// What a client works with. Owned by the worker that runs it.
+struct ClientContext {
+  train::Trainer& trainer;
+  const data::Dataset& dataset;
+  std::span<const uint32_t> samples;
+  Key key;                      // of this client in this round
+  const ClientState* previous;  // state as of Task::state_version; null when the client has none
+  ClientState next;             // what the client will remember; empty keeps nothing
+};
+
+class Strategy {
+ public:
+  virtual ~Strategy() = default;
+  Strategy() = default;
+  Strategy(const Strategy&) = delete;
+  Strategy& operator=(const Strategy&) = delete;
+
+  // ---- server half; called from one thread unless said otherwise
+  // Before the first round, also before load().
+  virtual void start(const ServerSetup& setup) = 0;
+  // Fills payloads and scalars of a task; round, client, version and train options are set. `global` is shared, not copied.
+  virtual void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global, Task& task) = 0;
+  // One update has arrived and was decoded; any thread. The default adds it to the sums.
+  virtual void accumulate(const RoundInfo& round, uint64_t client, const Update& update, RoundSums& sums);
+  // All updates are in (at least one): change the global parameters.
+  virtual void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) = 0;
+  // The server's state between rounds, for checkpoints: load(save()) restores it exactly. The default has none.
+  virtual void save(ByteWriter& out) const;
+  virtual void load(ByteReader& in);
+
+  // ---- client half; any thread, many at a time, so const
+  virtual Update run_client(ClientContext& context, const Task& task) const = 0;
+  // Whether clients remember anything between rounds.
+  virtual bool has_client_state() const { return false; }
+};
+
+// Serialized parameter values for save(); read_values checks the size against the set's layout.
+void write_values(const ParameterSet& set, ByteWriter& out);
+void read_values(ByteReader& in, ParameterSet& set);
+
+// ---- registry
+struct StrategyRow {
+  std::string name;
+  std::string summary;  // one line, with the paper
+  // From the strategy's own keys of [strategy]; `other_keys` of the section belong to somebody else.
+  std::unique_ptr<Strategy> (*create)(const ConfigSection& section, const std::vector<std::string>& other_keys);
+  // Appends the resolved keys to `table`.
+  void (*resolve)(const ConfigSection& section, const std::vector<std::string>& other_keys, Json& table);
+  std::vector<FieldHelp> (*describe)();
+};
+const std::vector<StrategyRow>& strategy_rows();
+// An Error that names the nearest known one.
+const StrategyRow& find_strategy(const std::string& name);
+
+// Makes the row of a strategy class with a nested `Options` struct and a constructor that takes it.
+template <class T>
+StrategyRow strategy_row(std::string name, std::string summary) {
+  return {std::move(name), std::move(summary),
+          [](const ConfigSection& section, const std::vector<std::string>& other_keys) -> std::unique_ptr<Strategy> {
+            typename T::Options options;
+            read_options(section, other_keys, options);
+            return std::make_unique<T>(options);
+          },
+          [](const ConfigSection& section, const std::vector<std::string>& other_keys, Json& table) {
+            typename T::Options options;
+            read_options(section, other_keys, options);
+            write_options(options, table);
+          },
+          [] { return describe_options<typename T::Options>(); }};
+}
+
+}  // namespace espalier::strategy
