@@ -1,0 +1,240 @@
+// Draws the curves of one run or of several from the JSON in #data. Text only ever enters the page through textContent.
+(() => {
+  "use strict";
+  const root = document.documentElement;
+  root.dataset.plots = "0";
+  addEventListener("error", (event) => { root.dataset.error = event.message; });
+
+  const runs = JSON.parse(document.getElementById("data").textContent).runs;
+  const several = runs.length > 1;
+  const color = (name) => getComputedStyle(root).getPropertyValue("--" + name).trim();
+
+  // Units: how a number reads, given the largest one beside it.
+  const digits = (value) => {
+    const size = Math.abs(value);
+    if (size === 0) return "0";
+    if (size >= 1e5 || size < 1e-3) return value.toExponential(1).replace("e+", "e");
+    return String(+value.toPrecision(4));
+  };
+  const scaled = (names) => (value, largest) => {
+    let unit = 0;
+    for (let rest = Math.abs(largest ?? value); rest >= 999.5 && unit + 1 < names.length; rest /= 1000) ++unit;
+    return +(value / 1000 ** unit).toPrecision(3) + names[unit];
+  };
+  const units = {
+    fraction: (value) => +(value * 100).toFixed(2) + "%",
+    bytes: scaled([" B", " KB", " MB", " GB", " TB", " PB"]),
+    count: scaled(["", " K", " M", " G", " T", " P"]),
+    seconds: (value, largest) => {
+      const most = Math.abs(largest ?? value);
+      if (most >= 7200) return +(value / 3600).toPrecision(3) + " h";
+      if (most >= 180) return +(value / 60).toPrecision(3) + " min";
+      return most < 1 ? +(value * 1000).toPrecision(3) + " ms" : +value.toPrecision(3) + " s";
+    },
+    number: digits,
+  };
+  const unitOf = (key) => {
+    if (/accuracy|_ratio$|_share$|_fraction$/.test(key)) return "fraction";
+    if (/bytes/.test(key)) return "bytes";
+    if (/seconds$/.test(key)) return "seconds";
+    if (/^macs|^clients|^num_|_count$/.test(key)) return "count";
+    return "number";
+  };
+
+  // A column of one run; bytes down and up together are derived here.
+  const column = (run, key) => {
+    if (key !== "bytes_total") return run.columns[key];
+    const down = run.columns.bytes_down_total, up = run.columns.bytes_up_total;
+    if (!down && !up) return undefined;
+    return (down || up).map((_, i) => (down?.[i] ?? 0) + (up?.[i] ?? 0));
+  };
+  // The pairs of a curve, without those that lack either coordinate; x strictly increasing, as uPlot needs.
+  const curve = (run, xKey, yKey, log) => {
+    const xs = column(run, xKey), ys = column(run, yKey), out = [[], []];
+    if (!xs || !ys) return out;
+    for (let i = 0; i < xs.length; ++i) {
+      const x = xs[i], y = ys[i];
+      if (x == null || y == null || (log && x <= 0)) continue;
+      if (out[0].length && x <= out[0][out[0].length - 1]) continue;
+      out[0].push(x);
+      out[1].push(y);
+    }
+    return out;
+  };
+
+  const element = (tag, parent, className, text) => {
+    const node = document.createElement(tag);
+    if (className) node.className = className;
+    if (text !== undefined) node.textContent = text;
+    parent?.append(node);
+    return node;
+  };
+  const swatch = (parent, index) => { element("i", parent, "swatch").style.background = `var(--s${index % 8})`; };
+
+  // Beside the cursor: the place on the x axis, and of every curve the nearest measured value.
+  const tooltip = (spec) => {
+    let tip;
+    return {
+      hooks: {
+        init: (plot) => { tip = element("div", plot.over, "tip"); },
+        setCursor: (plot) => {
+          const { left, top } = plot.cursor;
+          if (left == null || left < 0) { tip.style.display = "none"; return; }
+          const at = plot.posToVal(left, "x");
+          tip.replaceChildren();
+          let place = null;
+          const lines = [];
+          spec.series.forEach((series, s) => {
+            const [xs, ys] = series.data;
+            if (!xs.length) return;
+            let low = 0, high = xs.length - 1;
+            while (high - low > 1) { const middle = (low + high) >> 1; if (xs[middle] <= at) low = middle; else high = middle; }
+            const index = Math.abs(xs[low] - at) <= Math.abs(xs[high] - at) ? low : high;
+            if (place === null || Math.abs(xs[index] - at) < Math.abs(place - at)) place = xs[index];
+            lines.push([series.color, series.label, ys[index]]);
+          });
+          if (place === null) return;
+          element("b", element("div", tip), "", (spec.x === "round" ? "round " : "") + units[spec.x === "round" ? "number" : unitOf(spec.x)](place));
+          for (const [index, label, value] of lines) {
+            const row = element("div", tip);
+            swatch(row, index);
+            row.append(`${units[spec.unit](value)}  ${label}`);
+          }
+          tip.style.display = "block";
+          const flip = left > plot.over.clientWidth / 2;
+          tip.style.left = (flip ? left - tip.offsetWidth - 12 : left + 12) + "px";
+          tip.style.top = Math.max(0, Math.min(top + 10, plot.over.clientHeight - tip.offsetHeight)) + "px";
+        },
+      },
+    };
+  };
+
+  let plots = [];
+  const draw = (parent, spec, title, detail) => {
+    const box = element("div", parent, "chart");
+    const heading = element("h3", box, "", title + " ");
+    if (detail) element("small", heading, "", detail);
+    if (!several && spec.series.length > 1) {
+      const keys = element("div", box, "keys");
+      for (const series of spec.series) {
+        const item = element("span", keys);
+        swatch(item, series.color);
+        item.append(series.label);
+      }
+    }
+    const joined = uPlot.join(spec.series.map((series) => series.data));
+    const axis = (unit, size) => ({
+      stroke: color("soft"), font: "11.5px system-ui, sans-serif", size, gap: 4,
+      grid: { stroke: color("grid"), width: 1 }, ticks: { stroke: color("line"), width: 1, size: 4 },
+      values: (plot, splits) => {
+        const largest = Math.max(...splits.map((value) => Math.abs(value ?? 0)));
+        return splits.map((value) => (value == null ? null : units[unit](value, spec.log && unit === unitOf(spec.x) ? value : largest)));
+      },
+    });
+    const few = Math.max(...spec.series.map((series) => series.data[0].length)) < 2;
+    const xUnit = spec.x === "round" ? "number" : unitOf(spec.x);
+    const plot = new uPlot({
+      width: Math.max(box.clientWidth - 20, 120), height: 215, padding: [8, 14, 0, 0], legend: { show: false },
+      scales: {
+        x: { time: false, distr: spec.log ? 3 : 1, range: few ? (u, low) => [low * 0.5, low * 1.5 || 1] : undefined },
+        y: { range: { min: { pad: 0.06 }, max: { pad: 0.06 } } },
+      },
+      axes: [{ ...axis(xUnit, 30), space: spec.x === "round" ? 50 : 64 }, { ...axis(spec.unit, 58), space: 34 }],
+      cursor: { points: { size: 6 }, y: false },
+      series: [{}, ...spec.series.map((series) => ({
+        label: series.label, stroke: color("s" + (series.color % 8)), width: 1.75, spanGaps: true,
+        dash: series.color >= 8 ? [6, 4] : undefined, points: { show: few || undefined, size: 4 },
+      }))],
+      plugins: [tooltip(spec)],
+    }, joined, box);
+    plots.push({ plot, box });
+  };
+
+  const labels = {
+    accuracy: "Test accuracy", loss: "Test loss", train_loss: "Training loss", train_accuracy: "Training accuracy",
+    bytes_down: "down", bytes_up: "up", seconds: "round", train_seconds: "training", eval_seconds: "evaluation",
+    macs: "Client MACs", lr: "Learning rate", peak_rss_bytes: "Peak memory", clients: "Clients", clients_failed: "Failed clients",
+  };
+  const seriesOf = (keys, xKey, log) => {
+    const out = [];
+    runs.forEach((run, r) => keys.forEach((key, k) => {
+      const data = curve(run, xKey, key, log);
+      if (data[0].length) out.push({ data, color: several ? r : k, label: several ? run.name : labels[key] ?? key });
+    }));
+    return out;
+  };
+  const chart = (grid, keys, xKey, title, detail, log) => {
+    const series = seriesOf(keys, xKey, log);
+    if (series.length) draw(grid, { series, x: xKey, unit: unitOf(keys[0]), log }, title, detail);
+    return series.length;
+  };
+  const section = (parent, title) => {
+    const box = element("section", parent);
+    const heading = element("div", box, "heading");
+    element("h2", heading, "", title);
+    return { box, heading };
+  };
+
+  // Runs that differ much in bytes are told apart only on a logarithmic axis.
+  const totals = runs.map((run) => column(run, "bytes_total")?.at(-1)).filter((value) => value > 0);
+  let logBytes = several && Math.max(...totals) > 6 * Math.min(...totals);
+
+  const render = () => {
+    plots.forEach(({ plot }) => plot.destroy());
+    plots = [];
+    const parent = document.getElementById("charts");
+    parent.replaceChildren();
+    if (!runs.some((run) => run.columns.round?.length)) {
+      element("p", parent, "hint", "No round has been finished yet.");
+      return;
+    }
+    const learning = section(parent, "Learning curves");
+    if (totals.length) {
+      const label = element("label", learning.heading);
+      const box = element("input", label);
+      box.type = "checkbox";
+      box.checked = logBytes;
+      label.append(" logarithmic bytes");
+      box.addEventListener("change", () => { logBytes = box.checked; render(); });
+    }
+    if (several) {
+      const names = element("div", learning.box, "runs");
+      runs.forEach((run, r) => { const item = element("span", names); swatch(item, r); item.append(run.name); });
+    }
+    const grid = element("div", learning.box, "grid");
+    for (const key of ["accuracy", "loss"]) {
+      chart(grid, [key], "round", labels[key], "by round");
+      chart(grid, [key], "bytes_total", labels[key], "by bytes, down and up", logBytes);
+      chart(grid, [key], "wall_seconds", labels[key], "by time");
+    }
+    element("p", learning.box, "hint", "Drag in a chart to zoom, double-click to reset.");
+
+    const more = section(parent, "More measurements");
+    const all = element("div", more.box, "grid");
+    const together = (keys, title) => {
+      if (!several) return chart(all, keys, "round", title, "per round");
+      return keys.forEach((key) => chart(all, [key], "round", `${title}, ${labels[key]}`, "per round"));
+    };
+    for (const key of ["train_loss", "train_accuracy"]) chart(all, [key], "round", labels[key], "by round");
+    together(["bytes_down", "bytes_up"], "Bytes of all clients");
+    together(["seconds", "train_seconds", "eval_seconds"], "Time");
+    for (const key of ["macs", "lr", "peak_rss_bytes", "clients"]) chart(all, [key], "round", labels[key], "by round");
+    if (runs.some((run) => run.columns.clients_failed?.some((value) => value > 0))) {
+      chart(all, ["clients_failed"], "round", labels.clients_failed, "per round");
+    }
+    // Whatever else a strategy measured.
+    const known = new Set(["round", "bytes_down_total", "bytes_up_total", "macs_total", "wall_seconds", ...Object.keys(labels)]);
+    const extra = new Set(runs.flatMap((run) => Object.keys(run.columns)).filter((key) => !known.has(key)));
+    for (const key of extra) chart(all, [key], "round", key, "by round");
+    if (!all.childElementCount) more.box.remove();
+    root.dataset.plots = String(plots.length);
+  };
+
+  render();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
+  let pending;
+  addEventListener("resize", () => {
+    clearTimeout(pending);
+    pending = setTimeout(() => plots.forEach(({ plot, box }) => plot.setSize({ width: Math.max(box.clientWidth - 20, 120), height: 215 })), 80);
+  });
+})();

@@ -1,0 +1,269 @@
+#include "espalier/report/html.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <set>
+
+#include "espalier/base/config.h"
+#include "espalier/base/file.h"
+#include "espalier/report/assets.h"
+#include "espalier/report/compare.h"
+#include "espalier/report/escape.h"
+#include "espalier/report/histogram.h"
+#include "espalier/report/human.h"
+
+namespace espalier::report {
+
+namespace {
+
+constexpr size_t kMaxPoints = 1000;
+
+// Six significant digits are more than a screen can show and keep the file small.
+double shortened(double value) {
+  std::array<char, 32> buffer{};
+  std::snprintf(buffer.data(), buffer.size(), "%.6g", value);
+  return std::strtod(buffer.data(), nullptr);
+}
+
+// The metrics as columns: {"round": [1, 2, …], "accuracy": [0.1, null, …], …}, every numeric field
+// that occurs.
+Json columns_of(const std::vector<Json>& metrics) {
+  std::vector<std::string> keys;
+  std::set<std::string> known;
+  for (const Json& line : metrics) {
+    for (const auto& [key, value] : line.items()) {
+      if (value.is_number() && known.insert(key).second) keys.push_back(key);
+    }
+  }
+  // A thinned curve keeps rounds in which something was evaluated, for these are the ones that
+  // people look for.
+  std::vector<const Json*> lines;
+  const size_t stride = (metrics.size() + kMaxPoints - 1) / kMaxPoints;
+  for (size_t begin = 0; stride > 0 && begin < metrics.size(); begin += stride) {
+    const size_t end = std::min(begin + stride, metrics.size());
+    size_t chosen = begin == 0 ? 0 : end - 1;
+    if (begin > 0 && end < metrics.size()) {
+      for (size_t i = end; i-- > begin;) {
+        if (number_in(metrics[i], "accuracy")) {
+          chosen = i;
+          break;
+        }
+      }
+    }
+    lines.push_back(&metrics[chosen]);
+  }
+  Json columns = Json::object();
+  for (const std::string& key : keys) {
+    Json& column = columns[key] = Json::array();
+    for (const Json* line : lines) {
+      const auto value = number_in(*line, key);
+      column.push_back(value ? Json(shortened(*value)) : Json(nullptr));
+    }
+  }
+  return columns;
+}
+
+std::string shown_text(const Json& summary, std::string_view key) {
+  return html_escape(text_in(without_paths(summary), key));
+}
+
+std::string card(std::string_view label, const std::string& value, const std::string& detail) {
+  return concat("<div class=\"card\"><div class=\"label\">", label, "</div><div class=\"value\">",
+                html_escape(value), "</div><div class=\"detail\">", html_escape(detail),
+                "</div></div>");
+}
+
+std::string cards(const RunData& run) {
+  const Json& summary = run.summary;
+  const auto value = [&](const char* key) { return number_in(summary, key); };
+  const auto text = [&](const char* key, Unit unit) { return figure_text(value(key), unit); };
+  std::string html = "<section class=\"cards\">";
+  if (value("final_accuracy")) {
+    html += card("Test accuracy", text("final_accuracy", Unit::kFraction),
+                 "best " + text("best_accuracy", Unit::kFraction));
+  }
+  if (value("final_loss"))
+    html += card("Test loss", text("final_loss", Unit::kNumber), "at the last evaluation");
+  html += card("Rounds", text("rounds_completed", Unit::kCount),
+               text("client_updates", Unit::kCount) + " client updates, " +
+                   text("clients_failed", Unit::kCount) + " failed");
+  const double dense = value("dense_bytes_per_client_round").value_or(0);
+  for (const std::string direction : {"down", "up"}) {
+    const auto each = number_in(summary, concat("bytes_", direction, "_per_client_round"));
+    if (!each) continue;
+    std::string detail =
+        concat(figure_text(number_in(summary, concat("bytes_", direction, "_total")), Unit::kBytes),
+               " in total");
+    if (dense > 0 && *each > 0 && dense / *each > 1.01) {
+      std::array<char, 48> ratio{};
+      std::snprintf(ratio.data(), ratio.size(), ", %.3g× less than fp32", dense / *each);
+      detail += ratio.data();
+    }
+    html += card(direction == "down" ? "Down, per client and round" : "Up, per client and round",
+                 human_bytes(*each), detail);
+  }
+  if (value("client_macs_total")) {
+    html += card("Client compute", text("client_macs_total", Unit::kCount) + "MAC",
+                 "multiply-accumulates of all clients");
+  }
+  if (value("wall_seconds")) {
+    html += card("Wall time", text("wall_seconds", Unit::kSeconds),
+                 text("client_updates_per_second", Unit::kCount) + " client updates per second");
+  }
+  if (value("peak_rss_bytes"))
+    html += card("Peak memory", text("peak_rss_bytes", Unit::kBytes), "resident, this process");
+  return html + "</section>";
+}
+
+std::string comparison_table(const std::vector<RunData>& runs) {
+  std::string html =
+      "<section><h2>Key figures</h2><div class=\"scroll\"><table "
+      "class=\"figures\"><thead><tr><th>Run</th>"
+      "<th>Strategy</th>";
+  std::vector<Figure> figures;
+  for (const Figure& figure : key_figures()) {
+    const bool any = std::any_of(runs.begin(), runs.end(), [&](const RunData& run) {
+      return number_in(run.summary, figure.key).has_value();
+    });
+    if (any) figures.push_back(figure);
+  }
+  for (const Figure& figure : figures) html += concat("<th>", figure.label, "</th>");
+  html += "<th>Bytes against first</th></tr></thead><tbody>";
+  for (size_t i = 0; i < runs.size(); ++i) {
+    html += concat("<tr><th><i class=\"swatch\" style=\"background:var(--s", i % 8, ")\"></i>",
+                   html_escape(runs[i].name), runs[i].finished ? "" : " <em>unfinished</em>",
+                   "</th><td>", shown_text(runs[i].summary, "strategy"), "</td>");
+    for (const Figure& figure : figures) {
+      const bool best = best_run(runs, figure) == i;
+      html += concat(best ? "<td class=\"best\">" : "<td>",
+                     html_escape(figure_text(number_in(runs[i].summary, figure.key), figure.unit)),
+                     "</td>");
+    }
+    const auto ratio = bytes_ratio(runs[i], runs.front());
+    std::array<char, 32> text{};
+    if (ratio) std::snprintf(text.data(), text.size(), "%.3g×", *ratio);
+    html += concat("<td>", ratio ? text.data() : "–", "</td></tr>");
+  }
+  return html + "</tbody></table></div></section>";
+}
+
+void flatten(const Json& value, const std::string& path, std::map<std::string, std::string>& out) {
+  if (value.is_object() && !value.empty()) {
+    for (const auto& [key, item] : value.items())
+      flatten(item, path.empty() ? key : path + "." + key, out);
+  } else {
+    out[path] = value.is_string() ? value.get<std::string>()
+                                  : value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  }
+}
+
+// The keys whose values are not the same in all runs: what a comparison is about.
+std::string differences(const std::vector<RunData>& runs) {
+  std::vector<std::map<std::string, std::string>> flat(runs.size());
+  std::set<std::string> keys;
+  for (size_t i = 0; i < runs.size(); ++i) {
+    flatten(without_paths(runs[i].config), "", flat[i]);
+    for (const auto& [key, value] : flat[i]) keys.insert(key);
+  }
+  std::string rows;
+  for (const std::string& key : keys) {
+    const auto value = [&](size_t i) {
+      return flat[i].contains(key) ? flat[i].at(key) : std::string("–");
+    };
+    bool same = true;
+    for (size_t i = 1; i < runs.size(); ++i) same = same && value(i) == value(0);
+    if (same) continue;
+    rows += concat("<tr><th>", html_escape(key), "</th>");
+    for (size_t i = 0; i < runs.size(); ++i) rows += concat("<td>", html_escape(value(i)), "</td>");
+    rows += "</tr>";
+  }
+  if (rows.empty()) return "";
+  std::string html =
+      "<section><h2>What differs in the configuration</h2><div "
+      "class=\"scroll\"><table><thead><tr><th>Key</th>";
+  for (const RunData& run : runs) html += concat("<th>", html_escape(run.name), "</th>");
+  return html + "</tr></thead><tbody>" + rows + "</tbody></table></div></section>";
+}
+
+std::string clients_and_configuration(const std::vector<RunData>& runs) {
+  std::string html;
+  const bool several = runs.size() > 1;
+  for (const RunData& run : runs) {
+    const std::string histogram = run.clients ? histogram_html(*run.clients) : "";
+    if (histogram.empty()) continue;
+    const std::string title =
+        several ? "Labels of the clients: " + html_escape(run.name) : "Labels of the clients";
+    if (several)
+      html += concat("<details><summary>", title, "</summary>", histogram, "</details>");
+    else
+      html += concat("<section><h2>", title, "</h2>", histogram, "</section>");
+  }
+  for (const RunData& run : runs) {
+    html += concat("<details><summary>Configuration", several ? ": " + html_escape(run.name) : "",
+                   "</summary><pre>", html_escape(to_toml(without_paths(run.config))),
+                   "</pre></details>");
+  }
+  return html;
+}
+
+std::string subtitle(const RunData& run) {
+  std::string html = "<p class=\"chips\">";
+  for (const char* key : {"strategy", "model", "dataset"}) {
+    const std::string text = shown_text(run.summary, key);
+    if (!text.empty()) html += concat("<span>", key, " <b>", text, "</b></span>");
+  }
+  if (const auto seed = run.summary.find("seed");
+      seed != run.summary.end() && seed->is_number_integer()) {
+    html += concat("<span>seed <b>", seed->dump(), "</b></span>");
+  }
+  return html + (run.finished ? "" : "<span class=\"warn\">unfinished</span>") + "</p>";
+}
+
+}  // namespace
+
+std::string render_html(const std::vector<RunData>& runs) {
+  ESPALIER_CHECK(!runs.empty());
+  const bool several = runs.size() > 1;
+  const std::string title =
+      several ? concat("Comparison of ", runs.size(), " runs") : html_escape(runs.front().name);
+
+  Json data{{"runs", Json::array()}};
+  for (const RunData& run : runs)
+    data["runs"].push_back({{"name", run.name}, {"columns", columns_of(run.metrics)}});
+
+  std::string html = concat(
+      "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
+      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
+      "<meta name=\"color-scheme\" content=\"light dark\"><title>",
+      title, " · Espalier</title>\n<style>", assets::kUplotStyle, "\n", assets::kReportStyle,
+      "</style></head>\n<body><main>\n<header>"
+      "<svg class=\"mark\" viewBox=\"0 0 32 32\" aria-hidden=\"true\"><path d=\"M16 30V4M4 10c0 5 "
+      "4 6 12 6s12-1 12-6"
+      "M4 18c0 5 4 6 12 6s12-1 12-6\"/><circle cx=\"4\" cy=\"8\" r=\"2.4\"/><circle cx=\"28\" "
+      "cy=\"8\" r=\"2.4\"/>"
+      "<circle cx=\"16\" cy=\"4\" r=\"2.4\"/></svg><div><p class=\"product\">Espalier ",
+      ESPALIER_VERSION, several ? " comparison" : " run report", "</p><h1>", title, "</h1>",
+      several ? "" : subtitle(runs.front()), "</div></header>\n");
+  html += several ? comparison_table(runs) : cards(runs.front());
+  html += "<noscript><p>The curves need JavaScript.</p></noscript>\n<div id=\"charts\"></div>\n";
+  if (several) html += differences(runs);
+  html += clients_and_configuration(runs);
+  html += concat(
+      "\n<footer>Bytes are those of the encoded messages, headers and indices included. Made by "
+      "Espalier ",
+      ESPALIER_VERSION,
+      "; charts by uPlot (MIT).</footer></main>\n<script type=\"application/json\" id=\"data\">",
+      script_json(data), "</script>\n<script>/*\n", assets::kUplotLicense, "\n*/\n",
+      assets::kUplotScript, "</script>\n<script>", assets::kReportScript,
+      "</script></body></html>\n");
+  return html;
+}
+
+void write_html(const std::vector<RunData>& runs, const std::filesystem::path& path) {
+  write_text_file_atomic(path, render_html(runs));
+}
+
+}  // namespace espalier::report
