@@ -26,6 +26,10 @@
 // Error, never a read or write outside the spans.
 namespace espalier::codec {
 
+namespace detail {
+struct RansView;
+}
+
 inline constexpr size_t kMaxRansLanes = 32;
 inline constexpr size_t kMaxContexts = 8;
 inline constexpr size_t kMaxAlphabet = 256;
@@ -100,6 +104,10 @@ class RansDecoder {
   void finish() const;
 
  private:
+  template <bool kTrellis>
+  void decode(std::span<const uint8_t> transition, uint8_t* contexts, uint8_t* symbols,
+              uint16_t* joint, size_t count);
+  detail::RansView vector_view();
   [[noreturn]] void truncated() const;
 
   const EntropyModel& model_;
