@@ -1,0 +1,161 @@
+#include "espalier/train/flat_trainer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "espalier/params/safetensors.h"
+#include "espalier/train/kernels.h"
+
+namespace espalier::train {
+namespace {
+
+// The values of the tensors that `wanted` accepts, adjacent tensors joined.
+template <class Predicate>
+std::vector<Segment> segments_of(const ParameterLayout& layout, Predicate wanted) {
+  std::vector<Segment> parts;
+  for (size_t i = 0; i < layout.tensors().size(); ++i) {
+    const ParameterInfo& tensor = layout.tensors()[i];
+    if (!is_trainable(tensor.role) || tensor.size == 0 || !wanted(i)) continue;
+    const auto begin = static_cast<size_t>(tensor.offset),
+               end = begin + static_cast<size_t>(tensor.size);
+    if (!parts.empty() && parts.back().end == begin) {
+      parts.back().end = end;
+    } else {
+      parts.push_back({begin, end});
+    }
+  }
+  return parts;
+}
+
+}  // namespace
+
+FlatTrainer::FlatTrainer(std::unique_ptr<Net> net, const DataSpec& data, std::string init_file)
+    : net_(std::move(net)), data_(data), init_file_(std::move(init_file)) {
+  const ParameterLayout& layout = *net_->layout();
+  weights_.assign(static_cast<size_t>(layout.size()), 0.0f);
+  gradients_.assign(weights_.size(), 0.0f);
+  const std::vector<size_t> fused = net_->fused_tensors();
+  trainable_ = segments_of(layout, [](size_t) { return true; });
+  unfused_ = segments_of(
+      layout, [&](size_t i) { return std::find(fused.begin(), fused.end(), i) == fused.end(); });
+}
+
+void FlatTrainer::initialize(Key key, ParameterSet& out) {
+  if (out.empty() || !(out.layout() == *layout())) out = ParameterSet(layout());
+  if (init_file_.empty()) {
+    net_->initialize(key, out);
+  } else {
+    read_parameters(SafetensorsFile::read(init_file_), out);
+  }
+}
+
+void FlatTrainer::load(const ParameterSet& weights) {
+  ESPALIER_CHECK(weights.size() == weights_.size(), weights.size(), " values for a model of ",
+                 weights_.size());
+  std::copy(weights.values().begin(), weights.values().end(), weights_.begin());
+}
+
+void FlatTrainer::store(ParameterSet& weights) const {
+  if (weights.empty() || !(weights.layout() == *layout())) weights = ParameterSet(layout());
+  std::copy(weights_.begin(), weights_.end(), weights.values().begin());
+}
+
+void FlatTrainer::check(const data::Dataset& dataset) const {
+  if (dataset.kind != data_.kind || dataset.sample_shape != data_.sample_shape ||
+      dataset.num_classes > data_.num_classes || dataset.vocabulary > data_.vocabulary) {
+    fail("train/data", "expected samples of shape ", shape_text(data_.sample_shape),
+         " and at most ", data_.num_classes, " classes, got ", shape_text(dataset.sample_shape),
+         " and ", dataset.num_classes, " (data set ", dataset.name, ")");
+  }
+}
+
+Batch FlatTrainer::gather(const data::Dataset& dataset, std::span<const uint32_t> indices,
+                          const data::Augmentation* augmentation, Key key) {
+  Batch batch;
+  batch.size = static_cast<int64_t>(indices.size());
+  labels_.resize(std::max(labels_.size(), indices.size()));
+  const auto labels = std::span(labels_).first(indices.size());
+  data::gather_labels(dataset, indices, labels);
+  batch.labels = labels;
+  const size_t size = indices.size() * dataset.sample_size();
+  if (dataset.kind == data::Kind::kTokens) {
+    tokens_.resize(std::max(tokens_.size(), size));
+    const auto tokens = std::span(tokens_).first(size);
+    data::gather_tokens(dataset, indices, tokens);
+    batch.tokens = tokens;
+    return batch;
+  }
+  values_.resize(std::max(values_.size(), size));
+  const auto values = std::span(values_).first(size);
+  if (dataset.kind == data::Kind::kFloat && dataset.sample_shape.size() == 3) {
+    // Float samples stand channel by channel; nets read pixel by pixel.
+    planar_.resize(std::max(planar_.size(), size));
+    data::gather(dataset, indices, augmentation, key, std::span(planar_).first(size));
+    const auto channels = static_cast<size_t>(dataset.sample_shape[0]);
+    unflatten(planar_.data(), indices.size(), dataset.sample_size() / std::max<size_t>(1, channels),
+              channels, values.data());
+  } else {
+    data::gather(dataset, indices, augmentation, key, values);
+  }
+  batch.values = values;
+  return batch;
+}
+
+FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
+                           const TrainOptions& options, const FitHooks& hooks, Key key) {
+  check(dataset);
+  if (samples.empty()) fail("train/fit", "expected at least one training sample, got none");
+  const data::Augmentation augmentation{options.crop_padding, options.flip, options.cutout};
+  optimizer_.start(options, weights_.size());
+  // Plain SGD with nothing between gradient and step: the net may apply it where it computes the
+  // gradient.
+  const bool fuse = options.optimizer == "sgd" && options.momentum == 0 && options.clip_norm == 0 &&
+                    !hooks.before_step;
+  const SgdUpdate update{static_cast<float>(options.lr),
+                         static_cast<float>(1 - options.lr * options.weight_decay)};
+  const std::vector<Segment>& segments = fuse ? unfused_ : trainable_;
+  // A step that was fused left old values in `gradients_`, but only where the next one writes too;
+  // the hooks' promise that statistics have zero gradients holds because nothing ever writes there.
+  order_.assign(samples.begin(), samples.end());
+  const auto batch_size = static_cast<size_t>(options.batch_size);
+  const auto max_steps = static_cast<uint64_t>(options.max_steps);
+  FitResult result;
+  double loss = 0;
+  uint64_t correct = 0;
+  const auto done = [&] { return max_steps > 0 && result.steps >= max_steps; };
+  for (int64_t epoch = 0; epoch < options.epochs && !done(); ++epoch) {
+    Stream(key.child(Purpose::kShuffle).child(static_cast<uint64_t>(epoch)))
+        .shuffle(std::span(order_));
+    for (size_t begin = 0; begin < order_.size() && !done(); begin += batch_size) {
+      const auto indices =
+          std::span(order_).subspan(begin, std::min(batch_size, order_.size() - begin));
+      const Batch batch = gather(dataset, indices, augmentation.any() ? &augmentation : nullptr,
+                                 key.child(Purpose::kAugmentation).child(result.steps));
+      const BatchSums sums = net_->train(batch, weights_, gradients_, fuse ? &update : nullptr);
+      if (options.clip_norm > 0) clip_norm(gradients_, segments, options.clip_norm);
+      if (hooks.before_step) hooks.before_step(weights_, gradients_);
+      optimizer_.step(weights_, gradients_, segments);
+      if (hooks.after_step) hooks.after_step(weights_);
+      loss += sums.loss;
+      correct += sums.correct;
+      result.samples += indices.size();
+      ++result.steps;
+    }
+    if (!std::isfinite(loss)) {
+      fail("train/fit", "the training loss is not finite after ", result.steps,
+           " steps at learning rate ", options.lr, "; lower train.lr or set train.clip_norm");
+    }
+  }
+  result.loss = loss / static_cast<double>(result.samples);
+  result.accuracy = static_cast<double>(correct) / static_cast<double>(result.samples);
+  return result;
+}
+
+EvalSums FlatTrainer::evaluate(const data::Dataset& dataset, std::span<const uint32_t> samples) {
+  check(dataset);
+  if (samples.empty()) return {};
+  const BatchSums sums = net_->evaluate(gather(dataset, samples, nullptr, Key(0)), weights_);
+  return {sums.loss, sums.correct, samples.size()};
+}
+
+}  // namespace espalier::train

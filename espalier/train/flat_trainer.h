@@ -1,0 +1,45 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "espalier/train/net.h"
+#include "espalier/train/optimizer.h"
+#include "espalier/train/trainer.h"
+
+namespace espalier::train {
+
+// The Trainer: gathers batches, lets a Net compute, and steps the optimizer. Weights, gradients and
+// the optimizer's state are one flat buffer each.
+class FlatTrainer final : public Trainer {
+ public:
+  // `init_file`: initial weights instead of drawn ones; empty for none.
+  FlatTrainer(std::unique_ptr<Net> net, const DataSpec& data, std::string init_file);
+
+  const std::shared_ptr<const ParameterLayout>& layout() const override { return net_->layout(); }
+  void initialize(Key key, ParameterSet& out) override;
+  uint64_t macs_per_sample() const override { return net_->macs_per_sample(); }
+  void load(const ParameterSet& weights) override;
+  void store(ParameterSet& weights) const override;
+  FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
+                const TrainOptions& options, const FitHooks& hooks, Key key) override;
+  EvalSums evaluate(const data::Dataset& dataset, std::span<const uint32_t> samples) override;
+
+ private:
+  void check(const data::Dataset& dataset) const;
+  Batch gather(const data::Dataset& dataset, std::span<const uint32_t> indices,
+               const data::Augmentation* augmentation, Key key);
+
+  std::unique_ptr<Net> net_;
+  DataSpec data_;
+  std::string init_file_;
+  AlignedVector<float> weights_, gradients_;
+  std::vector<Segment> trainable_,
+      unfused_;  // all trainable values; those that the net does not update itself
+  Optimizer optimizer_;
+  AlignedVector<float> values_, planar_;
+  std::vector<int64_t> tokens_, labels_;
+  std::vector<uint32_t> order_;
+};
+
+}  // namespace espalier::train

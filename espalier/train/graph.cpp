@@ -1,0 +1,135 @@
+#include "espalier/train/graph.h"
+
+#include <cmath>
+
+namespace espalier::train {
+
+void draw_parameters(const std::vector<Init>& init, Key key, ParameterSet& out) {
+  const auto& tensors = out.layout().tensors();
+  ESPALIER_CHECK(init.size() == tensors.size(), init.size(), " initializers for ", tensors.size(),
+                 " tensors");
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    Stream stream(key.child(i));
+    const Init& how = init[i];
+    for (float& value : out.values(tensors[i])) {
+      switch (how.kind) {
+        case Init::kConstant:
+          value = static_cast<float>(how.value);
+          break;
+        case Init::kUniform:
+          value = static_cast<float>(how.value * (2 * stream.uniform() - 1));
+          break;
+        case Init::kNormal:
+          value = static_cast<float>(how.value * stream.normal());
+          break;
+      }
+    }
+  }
+}
+
+GraphBuilder::GraphBuilder(std::string model, Shape input) : model_(std::move(model)) {
+  graph_.input = input;
+}
+
+const Shape& GraphBuilder::shape(int node) const {
+  return node == kGraphInput ? graph_.input : graph_.nodes[static_cast<size_t>(node)].out;
+}
+
+int GraphBuilder::add(Node node) {
+  if (node.out.channels < 1 || node.out.height < 1 || node.out.width < 1) {
+    fail("train/model", "model '", model_, "' does not fit samples of ", graph_.input.channels, "×",
+         graph_.input.height, "×", graph_.input.width, ": nothing is left after layer ",
+         graph_.nodes.size() + 1, "; use larger images or a smaller model");
+  }
+  graph_.nodes.push_back(node);
+  return static_cast<int>(graph_.nodes.size()) - 1;
+}
+
+int GraphBuilder::tensor(const std::string& name, std::vector<int64_t> shape, Role role,
+                         Init init) {
+  tensors_.push_back({.name = name, .shape = std::move(shape), .role = role});
+  graph_.init.push_back(init);
+  return static_cast<int>(tensors_.size()) - 1;
+}
+
+int GraphBuilder::conv(const std::string& name, int from, const Conv& conv) {
+  const Shape in = shape(from);
+  Node node{.op = Op::kConv, .input = from, .relu = conv.relu, .in = in};
+  node.kernel = conv.kernel;
+  node.stride = conv.stride;
+  node.padding = conv.padding;
+  const auto extent = [&](int64_t n) {
+    const int64_t room = n + 2 * conv.padding - conv.kernel;
+    return room < 0 ? 0 : room / conv.stride + 1;
+  };
+  node.out = {conv.channels, extent(in.height), extent(in.width)};
+  // kaiming_uniform with a = √5 is U(−1/√fan_in, 1/√fan_in); biases have the same bound.
+  const int64_t fan_in = in.channels * conv.kernel * conv.kernel;
+  const Init init{Init::kUniform, 1 / std::sqrt(static_cast<double>(fan_in))};
+  node.weight = tensor(name + ".weight", {conv.channels, in.channels, conv.kernel, conv.kernel},
+                       Role::kWeight, init);
+  if (conv.bias) node.bias = tensor(name + ".bias", {conv.channels}, Role::kBias, init);
+  graph_.macs += static_cast<uint64_t>(node.out.size() * fan_in);
+  return add(node);
+}
+
+int GraphBuilder::linear(const std::string& name, int from, int64_t features, bool relu) {
+  const Shape in = shape(from);
+  Node node{.op = Op::kLinear, .input = from, .relu = relu, .in = in, .out = {features, 1, 1}};
+  const Init init{Init::kUniform, 1 / std::sqrt(static_cast<double>(in.size()))};
+  node.weight = tensor(name + ".weight", {features, in.size()}, Role::kWeight, init);
+  node.bias = tensor(name + ".bias", {features}, Role::kBias, init);
+  graph_.macs += static_cast<uint64_t>(features * in.size());
+  return add(node);
+}
+
+int GraphBuilder::max_pool(int from, int64_t kernel, int64_t stride) {
+  const Shape in = shape(from);
+  Node node{.op = Op::kMaxPool, .input = from, .in = in};
+  node.kernel = kernel;
+  node.stride = stride;
+  const auto extent = [&](int64_t n) { return n < kernel ? 0 : (n - kernel) / stride + 1; };
+  node.out = {in.channels, extent(in.height), extent(in.width)};
+  return add(node);
+}
+
+int GraphBuilder::norm(const std::string& name, int from, const Norm& norm) {
+  const Shape in = shape(from);
+  Node node{.op = norm.group ? Op::kGroupNorm : Op::kBatchNorm,
+            .input = from,
+            .residual = norm.residual,
+            .relu = norm.relu,
+            .in = in,
+            .out = in};
+  const int64_t n = in.channels;
+  node.weight = tensor(name + ".weight", {n}, Role::kNorm, {Init::kConstant, 1});
+  node.bias = tensor(name + ".bias", {n}, Role::kNorm, {Init::kConstant, 0});
+  if (norm.group) {
+    // Eight channels per group, or the largest smaller number that divides the channels.
+    int64_t width = std::min<int64_t>(8, n);
+    while (n % width != 0) --width;
+    node.groups = n / width;
+  } else {
+    node.mean = tensor(name + ".running_mean", {n}, Role::kStatistic, {Init::kConstant, 0});
+    node.variance = tensor(name + ".running_var", {n}, Role::kStatistic, {Init::kConstant, 1});
+    node.counter = tensor(name + ".num_batches_tracked", {}, Role::kCounter, {Init::kConstant, 0});
+  }
+  return add(node);
+}
+
+int GraphBuilder::global_average(int from) {
+  const Shape in = shape(from);
+  return add({.op = Op::kGlobalAverage, .input = from, .in = in, .out = {in.channels, 1, 1}});
+}
+
+int GraphBuilder::flatten(int from) {
+  const Shape in = shape(from);
+  return add({.op = Op::kFlatten, .input = from, .in = in, .out = {in.size(), 1, 1}});
+}
+
+Graph GraphBuilder::finish() && {
+  graph_.layout = std::make_shared<const ParameterLayout>(std::move(tensors_));
+  return std::move(graph_);
+}
+
+}  // namespace espalier::train

@@ -1,0 +1,104 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "espalier/base/error.h"
+#include "espalier/base/random.h"
+#include "espalier/params/parameter_set.h"
+
+// A feed-forward net as data: nodes in order of execution, their shapes, the layout of their
+// parameters and how these are drawn. The same Graph is run by the explicit engine (graph_net) and,
+// under autograd, by libtorch (torch_net), which is the engine's reference in the tests and the way
+// to other devices.
+namespace espalier::train {
+
+// Channels, height and width of one sample. A vector of n features is {n, 1, 1}.
+struct Shape {
+  int64_t channels = 0, height = 1, width = 1;
+  int64_t size() const { return channels * height * width; }
+  int64_t pixels() const { return height * width; }
+  friend bool operator==(const Shape&, const Shape&) = default;
+};
+
+enum class Op : uint8_t {
+  kConv,  // 2-D, square kernel, with or without bias
+  kLinear,
+  kMaxPool,        // square window, no padding; what does not fill a window is dropped
+  kBatchNorm,      // over batch and pixels; relu(norm(x) + residual)
+  kGroupNorm,      // over the pixels of groups of channels; same form
+  kGlobalAverage,  // mean over the pixels
+  kFlatten,        // to a vector in PyTorch's order: channels, height, width
+};
+
+inline constexpr int kGraphInput = -1;  // as Node::input: the batch itself
+inline constexpr int kNone = -2;
+
+struct Node {
+  Op op;
+  int input = kGraphInput;  // index of the node whose output it reads
+  int residual = kNone;     // normalizations: the node whose output is added before the ReLU
+  bool relu = false;
+  Shape in{}, out{};
+  int64_t kernel = 0, stride = 1, padding = 0, groups = 1;
+  // Indices into the layout's tensors, or kNone.
+  int weight = kNone, bias = kNone, mean = kNone, variance = kNone, counter = kNone;
+};
+
+// How a tensor starts.
+struct Init {
+  enum Kind : uint8_t { kConstant, kUniform, kNormal } kind = kConstant;
+  double value = 0;  // the constant, the bound of U(−value, value), or the standard deviation
+};
+
+struct Graph {
+  Shape input;
+  std::vector<Node> nodes;  // the last one's output is the logits
+  std::shared_ptr<const ParameterLayout> layout;
+  std::vector<Init> init;  // one per tensor
+  uint64_t macs = 0;       // of one sample's forward pass: convolutions and linear layers
+};
+
+inline constexpr float kNormEpsilon = 1e-5f;
+inline constexpr float kNormMomentum = 0.1f;  // weight of the batch in the running statistics
+
+// Draws every tensor from its own stream under `key`.
+void draw_parameters(const std::vector<Init>& init, Key key, ParameterSet& out);
+
+// Builds a Graph front to back. Each function appends a node and returns its index. Parameters are
+// named as PyTorch names those of a module called `name`, and start as PyTorch's modules do. Throws
+// Error when a shape shrinks to nothing.
+class GraphBuilder {
+ public:
+  GraphBuilder(std::string model, Shape input);
+
+  struct Conv {
+    int64_t channels, kernel, stride = 1, padding = 0;
+    bool bias = true, relu = false;
+  };
+  int conv(const std::string& name, int from, const Conv& conv);
+  int linear(const std::string& name, int from, int64_t features, bool relu);
+  int max_pool(int from, int64_t kernel, int64_t stride);
+  struct Norm {
+    bool group = false, relu = true;
+    int residual = kNone;
+  };
+  int norm(const std::string& name, int from, const Norm& norm);
+  int global_average(int from);
+  int flatten(int from);
+
+  const Shape& shape(int node) const;
+  Graph finish() &&;
+
+ private:
+  int add(Node node);
+  int tensor(const std::string& name, std::vector<int64_t> shape, Role role, Init init);
+
+  std::string model_;
+  Graph graph_;
+  std::vector<ParameterInfo> tensors_;
+};
+
+}  // namespace espalier::train

@@ -1,0 +1,222 @@
+#include "espalier/train/graph_net.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "espalier/train/kernels.h"
+#include "espalier/train/onednn.h"
+
+namespace espalier::train {
+namespace {
+
+constexpr size_t kMaxPlans = 64;
+
+bool is_norm(Op op) { return op == Op::kBatchNorm || op == Op::kGroupNorm; }
+
+// Whether the gradient of each node's output is needed: something trainable stands before it or in
+// it.
+std::vector<bool> find_trained(const Graph& graph) {
+  std::vector<bool> trained;
+  for (const Node& node : graph.nodes) {
+    const bool before = node.input >= 0 && trained[static_cast<size_t>(node.input)];
+    trained.push_back(node.weight != kNone || before);
+  }
+  return trained;
+}
+
+}  // namespace
+
+std::unique_ptr<Layer> make_layer(const LayerContext& context) {
+  switch (context.node.op) {
+    case Op::kConv:
+      return make_conv_layer(context);
+    case Op::kLinear:
+      return make_linear_layer(context);
+    case Op::kMaxPool:
+      return make_pool_layer(context);
+    case Op::kBatchNorm:
+    case Op::kGroupNorm:
+      return make_norm_layer(context);
+    case Op::kGlobalAverage:
+    case Op::kFlatten:
+      return make_vector_layer(context);
+  }
+  return nullptr;
+}
+
+GraphNet::GraphNet(Graph graph, Type type) : graph_(std::move(graph)), type_(type) {
+  ESPALIER_CHECK(!graph_.nodes.empty() &&
+                     value_type(static_cast<int>(graph_.nodes.size()) - 1) == Type::kFloat,
+                 "a graph ends in a vector");
+  if (type_ == Type::kBf16 && dnnl::get_effective_cpu_isa() < dnnl::cpu_isa::avx512_core) {
+    fail("train/precision",
+         "this processor has no AVX-512, which bf16 needs; set train.precision = \"fp32\"");
+  }
+}
+
+Type GraphNet::value_type(int node) const {
+  if (type_ == Type::kFloat) return Type::kFloat;
+  const Op op = graph_.nodes[static_cast<size_t>(std::max(node, 0))].op;
+  if (node == kGraphInput) return op == Op::kConv ? Type::kBf16 : Type::kFloat;
+  return op == Op::kConv || op == Op::kMaxPool || is_norm(op) ? Type::kBf16 : Type::kFloat;
+}
+
+size_t GraphNet::value_bytes(int node, int64_t batch) const {
+  const Shape& shape =
+      node == kGraphInput ? graph_.input : graph_.nodes[static_cast<size_t>(node)].out;
+  return static_cast<size_t>(batch * shape.size()) * type_bytes(value_type(node));
+}
+
+GraphNet::Plan GraphNet::make_plan(int64_t batch, bool training) const {
+  const size_t count = graph_.nodes.size();
+  std::vector<size_t> last_read(count, count);  // the logits are read after all layers
+  std::vector<int> readers(count, 0);
+  size_t input_read = 0;
+  for (size_t i = 0; i < count; ++i) {
+    for (const int from : {graph_.nodes[i].input, graph_.nodes[i].residual}) {
+      if (from >= 0) {
+        last_read[static_cast<size_t>(from)] = i;
+        ++readers[static_cast<size_t>(from)];
+      } else if (from == kGraphInput) {
+        input_read = i;
+      }
+    }
+  }
+
+  Plan plan;
+  ArenaPlanner arena;
+  plan.input = arena.allocate(value_bytes(kGraphInput, batch));
+  std::vector<size_t> values(count);
+  size_t scratch_bytes = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const Node& node = graph_.nodes[i];
+    const int index = static_cast<int>(i);
+    LayerContext context{node,     *graph_.layout,         batch,
+                         training, value_type(node.input), value_type(index)};
+    if (i + 1 < count && graph_.nodes[i + 1].op == Op::kMaxPool &&
+        graph_.nodes[i + 1].input == index) {
+      context.relu_done_by_reader = node.op == Op::kConv && readers[i] == 1;
+    }
+    if (node.op == Op::kMaxPool && node.input == index - 1 && i > 0) {
+      const Node& front = graph_.nodes[i - 1];
+      context.relu_in_front = front.op == Op::kConv && front.relu && readers[i - 1] == 1;
+    }
+    auto layer = make_layer(context);
+    layer->slots.x =
+        node.input == kGraphInput ? plan.input : values[static_cast<size_t>(node.input)];
+    if (node.residual >= 0) layer->slots.residual = values[static_cast<size_t>(node.residual)];
+    values[i] = layer->slots.y = arena.allocate(value_bytes(index, batch));
+    if (layer->saved_bytes() > 0) layer->slots.saved = arena.allocate(layer->saved_bytes());
+    scratch_bytes = std::max(scratch_bytes, layer->scratch_bytes());
+    plan.layers.push_back(std::move(layer));
+    if (training) continue;  // backward reads everything
+    if (i == input_read) arena.release(plan.input);
+    for (size_t j = 0; j < i; ++j) {
+      if (last_read[j] == i) arena.release(values[j]);
+    }
+  }
+  plan.logits = values.back();
+  if (training) place_gradients(batch, plan, arena);
+  const size_t scratch = arena.append(scratch_bytes);
+  for (auto& layer : plan.layers) layer->slots.scratch = scratch;
+  plan.arena_bytes = arena.size();
+  return plan;
+}
+
+void GraphNet::place_gradients(int64_t batch, Plan& plan, ArenaPlanner& arena) const {
+  const std::vector<bool> trained = find_trained(graph_);
+  std::vector<std::vector<size_t>> parts(
+      graph_.nodes.size());  // the gradient of each output, in up to two parts
+  plan.dlogits = arena.allocate(value_bytes(static_cast<int>(graph_.nodes.size()) - 1, batch));
+  parts.back().push_back(plan.dlogits);
+  for (size_t i = graph_.nodes.size(); i-- > 0;) {
+    if (parts[i].empty()) continue;
+    const Node& node = graph_.nodes[i];
+    Layer& layer = *plan.layers[i];
+    ESPALIER_CHECK(parts[i].size() == 1 || (parts[i].size() == 2 && is_norm(node.op)),
+                   "only a normalization's output may have two readers");
+    layer.slots.dy = parts[i][0];
+    if (parts[i].size() == 2) layer.slots.more_dy = parts[i][1];
+    const bool shares = node.residual >= 0;  // dy, masked, is also the residual's gradient
+    const bool wanted = node.input >= 0 && trained[static_cast<size_t>(node.input)];
+    if (wanted) {
+      layer.slots.dx = layer.backward_in_place() && !shares
+                           ? layer.slots.dy
+                           : arena.allocate(value_bytes(node.input, batch));
+      parts[static_cast<size_t>(node.input)].push_back(layer.slots.dx);
+    }
+    if (shares) parts[static_cast<size_t>(node.residual)].push_back(layer.slots.dy);
+    if (!shares && layer.slots.dx != layer.slots.dy) arena.release(layer.slots.dy);
+    if (parts[i].size() == 2) arena.release(parts[i][1]);
+  }
+}
+
+GraphNet::Plan& GraphNet::plan(int64_t batch, bool training) {
+  const auto key = std::make_pair(batch, training);
+  auto found = plans_.find(key);
+  if (found == plans_.end()) {
+    if (plans_.size() >= kMaxPlans) {
+      plans_.erase(std::min_element(plans_.begin(), plans_.end(), [](const auto& a, const auto& b) {
+        return a.second.used < b.second.used;
+      }));
+    }
+    found = plans_.emplace(key, make_plan(batch, training)).first;
+    if (arena_.size() < found->second.arena_bytes) {
+      arena_ = {};  // nothing in it outlives a pass
+      arena_.resize(found->second.arena_bytes);
+    }
+  }
+  found->second.used = ++clock_;
+  return found->second;
+}
+
+Frame GraphNet::start(const Plan& plan, const Batch& batch) {
+  Frame frame;
+  frame.arena = arena_.data();
+  if (value_type(kGraphInput) == Type::kFloat) {
+    std::memcpy(frame.at<float>(plan.input), batch.values.data(), batch.values.size_bytes());
+  } else {
+    convert(batch.values.data(), frame.at<Bf16>(plan.input), batch.values.size());
+  }
+  return frame;
+}
+
+BatchSums GraphNet::train(const Batch& batch, std::span<float> weights, std::span<float> gradients,
+                          const SgdUpdate* update) {
+  Plan& p = plan(batch.size, true);
+  Frame frame = start(p, batch);
+  frame.weights = weights.data();
+  frame.gradients = gradients.data();
+  frame.update = update;
+  for (auto& layer : p.layers) layer->forward(frame);
+  const auto classes = static_cast<size_t>(graph_.nodes.back().out.size());
+  const LossSums sums =
+      cross_entropy(frame.at<float>(p.logits), batch.labels.data(), static_cast<size_t>(batch.size),
+                    classes, frame.at<float>(p.dlogits));
+  for (auto layer = p.layers.rbegin(); layer != p.layers.rend(); ++layer) {
+    if ((*layer)->slots.dy != kNoSlot) (*layer)->backward(frame);
+  }
+  return {sums.loss, sums.correct};
+}
+
+std::vector<size_t> GraphNet::fused_tensors() const {
+  std::vector<size_t> tensors;
+  for (const Node& node : graph_.nodes) {
+    if (node.op == Op::kLinear) tensors.push_back(static_cast<size_t>(node.weight));
+  }
+  return tensors;
+}
+
+BatchSums GraphNet::evaluate(const Batch& batch, std::span<const float> weights) {
+  Plan& p = plan(batch.size, false);
+  Frame frame = start(p, batch);
+  frame.weights = const_cast<float*>(weights.data());  // evaluation only reads
+  for (auto& layer : p.layers) layer->forward(frame);
+  const auto classes = static_cast<size_t>(graph_.nodes.back().out.size());
+  logits_ = {frame.at<float>(p.logits), static_cast<size_t>(batch.size) * classes};
+  const LossSums sums = cross_entropy(logits_.data(), batch.labels.data(),
+                                      static_cast<size_t>(batch.size), classes, nullptr);
+  return {sums.loss, sums.correct};
+}
+
+}  // namespace espalier::train

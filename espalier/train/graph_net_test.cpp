@@ -1,0 +1,141 @@
+#include "espalier/train/graph_net.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "espalier/train/models.h"
+#include "espalier/train/torch_net.h"
+
+namespace espalier::train {
+namespace {
+
+struct ModelCase {
+  std::string name;
+  std::vector<int64_t> shape;
+  int64_t batch;
+  std::string norm = "batch";
+  double width = 1.0;
+};
+
+std::string case_name(const ModelCase& c) {
+  std::string name = c.name + "_" + c.norm + (c.width == 1.0 ? "" : "_narrow") + "_" +
+                     std::to_string(c.shape.back());
+  for (char& letter : name) {
+    if (letter == '-') letter = '_';
+  }
+  return name;
+}
+
+Graph graph_of(const ModelCase& c) {
+  ModelOptions options;
+  options.name = c.name;
+  options.width = c.width;
+  options.norm = c.norm;
+  DataSpec data;
+  data.sample_shape = c.shape;
+  data.num_classes = 10;
+  return std::move(*build_graph(options, data));
+}
+
+// A batch and weights with nothing degenerate: biases, scales and statistics away from 0 and 1.
+struct Problem {
+  AlignedVector<float> values;
+  std::vector<int64_t> labels;
+  Batch batch;
+  ParameterSet weights;
+
+  Problem(const Graph& graph, int64_t size) : weights(graph.layout) {
+    draw_parameters(graph.init, Key(3), weights);
+    Stream stream(Key(4));
+    for (const ParameterInfo& tensor : graph.layout->tensors()) {
+      if (tensor.role == Role::kCounter || tensor.role == Role::kWeight) continue;
+      for (float& value : weights.values(tensor))
+        value += static_cast<float>(0.2 * stream.uniform());
+    }
+    for (int64_t i = 0; i < size * graph.input.size(); ++i)
+      values.push_back(static_cast<float>(stream.normal()));
+    for (int64_t i = 0; i < size; ++i) labels.push_back(static_cast<int64_t>(stream.below(10)));
+    batch = {.size = size, .values = values, .tokens = {}, .labels = labels};
+  }
+};
+
+double norm(std::span<const float> x) { return std::sqrt(squared_norm(x)); }
+
+// ‖a − b‖ relative to ‖b‖.
+double distance(std::span<const float> a, std::span<const float> b) {
+  std::vector<float> difference(a.size());
+  subtract(a, b, difference);
+  return norm(difference) / std::max(1e-6, norm(b));
+}
+
+class GraphNets : public testing::TestWithParam<ModelCase> {};
+
+// The engine and libtorch's autograd are two implementations of one function.
+TEST_P(GraphNets, GradientsEqualAutograd) {
+  const Graph graph = graph_of(GetParam());
+  const Problem problem(graph, GetParam().batch);
+  GraphNet engine(graph, Type::kFloat);
+  const auto reference = make_torch_graph_net(graph, "cpu");
+  ParameterSet ours = problem.weights, theirs = problem.weights;
+  ParameterSet our_gradient(graph.layout), their_gradient(graph.layout);
+  const BatchSums a = engine.train(problem.batch, ours.values(), our_gradient.values(), nullptr);
+  const BatchSums b =
+      reference->train(problem.batch, theirs.values(), their_gradient.values(), nullptr);
+  EXPECT_NEAR(a.loss, b.loss, 1e-5 * b.loss);
+  EXPECT_EQ(a.correct, b.correct);
+  const double whole = norm(their_gradient.values());
+  for (const ParameterInfo& tensor : graph.layout->tensors()) {
+    // Relative to the tensor, but a gradient that is zero up to rounding (a shift before a
+    // normalization) is measured by the whole.
+    const double scale = std::max(norm(their_gradient.values(tensor)), 1e-4 * whole);
+    std::vector<float> difference(static_cast<size_t>(tensor.size));
+    subtract(our_gradient.values(tensor), their_gradient.values(tensor), difference);
+    EXPECT_LT(norm(difference) / scale, 2e-4) << tensor.name;
+    EXPECT_LT(distance(ours.values(tensor), theirs.values(tensor)), 1e-5)
+        << tensor.name;  // running statistics
+  }
+}
+
+TEST_P(GraphNets, EvaluationEqualsLibtorch) {
+  const Graph graph = graph_of(GetParam());
+  const Problem problem(graph, GetParam().batch);
+  GraphNet engine(graph, Type::kFloat);
+  const auto reference = make_torch_graph_net(graph, "cpu");
+  const BatchSums a = engine.evaluate(problem.batch, problem.weights.values());
+  const BatchSums b = reference->evaluate(problem.batch, problem.weights.values());
+  EXPECT_NEAR(a.loss, b.loss, 1e-5 * b.loss);
+  EXPECT_EQ(a.correct, b.correct);
+  EXPECT_LT(distance(engine.logits(), reference->logits()), 1e-5);
+}
+
+TEST_P(GraphNets, FusedUpdateEqualsGradientThenStep) {
+  const Graph graph = graph_of(GetParam());
+  const Problem problem(graph, GetParam().batch);
+  GraphNet engine(graph, Type::kFloat);
+  ParameterSet plain = problem.weights, fused = problem.weights, gradient(graph.layout);
+  const SgdUpdate update{0.1f, 0.9f};
+  engine.train(problem.batch, plain.values(), gradient.values(), nullptr);
+  ParameterSet expected = problem.weights;
+  engine.train(problem.batch, fused.values(), gradient.values(), &update);
+  ASSERT_EQ(engine.fused_tensors().empty(), GetParam().name == "all-cnn");
+  engine.train(problem.batch, expected.values(), gradient.values(), nullptr);
+  for (const size_t i : engine.fused_tensors()) {
+    const ParameterInfo& tensor = graph.layout->tensors()[i];
+    const auto before = problem.weights.values(tensor), g = std::as_const(gradient).values(tensor);
+    const auto after = std::as_const(fused).values(tensor);
+    for (size_t j = 0; j < before.size(); ++j)
+      ASSERT_NEAR(after[j], 0.9f * before[j] - 0.1f * g[j], 1e-6) << tensor.name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, GraphNets,
+                         testing::Values(ModelCase{"mlp", {1, 28, 28}, 10},
+                                         ModelCase{"mlp", {3, 8, 8}, 7}, ModelCase{"mlp", {20}, 5},
+                                         ModelCase{"cnn", {1, 28, 28}, 10},
+                                         ModelCase{"cnn", {3, 32, 32}, 3},
+                                         ModelCase{"cnn", {1, 28, 28}, 4, "batch", 0.4}),
+                         [](const auto& test) { return case_name(test.param); });
+
+}  // namespace
+}  // namespace espalier::train

@@ -1,0 +1,87 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+
+#include "espalier/train/graph.h"
+#include "espalier/train/net.h"
+
+// A node of a Graph made ready for one batch size. Layers own no activations: everything lives in
+// one arena whose places the plan (graph_net.cpp) assigns, so that a replica's memory is one block
+// that is used again for every client.
+namespace espalier::train {
+
+// Element type of an activation and of its gradient.
+enum class Type : uint8_t { kFloat, kBf16 };
+constexpr size_t type_bytes(Type type) { return type == Type::kFloat ? 4 : 2; }
+
+// Byte offsets into the arena.
+inline constexpr size_t kNoSlot = std::numeric_limits<size_t>::max();
+struct Slots {
+  size_t x = kNoSlot, y = kNoSlot, residual = kNoSlot;
+  size_t dy = kNoSlot;       // gradient of y; may be overwritten by backward()
+  size_t more_dy = kNoSlot;  // normalizations: a second part of it, of y's other reader
+  size_t dx = kNoSlot;       // kNoSlot: not wanted. May equal dy when backward_in_place()
+  size_t saved = kNoSlot;    // saved_bytes(), kept from forward to backward
+  size_t scratch = kNoSlot;  // scratch_bytes(), only during one call
+};
+
+// One pass over a batch.
+struct Frame {
+  uint8_t* arena = nullptr;
+  float* weights = nullptr;    // whole flat buffers
+  float* gradients = nullptr;  // null in evaluation
+  const SgdUpdate* update = nullptr;
+
+  template <class T>
+  T* at(size_t slot) const {
+    return slot == kNoSlot ? nullptr : reinterpret_cast<T*>(arena + slot);
+  }
+};
+
+// What a layer is made for.
+struct LayerContext {
+  const Node& node;
+  const ParameterLayout& layout;
+  int64_t batch;
+  bool training;
+  Type in, out;
+  // The layer's ReLU needs no backward pass here, because the only reader (a max-pooling) does it.
+  bool relu_done_by_reader = false;
+  // Max-pooling: the layer in front has relu_done_by_reader.
+  bool relu_in_front = false;
+};
+
+class Layer {
+ public:
+  virtual ~Layer() = default;
+  Layer() = default;
+  Layer(const Layer&) = delete;
+  Layer& operator=(const Layer&) = delete;
+
+  virtual size_t saved_bytes() const { return 0; }
+  virtual size_t scratch_bytes() const { return 0; }
+  virtual bool backward_in_place() const { return false; }
+
+  virtual void forward(const Frame& frame) = 0;
+  // Writes the gradients of the layer's parameters (no accumulation) and dx.
+  virtual void backward(const Frame& frame) = 0;
+
+  Slots slots;
+};
+
+std::unique_ptr<Layer> make_conv_layer(const LayerContext& context);
+std::unique_ptr<Layer> make_linear_layer(const LayerContext& context);
+std::unique_ptr<Layer> make_pool_layer(const LayerContext& context);    // kMaxPool
+std::unique_ptr<Layer> make_norm_layer(const LayerContext& context);    // kBatchNorm, kGroupNorm
+std::unique_ptr<Layer> make_vector_layer(const LayerContext& context);  // kFlatten, kGlobalAverage
+std::unique_ptr<Layer> make_layer(const LayerContext& context);         // by the node's Op
+
+// Offset of a tensor of the layout, for addressing flat buffers.
+inline size_t tensor_offset(const ParameterLayout& layout, int tensor) {
+  return static_cast<size_t>(layout.tensors()[static_cast<size_t>(tensor)].offset);
+}
+
+}  // namespace espalier::train

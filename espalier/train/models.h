@@ -1,0 +1,22 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "espalier/train/graph.h"
+#include "espalier/train/trainer.h"
+
+// The feed-forward models, by name. A new one is one row of the table in models.cpp.
+namespace espalier::train {
+
+struct GraphModel {
+  ModelRow row;
+  Graph (*build)(const ModelOptions& options, const DataSpec& data);
+};
+const std::vector<GraphModel>& graph_models();
+
+// The model's graph, or nullptr when no feed-forward model has this name.
+std::unique_ptr<Graph> build_graph(const ModelOptions& options, const DataSpec& data);
+
+}  // namespace espalier::train

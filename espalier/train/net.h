@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "espalier/base/random.h"
+#include "espalier/params/parameter_set.h"
+
+// What runs a model on a batch. The Trainer around it gathers the batches and owns the flat buffers
+// and the optimizer.
+namespace espalier::train {
+
+// `values` holds the samples channels-last (batch × height × width × channels, or batch ×
+// features); models of token sequences read `tokens` (batch × length) instead.
+struct Batch {
+  int64_t size = 0;
+  std::span<const float> values;
+  std::span<const int64_t> tokens;
+  std::span<const int64_t> labels;
+};
+
+struct BatchSums {
+  double loss = 0;  // sum over the samples
+  uint64_t correct = 0;
+};
+
+// w ← keep·w − rate·gradient, which a Net may apply itself to the tensors it says it fuses.
+struct SgdUpdate {
+  float rate = 0;
+  float keep = 1;
+};
+
+// Not thread-safe.
+class Net {
+ public:
+  virtual ~Net() = default;
+  virtual const std::shared_ptr<const ParameterLayout>& layout() const = 0;
+  virtual uint64_t macs_per_sample() const = 0;
+  virtual void initialize(Key key, ParameterSet& out) const = 0;
+
+  // One forward and backward pass in training mode. `gradients` receives the gradient of the mean
+  // loss for every trainable tensor (no zeroing is needed before); running statistics and counters
+  // are updated in `weights`. With `update`, the tensors of fused_tensors() are updated in
+  // `weights` at once and their part of `gradients` is left as it was.
+  virtual BatchSums train(const Batch& batch, std::span<float> weights, std::span<float> gradients,
+                          const SgdUpdate* update) = 0;
+  // Indices of the layout's tensors that train() updates when it is given an update.
+  virtual std::vector<size_t> fused_tensors() const { return {}; }
+
+  virtual BatchSums evaluate(const Batch& batch, std::span<const float> weights) = 0;
+  // The logits of the last batch evaluated: batch × classes.
+  virtual std::span<const float> logits() const = 0;
+};
+
+}  // namespace espalier::train

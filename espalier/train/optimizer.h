@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "espalier/params/parameter_set.h"
+#include "espalier/train/trainer.h"
+
+// Client optimizers as single passes over flat buffers, with PyTorch's formulas (torch.optim.SGD,
+// Adam, AdamW of 1.13; weights decay after clipping, and SGD's first momentum is the first
+// gradient).
+namespace espalier::train {
+
+// [begin, end) of a flat buffer.
+struct Segment {
+  size_t begin, end;
+};
+
+class Optimizer {
+ public:
+  // Starts anew, as a client does in every round; memory of an earlier start is used again.
+  void start(const TrainOptions& options, size_t size);
+  // One step on the given parts of the buffers.
+  void step(std::span<float> weights, std::span<const float> gradients,
+            const std::vector<Segment>& segments);
+
+ private:
+  TrainOptions options_;
+  int64_t steps_ = 0;
+  AlignedVector<float> first_, second_,
+      largest_;  // momentum or first moment, second moment, its maximum
+};
+
+// Scales the gradient to an L2 norm of at most `limit`, as torch.nn.utils.clip_grad_norm_ does.
+void clip_norm(std::span<float> gradients, const std::vector<Segment>& segments, double limit);
+
+}  // namespace espalier::train

@@ -1,0 +1,111 @@
+#include "espalier/train/kernels.h"
+#include "espalier/train/layer.h"
+
+namespace espalier::train {
+namespace {
+
+class MaxPoolLayer final : public Layer {
+ public:
+  explicit MaxPoolLayer(const LayerContext& c)
+      : type_(c.out), training_(c.training), positive_(c.relu_in_front) {
+    const Node& n = c.node;
+    const auto size = [](int64_t value) { return static_cast<size_t>(value); };
+    shape_ = {size(c.batch),  size(n.in.height),  size(n.in.width), size(n.in.channels),
+              size(n.kernel), size(n.out.height), size(n.out.width)};
+  }
+  size_t saved_bytes() const override {
+    return training_ ? shape_.batch * shape_.out_height * shape_.out_width * shape_.channels : 0;
+  }
+  void forward(const Frame& frame) override {
+    if (type_ == Type::kFloat) {
+      run_forward<float>(frame);
+    } else {
+      run_forward<Bf16>(frame);
+    }
+  }
+  void backward(const Frame& frame) override {
+    if (slots.dx == kNoSlot) return;
+    if (type_ == Type::kFloat) {
+      run_backward<float>(frame);
+    } else {
+      run_backward<Bf16>(frame);
+    }
+  }
+
+ private:
+  template <class T>
+  void run_forward(const Frame& frame) const {
+    max_pool(shape_, frame.at<T>(slots.x), frame.at<T>(slots.y),
+             training_ ? frame.at<uint8_t>(slots.saved) : nullptr);
+  }
+  template <class T>
+  void run_backward(const Frame& frame) const {
+    max_pool_backward(shape_, frame.at<T>(slots.dy), frame.at<T>(slots.y),
+                      frame.at<uint8_t>(slots.saved), positive_, frame.at<T>(slots.dx));
+  }
+
+  Type type_;
+  bool training_, positive_;
+  PoolShape shape_{};
+};
+
+// From an image to a vector of float: all values in PyTorch's order, or each channel's mean.
+class VectorLayer final : public Layer {
+ public:
+  explicit VectorLayer(const LayerContext& c)
+      : average_(c.node.op == Op::kGlobalAverage),
+        type_(c.in),
+        batch_(static_cast<size_t>(c.batch)),
+        pixels_(static_cast<size_t>(c.node.in.pixels())),
+        channels_(static_cast<size_t>(c.node.in.channels)) {
+    ESPALIER_CHECK(c.out == Type::kFloat, "vectors are fp32");
+  }
+  void forward(const Frame& frame) override {
+    if (type_ == Type::kFloat) {
+      run_forward<float>(frame);
+    } else {
+      run_forward<Bf16>(frame);
+    }
+  }
+  void backward(const Frame& frame) override {
+    if (slots.dx == kNoSlot) return;
+    if (type_ == Type::kFloat) {
+      run_backward<float>(frame);
+    } else {
+      run_backward<Bf16>(frame);
+    }
+  }
+
+ private:
+  template <class T>
+  void run_forward(const Frame& frame) const {
+    const auto run =
+        average_ ? static_cast<void (*)(const T*, size_t, size_t, size_t, float*)>(global_average)
+                 : static_cast<void (*)(const T*, size_t, size_t, size_t, float*)>(flatten);
+    run(frame.at<T>(slots.x), batch_, pixels_, channels_, frame.at<float>(slots.y));
+  }
+  template <class T>
+  void run_backward(const Frame& frame) const {
+    if (average_) {
+      global_average_backward(frame.at<float>(slots.dy), batch_, pixels_, channels_,
+                              frame.at<T>(slots.dx));
+    } else {
+      unflatten(frame.at<float>(slots.dy), batch_, pixels_, channels_, frame.at<T>(slots.dx));
+    }
+  }
+
+  bool average_;
+  Type type_;
+  size_t batch_, pixels_, channels_;
+};
+
+}  // namespace
+
+std::unique_ptr<Layer> make_pool_layer(const LayerContext& context) {
+  return std::make_unique<MaxPoolLayer>(context);
+}
+std::unique_ptr<Layer> make_vector_layer(const LayerContext& context) {
+  return std::make_unique<VectorLayer>(context);
+}
+
+}  // namespace espalier::train

@@ -1,0 +1,207 @@
+#include "espalier/train/torch_net.h"
+
+#include <torch/csrc/autograd/autograd.h>
+
+#include <algorithm>
+
+#include "espalier/train/torch_model.h"
+
+namespace espalier::train {
+namespace {
+
+// The one place where libtorch's failures become ours.
+template <class Body>
+auto guarded(Body body) {
+  try {
+    return body();
+  } catch (const c10::Error& error) {
+    fail("train/libtorch", error.what_without_backtrace());
+  } catch (const std::runtime_error& error) {  // TorchScript's interpreter
+    if (dynamic_cast<const Error*>(&error) != nullptr) throw;
+    fail("train/libtorch", error.what());
+  }
+}
+
+class TorchNet final : public Net {
+ public:
+  TorchNet(std::unique_ptr<TorchModel> model, const std::string& device)
+      : model_(std::move(model)), device_(device) {}
+
+  const std::shared_ptr<const ParameterLayout>& layout() const override { return model_->layout(); }
+  uint64_t macs_per_sample() const override { return model_->macs_per_sample(); }
+  void initialize(Key key, ParameterSet& out) const override { model_->initialize(key, out); }
+
+  BatchSums train(const Batch& batch, std::span<float> weights, std::span<float> gradients,
+                  const SgdUpdate*) override {
+    return guarded([&] {
+      const std::vector<at::Tensor> tensors = bind(weights.data(), true);
+      const at::Tensor labels = device_copy(batch.labels);
+      const at::Tensor logits = model_->forward(tensors, input(batch), true);
+      const at::Tensor loss = at::cross_entropy_loss(logits, labels);
+      torch::autograd::variable_list leaves;
+      for (const at::Tensor& tensor : tensors) {
+        if (tensor.requires_grad()) leaves.push_back(tensor);
+      }
+      const auto found = torch::autograd::grad({loss}, leaves, {}, {}, false, true);
+      size_t next = 0;
+      for (size_t i = 0; i < tensors.size(); ++i) {
+        const ParameterInfo& info = layout()->tensors()[i];
+        const auto offset = static_cast<size_t>(info.offset), size = static_cast<size_t>(info.size);
+        if (tensors[i].requires_grad()) {
+          const at::Tensor& gradient = found[next++];
+          if (gradient.defined()) {
+            copy_out(gradient, gradients.subspan(offset, size));
+          } else {
+            std::fill_n(gradients.begin() + info.offset, size,
+                        0.0f);  // a parameter that the model does not use
+          }
+        } else {
+          copy_out(tensors[i], weights.subspan(offset, size));
+        }
+      }
+      return sums(batch, logits.detach());
+    });
+  }
+
+  BatchSums evaluate(const Batch& batch, std::span<const float> weights) override {
+    return guarded([&] {
+      const at::NoGradGuard no_grad;
+      const std::vector<at::Tensor> tensors = bind(const_cast<float*>(weights.data()), false);
+      return sums(batch, model_->forward(tensors, input(batch), false));
+    });
+  }
+
+  std::span<const float> logits() const override {
+    return {logits_.data_ptr<float>(), static_cast<size_t>(logits_.numel())};
+  }
+
+ private:
+  // The flat weights as tensors: views on the CPU, copies elsewhere. Counters are copies, as int64.
+  std::vector<at::Tensor> bind(float* weights, bool training) const {
+    std::vector<at::Tensor> tensors;
+    for (const ParameterInfo& info : layout()->tensors()) {
+      at::Tensor tensor = at::from_blob(weights + info.offset, info.shape, at::kFloat);
+      if (info.role == Role::kCounter) tensor = tensor.to(at::kLong);
+      tensor = tensor.to(device_);
+      if (training && is_trainable(info.role)) tensor.requires_grad_(true);
+      tensors.push_back(std::move(tensor));
+    }
+    return tensors;
+  }
+
+  at::Tensor device_copy(std::span<const int64_t> values) const {
+    return at::from_blob(const_cast<int64_t*>(values.data()), {static_cast<int64_t>(values.size())},
+                         at::kLong)
+        .to(device_);
+  }
+
+  at::Tensor input(const Batch& batch) const {
+    std::vector<int64_t> shape = model_->sample_shape();
+    shape.insert(shape.begin(), batch.size);
+    if (!batch.tokens.empty()) return device_copy(batch.tokens).view(shape);
+    float* values = const_cast<float*>(batch.values.data());
+    if (shape.size() != 4) return at::from_blob(values, shape, at::kFloat).to(device_);
+    const at::Tensor pixels =
+        at::from_blob(values, {shape[0], shape[2], shape[3], shape[1]}, at::kFloat);
+    return pixels.to(device_).permute({0, 3, 1, 2});
+  }
+
+  static void copy_out(const at::Tensor& from, std::span<float> to) {
+    const at::Tensor values = from.detach().to(at::kCPU, at::kFloat).contiguous();
+    if (values.data_ptr<float>() == to.data()) return;  // a view of the buffer itself
+    std::copy_n(values.data_ptr<float>(), to.size(), to.begin());
+  }
+
+  BatchSums sums(const Batch& batch, const at::Tensor& logits) {
+    logits_ = logits.to(at::kCPU, at::kFloat).contiguous();
+    const at::Tensor labels =
+        at::from_blob(const_cast<int64_t*>(batch.labels.data()), {batch.size}, at::kLong);
+    const at::Tensor loss = at::cross_entropy_loss(logits_, labels, {}, at::Reduction::Sum);
+    const at::Tensor correct = at::argmax(logits_, 1).eq(labels).sum();
+    return {loss.item<double>(), static_cast<uint64_t>(correct.item<int64_t>())};
+  }
+
+  std::unique_ptr<TorchModel> model_;
+  at::Device device_;
+  at::Tensor logits_;
+};
+
+// A Graph, node by node.
+class TorchGraph final : public TorchModel {
+ public:
+  explicit TorchGraph(Graph graph) : graph_(std::move(graph)) {}
+  const std::shared_ptr<const ParameterLayout>& layout() const override { return graph_.layout; }
+  uint64_t macs_per_sample() const override { return graph_.macs; }
+  void initialize(Key key, ParameterSet& out) const override {
+    draw_parameters(graph_.init, key, out);
+  }
+  std::vector<int64_t> sample_shape() const override {
+    return {graph_.input.channels, graph_.input.height, graph_.input.width};
+  }
+
+  at::Tensor forward(const std::vector<at::Tensor>& tensors, const at::Tensor& input,
+                     bool training) override {
+    std::vector<at::Tensor> values;
+    const auto tensor = [&](int i) {
+      return i == kNone ? at::Tensor() : tensors[static_cast<size_t>(i)];
+    };
+    for (const Node& n : graph_.nodes) {
+      const at::Tensor x = n.input == kGraphInput ? input : values[static_cast<size_t>(n.input)];
+      const at::Tensor w = tensor(n.weight), b = tensor(n.bias);
+      at::Tensor y;
+      switch (n.op) {
+        case Op::kConv:
+          y = at::conv2d(x, w, b, {n.stride, n.stride}, {n.padding, n.padding});
+          break;
+        case Op::kLinear:
+          y = at::linear(x.flatten(1), w, b);
+          break;
+        case Op::kMaxPool:
+          y = at::max_pool2d(x, {n.kernel, n.kernel});
+          break;
+        case Op::kBatchNorm: {
+          y = at::batch_norm(x, w, b, tensor(n.mean), tensor(n.variance), training,
+                             static_cast<double>(kNormMomentum), static_cast<double>(kNormEpsilon),
+                             false);
+          if (training) tensor(n.counter).add_(1);
+          break;
+        }
+        case Op::kGroupNorm:
+          y = at::group_norm(x, n.groups, w, b, static_cast<double>(kNormEpsilon));
+          break;
+        case Op::kGlobalAverage:
+          y = x.mean({2, 3});
+          break;
+        case Op::kFlatten:
+          y = x.flatten(1);
+          break;
+      }
+      if (n.residual != kNone) y = y + values[static_cast<size_t>(n.residual)];
+      values.push_back(n.relu ? y.relu() : y);
+    }
+    return values.back();
+  }
+
+ private:
+  Graph graph_;
+};
+
+}  // namespace
+
+std::unique_ptr<Net> make_torch_net(std::unique_ptr<TorchModel> model, const std::string& device) {
+  return std::make_unique<TorchNet>(std::move(model), device);
+}
+
+std::unique_ptr<Net> make_torch_graph_net(Graph graph, const std::string& device) {
+  return make_torch_net(std::make_unique<TorchGraph>(std::move(graph)), device);
+}
+
+void check_device(const std::string& device) {
+  if (device == "cpu") return;
+  if (!at::hasCUDA()) {
+    fail("train/device",
+         "this libtorch was built without CUDA or finds no GPU; set train.device = \"cpu\"");
+  }
+}
+
+}  // namespace espalier::train

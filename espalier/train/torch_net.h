@@ -1,0 +1,21 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "espalier/train/graph.h"
+#include "espalier/train/net.h"
+#include "espalier/train/trainer.h"
+
+// Nets that libtorch runs under autograd. Free of libtorch's headers. libtorch's exceptions become
+// Errors here.
+namespace espalier::train {
+
+// The same function as GraphNet, on any device libtorch knows: the engine's reference, and how a
+// Graph runs on "cuda".
+std::unique_ptr<Net> make_torch_graph_net(Graph graph, const std::string& device);
+
+// Throws Error when this libtorch cannot use `device`.
+void check_device(const std::string& device);
+
+}  // namespace espalier::train

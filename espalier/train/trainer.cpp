@@ -1,0 +1,63 @@
+#include "espalier/train/trainer.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "espalier/train/flat_trainer.h"
+#include "espalier/train/graph_net.h"
+#include "espalier/train/models.h"
+#include "espalier/train/torch_net.h"
+
+namespace espalier::train {
+
+double lr_at_round(const TrainOptions& options, int64_t round, int64_t num_rounds) {
+  const int64_t warmup = options.lr_warmup_rounds;
+  if (round < warmup)
+    return options.lr * static_cast<double>(round + 1) / static_cast<double>(warmup);
+  const int64_t past = round - warmup;
+  if (options.lr_schedule == "step") {
+    return options.lr *
+           std::pow(options.lr_decay, static_cast<double>(past / options.lr_step_rounds));
+  }
+  if (options.lr_schedule == "cosine") {
+    const auto span = static_cast<double>(std::max<int64_t>(1, num_rounds - warmup));
+    const double part = std::min(1.0, static_cast<double>(past) / span);
+    return options.lr * 0.5 * (1 + std::cos(std::numbers::pi * part));
+  }
+  return options.lr;
+}
+
+DataSpec spec_of(const data::Dataset& dataset) {
+  return {dataset.kind, dataset.sample_shape, dataset.num_classes, dataset.vocabulary};
+}
+
+const std::vector<ModelRow>& model_rows() {
+  static const std::vector<ModelRow> rows = [] {
+    std::vector<ModelRow> all;
+    for (const GraphModel& model : graph_models()) all.push_back(model.row);
+    return all;
+  }();
+  return rows;
+}
+
+std::unique_ptr<Trainer> make_trainer(const ModelOptions& model, const DataSpec& data,
+                                      const std::string& precision, const std::string& device) {
+  if (data.num_classes < 1) fail("train/model", "the data set has no classes");
+  auto graph = build_graph(model, data);
+  if (graph == nullptr) {
+    std::vector<std::string> known;
+    for (const ModelRow& row : model_rows()) known.push_back(row.name);
+    fail("train/model", unknown_name_message("model", model.name, known));
+  }
+  check_device(device);
+  std::unique_ptr<Net> net;
+  if (device == "cpu") {
+    net = std::make_unique<GraphNet>(std::move(*graph),
+                                     precision == "bf16" ? Type::kBf16 : Type::kFloat);
+  } else {
+    net = make_torch_graph_net(std::move(*graph), device);
+  }
+  return std::make_unique<FlatTrainer>(std::move(net), data, model.init);
+}
+
+}  // namespace espalier::train

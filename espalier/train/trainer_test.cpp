@@ -1,0 +1,192 @@
+#include "espalier/train/trainer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "espalier/base/error.h"
+#include "espalier/train/test_data.h"
+
+namespace espalier::train {
+namespace {
+
+using testing::HasSubstr;
+
+std::unique_ptr<Trainer> trainer_for(const std::string& model, const data::Dataset& set,
+                                     const std::string& precision = "fp32") {
+  ModelOptions options;
+  options.name = model;
+  return make_trainer(options, spec_of(set), precision, "cpu");
+}
+
+ParameterSet trained(Trainer& trainer, const data::Dataset& set, const TrainOptions& options,
+                     size_t samples) {
+  ParameterSet weights(trainer.layout());
+  trainer.initialize(Key(1), weights);
+  trainer.load(weights);
+  trainer.fit(set, first_samples(samples), options, {}, Key(2));
+  trainer.store(weights);
+  return weights;
+}
+
+TEST(Trainer, LearnsBlocks) {
+  const data::Dataset set = block_images({1, 28, 28}, 100, 10);
+  for (const std::string model : {"mlp", "cnn"}) {
+    const auto trainer = trainer_for(model, set);
+    ParameterSet weights(trainer->layout());
+    trainer->initialize(Key(1), weights);
+    trainer->load(weights);
+    const EvalSums before = trainer->evaluate(set, first_samples(100));
+    TrainOptions options;
+    options.epochs = 5;
+    const FitResult fit = trainer->fit(set, first_samples(100), options, {}, Key(2));
+    const EvalSums after = trainer->evaluate(set, first_samples(100));
+    EXPECT_EQ(fit.steps, 50U);
+    EXPECT_EQ(fit.samples, 500U);
+    EXPECT_EQ(before.count, 100U);
+    EXPECT_LT(after.loss, 0.5 * before.loss) << model;
+    EXPECT_GT(after.correct, 90U) << model;
+  }
+}
+
+TEST(Trainer, ParameterCounts) {
+  const data::Dataset mnist = block_images({1, 28, 28}, 10, 10);
+  EXPECT_EQ(trainer_for("mlp", mnist)->layout()->num_trainable(), 50890);
+  EXPECT_EQ(trainer_for("mlp", mnist)->macs_per_sample(), 784U * 64 + 64 * 10);
+  EXPECT_EQ(trainer_for("cnn", mnist)->layout()->num_trainable(), 1663370);
+  EXPECT_EQ(trainer_for("cnn", mnist)->macs_per_sample(),
+            28U * 28 * 32 * 25 + 14U * 14 * 64 * 32 * 25 + 3136U * 512 + 512U * 10);
+}
+
+TEST(Trainer, SameBytesInAnyThreadAndAfterOtherWork) {
+  const data::Dataset set = block_images({1, 28, 28}, 40, 10);
+  TrainOptions options;
+  const auto first = trainer_for("cnn", set);
+  const ParameterSet expected = trained(*first, set, options, 33);
+  const auto second = trainer_for("cnn", set);
+  trained(*second, set, options, 21);  // another client before, with a smaller last batch
+  ParameterSet again;
+  std::thread([&] {
+    configure_thread();
+    again = trained(*second, set, options, 33);
+  }).join();
+  EXPECT_TRUE(std::ranges::equal(expected.values(), again.values()));
+}
+
+TEST(Trainer, SmallerLastBatchAndMaxSteps) {
+  const data::Dataset set = block_images({1, 28, 28}, 40, 10);
+  const auto trainer = trainer_for("mlp", set);
+  ParameterSet weights(trainer->layout());
+  trainer->initialize(Key(1), weights);
+  trainer->load(weights);
+  TrainOptions options;
+  options.epochs = 2;
+  FitResult fit = trainer->fit(set, first_samples(23), options, {}, Key(2));
+  EXPECT_EQ(fit.steps, 6U);
+  EXPECT_EQ(fit.samples, 46U);
+  options.max_steps = 4;
+  fit = trainer->fit(set, first_samples(23), options, {}, Key(2));
+  EXPECT_EQ(fit.steps, 4U);
+  EXPECT_EQ(fit.samples, 33U);
+}
+
+TEST(Trainer, HooksSeeFlatBuffersAndDoNotChangeThePlainStep) {
+  const data::Dataset set = block_images({1, 28, 28}, 40, 10);
+  const auto trainer = trainer_for("cnn", set);
+  TrainOptions options;
+  options.weight_decay = 0.01;
+  const ParameterSet plain = trained(*trainer, set, options, 40);
+  ParameterSet weights(trainer->layout());
+  trainer->initialize(Key(1), weights);
+  trainer->load(weights);
+  size_t before = 0, after = 0;
+  FitHooks hooks;
+  hooks.before_step = [&](std::span<const float> w, std::span<float> g) {
+    EXPECT_EQ(w.size(), g.size());
+    EXPECT_GT(squared_norm(g), 0);
+    ++before;
+  };
+  hooks.after_step = [&](std::span<float>) { ++after; };
+  trainer->fit(set, first_samples(40), options, hooks, Key(2));
+  trainer->store(weights);
+  EXPECT_EQ(before, 4U);
+  EXPECT_EQ(after, 4U);
+  // The hook takes the unfused road, which rounds differently.
+  for (size_t i = 0; i < weights.size(); ++i)
+    ASSERT_NEAR(weights.values()[i], plain.values()[i], 1e-5);
+}
+
+TEST(Trainer, GradientHookCanStopTraining) {
+  const data::Dataset set = block_images({1, 28, 28}, 20, 10);
+  const auto trainer = trainer_for("mlp", set);
+  ParameterSet weights(trainer->layout()), after(trainer->layout());
+  trainer->initialize(Key(1), weights);
+  trainer->load(weights);
+  FitHooks hooks;
+  hooks.before_step = [](std::span<const float>, std::span<float> g) {
+    std::fill(g.begin(), g.end(), 0.0f);
+  };
+  trainer->fit(set, first_samples(20), {}, hooks, Key(2));
+  trainer->store(after);
+  EXPECT_TRUE(std::ranges::equal(weights.values(), after.values()));
+}
+
+TEST(Trainer, ExplainsWhatIsWrong) {
+  const data::Dataset set = block_images({1, 28, 28}, 20, 10);
+  const auto message = [&](auto body) -> std::string {
+    try {
+      body();
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "nothing thrown";
+  };
+  EXPECT_THAT(message([&] { trainer_for("cnm", set); }), HasSubstr("did you mean 'cnn'"));
+  EXPECT_THAT(message([&] {
+                const data::Dataset tiny = block_images({1, 3, 3}, 10, 3);
+                trainer_for("cnn", tiny);
+              }),
+              HasSubstr("does not fit samples of 1×3×3"));
+  const auto trainer = trainer_for("mlp", set);
+  EXPECT_THAT(message([&] {
+                trainer->fit(block_images({1, 8, 8}, 10, 10), first_samples(10), {}, {}, Key(1));
+              }),
+              HasSubstr("expected samples of shape [1, 28, 28]"));
+  EXPECT_THAT(message([&] { trainer->fit(set, {}, {}, {}, Key(1)); }), HasSubstr("at least one"));
+  EXPECT_THAT(message([&] {
+                ParameterSet weights(trainer->layout());
+                trainer->initialize(Key(1), weights);
+                trainer->load(weights);
+                TrainOptions options;
+                options.lr = 1e30;
+                options.epochs = 3;
+                trainer->fit(set, first_samples(20), options, {}, Key(1));
+              }),
+              HasSubstr("lower train.lr"));
+  EXPECT_THAT(message([&] { make_trainer({}, spec_of(set), "fp32", "cuda"); }),
+              HasSubstr("train.device = \"cpu\""));
+}
+
+TEST(Trainer, LearningRateSchedules) {
+  TrainOptions options;
+  options.lr = 0.8;
+  EXPECT_DOUBLE_EQ(lr_at_round(options, 57, 100), 0.8);
+  options.lr_schedule = "step";
+  options.lr_decay = 0.5;
+  options.lr_step_rounds = 10;
+  options.lr_warmup_rounds = 4;
+  EXPECT_DOUBLE_EQ(lr_at_round(options, 0, 100), 0.2);
+  EXPECT_DOUBLE_EQ(lr_at_round(options, 3, 100), 0.8);
+  EXPECT_DOUBLE_EQ(lr_at_round(options, 13, 100), 0.8);
+  EXPECT_DOUBLE_EQ(lr_at_round(options, 14, 100), 0.4);
+  EXPECT_DOUBLE_EQ(lr_at_round(options, 34, 100), 0.1);
+  options.lr_schedule = "cosine";
+  EXPECT_DOUBLE_EQ(lr_at_round(options, 4, 104), 0.8);
+  EXPECT_NEAR(lr_at_round(options, 54, 104), 0.4, 1e-12);
+  EXPECT_NEAR(lr_at_round(options, 104, 104), 0.0, 1e-12);
+}
+
+}  // namespace
+}  // namespace espalier::train
