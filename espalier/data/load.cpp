@@ -4,7 +4,11 @@
 #include <cstdlib>
 
 #include "espalier/base/error.h"
+#include "espalier/data/cifar.h"
 #include "espalier/data/idx.h"
+#include "espalier/data/leaf.h"
+#include "espalier/data/synthetic.h"
+#include "espalier/data/tensor_dataset.h"
 
 namespace espalier::data {
 
@@ -46,6 +50,16 @@ const std::vector<DatasetRow>& dataset_rows() {
       {"emnist",
        "Handwritten letters and digits, 28x28; the option split chooses 10 to 62 classes.",
        load_emnist},
+      {"cifar10", "Photographs of 10 classes of things, 50,000 + 10,000 of 32x32 in color.",
+       load_cifar10},
+      {"cifar100", "Photographs of 100 classes of things, 50,000 + 10,000 of 32x32 in color.",
+       load_cifar100},
+      {"leaf", "FEMNIST or Shakespeare as LEAF's JSON, with natural clients.", load_leaf},
+      {"safetensors", "Your own data: inputs, labels and perhaps clients as two safetensors files.",
+       load_safetensors},
+      {"synthetic",
+       "Drawn data: class prototypes with noise, or clients as in FedProx's Synthetic(a, b).",
+       load_synthetic},
   };
   return rows;
 }
@@ -86,18 +100,24 @@ std::vector<fs::path> data_folders(std::string_view name, const std::string& roo
 
 std::vector<fs::path> find_data_files(std::string_view name, const std::string& root,
                                       const std::vector<std::string>& files,
-                                      std::string_view advice) {
+                                      std::string_view advice, std::string_view inner) {
   const auto folders = data_folders(name, root);
+  std::vector<fs::path> places;
   for (const fs::path& folder : folders) {
+    places.push_back(folder);
+    if (!inner.empty()) places.push_back(folder / inner);
+  }
+  for (const fs::path& place : places) {
     std::vector<fs::path> found;
     for (const std::string& file : files) {
       std::error_code ignored;
-      if (fs::exists(folder / file, ignored))
-        found.push_back(folder / file);
-      else if (fs::exists(folder / (file + ".gz"), ignored))
-        found.push_back(folder / (file + ".gz"));
-      else
+      if (fs::exists(place / file, ignored)) {
+        found.push_back(place / file);
+      } else if (fs::exists(place / (file + ".gz"), ignored)) {
+        found.push_back(place / (file + ".gz"));
+      } else {
         break;
+      }
     }
     if (found.size() == files.size()) return found;
   }

@@ -99,9 +99,11 @@ DataSource load_dataset(const DataOptions& options, Key key);
 std::vector<std::filesystem::path> data_folders(std::string_view name, const std::string& root);
 
 // The first of those folders that has all of `files`, each under its name or with ".gz", as paths
-// in the given order. The Error lists files and folders and ends with `advice`.
+// in the given order; with `inner`, each folder's sub-folder of that name counts too. The Error
+// lists files and folders and ends with `advice`.
 std::vector<std::filesystem::path> find_data_files(std::string_view name, const std::string& root,
                                                    const std::vector<std::string>& files,
-                                                   std::string_view advice);
+                                                   std::string_view advice,
+                                                   std::string_view inner = {});
 
 }  // namespace espalier::data
