@@ -1,0 +1,12 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+// Each subcommand is one file with a function that adds it to the program.
+namespace espalier::apps {
+
+void add_simulate_command(CLI::App& app);
+void add_list_command(CLI::App& app);
+void add_evaluate_command(CLI::App& app);
+
+}  // namespace espalier::apps

@@ -1,0 +1,45 @@
+// The `espalier` command. Exit codes: 0 done, 2 the user's input is wrong, 1 anything else.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+
+#include "apps/codec_command.h"
+#include "apps/command.h"
+#include "apps/compare_command.h"
+#include "apps/data_command.h"
+#include "apps/report_command.h"
+#include "espalier/base/error.h"
+#include "espalier/train/trainer.h"
+
+int main(int argc, char** argv) {
+  espalier::train::configure_process();
+  CLI::App app{"Espalier: federated learning for clients short of bandwidth, compute and memory.", "espalier"};
+  app.set_version_flag("--version", std::string("espalier ") + ESPALIER_VERSION);
+  app.require_subcommand(1);
+  app.footer(
+      "Examples:\n"
+      "  espalier simulate examples/fashion-mnist.toml\n"
+      "  espalier simulate examples/fashion-mnist.toml --set strategy.name=fedprox --set rounds=5\n"
+      "  espalier compare runs/first runs/second\n"
+      "Each subcommand has --help with examples of its own.");
+  try {
+    espalier::apps::add_simulate_command(app);
+    espalier::apps::add_compare_command(app);
+    espalier::apps::add_report_command(app);
+    espalier::apps::add_evaluate_command(app);
+    espalier::apps::add_list_command(app);
+    espalier::apps::add_data_command(app);
+    espalier::apps::add_codec_command(app);
+    app.parse(argc, argv);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    // Help and version are "errors" with code 0; a wrong command line is the user's input.
+    return app.exit(error) == 0 ? 0 : 2;
+  } catch (const espalier::Error& error) {
+    std::fprintf(stderr, "espalier: %s\n", error.what());
+    return 2;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "espalier: unexpected failure: %s\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,128 @@
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+
+#include "apps/command.h"
+#include "apps/simulation.h"
+#include "espalier/base/config.h"
+#include "espalier/base/error.h"
+#include "espalier/base/file.h"
+#include "espalier/base/thread_pool.h"
+#include "espalier/report/html.h"
+#include "espalier/report/run_data.h"
+#include "espalier/report/tensorboard.h"
+#include "espalier/report/text_table.h"
+
+namespace espalier::apps {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct SimulateArguments {
+  std::string config, out, resume;
+  std::vector<std::string> assignments;
+  int64_t threads = 0;
+  bool json = false, quiet = false;
+};
+
+volatile std::sig_atomic_t g_stop = 0;  // the only way a signal handler can talk
+
+void stop_after_round(int) { g_stop = 1; }
+
+// The first Ctrl-C finishes the round; a second one ends the program at once.
+void catch_interrupts() {
+  struct sigaction action {};
+  action.sa_handler = stop_after_round;
+  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+// runs/<configuration's name>, or the first of runs/<name>-2, -3, … that is free.
+fs::path default_folder(const fs::path& config) {
+  const fs::path base = fs::path("runs") / config.stem();
+  fs::path path = base;
+  for (int i = 2; fs::exists(path); ++i) path = concat(base.string(), "-", i);
+  return path;
+}
+
+void write_reports(const report::RunFolder& folder) {
+  const report::RunData run = report::load_run(folder.path());
+  {
+    report::EventWriter events(folder.events_path(), 0);
+    for (const Json& line : run.metrics) events.add(line);
+  }
+  report::write_html({run}, folder.report_path());
+}
+
+void simulate(const SimulateArguments& arguments) {
+  const bool resuming = !arguments.resume.empty();
+  if (resuming == !arguments.config.empty()) {
+    fail("simulate", "expected a configuration file or --resume DIR, ", resuming ? "got both" : "got neither");
+  }
+  if (resuming && !arguments.out.empty()) fail("simulate", "--resume writes into the folder it resumes; leave out --out");
+  std::optional<report::RunFolder> folder;
+  if (resuming) folder = report::RunFolder::open(arguments.resume);
+  Json tree = read_toml_file(resuming ? folder->config_path() : fs::path(arguments.config));
+  for (const std::string& assignment : arguments.assignments) set_config_value(tree, assignment);
+  round::RunConfig config = round::read_run_config(tree);
+  const size_t threads = arguments.threads > 0 ? static_cast<size_t>(arguments.threads) : available_processors();
+
+  // Everything that can be wrong with the input shows before the run's folder is made.
+  const std::string resolved = to_toml(config.resolved);
+  const auto rounds = static_cast<uint64_t>(config.run.rounds);
+  Simulation simulation(std::move(config), threads);
+  if (!resuming) {
+    folder = report::RunFolder::create(arguments.out.empty() ? default_folder(arguments.config) : fs::path(arguments.out));
+  }
+  simulation.attach(*folder);
+  if (resuming) simulation.resume();
+  folder->write_config(resolved);
+
+  report::ProgressOptions options;
+  options.rounds = rounds;
+  options.rounds_completed = simulation.loop().rounds_completed();
+  options.mode = arguments.quiet ? report::ProgressMode::kQuiet : report::ProgressMode::kAuto;
+  report::Progress progress(options);
+  catch_interrupts();
+  simulation.run(&progress, &g_stop);
+  write_reports(*folder);
+
+  if (arguments.json) {
+    Json out = simulation.summary();
+    out["run"] = folder->path().string();
+    std::printf("%s\n", out.dump().c_str());
+  } else if (!arguments.quiet) {
+    std::printf("%s", report::summary_block(simulation.summary(), folder->report_path().string()).c_str());
+  }
+  if (!simulation.finished()) {
+    std::fprintf(stderr, "Stopped after round %u of %llu. Go on with: espalier simulate --resume %s\n",
+                 simulation.loop().rounds_completed(), static_cast<unsigned long long>(rounds), folder->path().c_str());
+  }
+}
+
+}  // namespace
+
+void add_simulate_command(CLI::App& app) {
+  auto arguments = std::make_shared<SimulateArguments>();
+  CLI::App* command = app.add_subcommand("simulate", "Run a federated training on this machine and leave a run folder with a report");
+  command->add_option("CONFIG", arguments->config, "Configuration (TOML)");
+  command->add_option("--set", arguments->assignments, "Override a key: --set strategy.name=fedprox (repeatable)")
+      ->expected(1)->take_all()->allow_extra_args(false);
+  command->add_option("--out", arguments->out, "Folder of the run; default runs/<name of the configuration>");
+  command->add_option("--resume", arguments->resume, "Go on with the run in this folder");
+  command->add_option("--threads", arguments->threads, "Clients trained at a time; default: the number of processors")
+      ->check(CLI::Range(1, 4096));
+  command->add_flag("--json", arguments->json, "Print the summary as one JSON object");
+  command->add_flag("--quiet", arguments->quiet, "No progress and no summary");
+  command->footer(
+      "Examples:\n"
+      "  espalier simulate examples/fashion-mnist.toml\n"
+      "  espalier simulate examples/fashion-mnist.toml --set train.lr=0.1 --set strategy.clients_per_round=20 --out runs/wide\n"
+      "  espalier simulate --resume runs/wide\n"
+      "Every key of a configuration: espalier list options");
+  command->callback([arguments] { simulate(*arguments); });
+}
+
+}  // namespace espalier::apps

@@ -1,0 +1,202 @@
+#include "apps/simulation.h"
+
+#include <algorithm>
+
+#include "espalier/base/clock.h"
+#include "espalier/base/config.h"
+#include "espalier/base/error.h"
+#include "espalier/base/file.h"
+#include "espalier/params/safetensors.h"
+
+namespace espalier::apps {
+
+namespace {
+
+std::filesystem::path checkpoint_file(const report::RunFolder& folder) { return folder.checkpoint_path() / "checkpoint.bin"; }
+
+// What must not change between a run and its continuation: everything but how long it runs and how often it is looked at.
+uint64_t configuration_fingerprint(const Json& resolved) {
+  Json kept = resolved;
+  for (const char* key : {"rounds", "eval_every", "eval_batch", "checkpoint_every", "client_state_mb"}) kept.erase(key);
+  return round::fingerprint(kept.dump());
+}
+
+}  // namespace
+
+Simulation::Simulation(round::RunConfig config, size_t num_threads)
+    : config_(std::move(config)), configuration_(configuration_fingerprint(config_.resolved)), num_threads_(num_threads) {
+  const Key seed(static_cast<uint64_t>(config_.run.seed));
+  strategy_ = round::make_strategy(config_);
+  downlink_ = codec::make_codec(config_.downlink, "downlink");
+  uplink_ = codec::make_codec(config_.uplink, "uplink");
+  data_ = data::load_dataset(config_.data, seed.child(Purpose::kData));
+  partition_ = data::make_partition(config_.partition, *data_.train, seed.child(Purpose::kPartition));
+
+  // One replica for the shapes and the initial weights; the workers make their own.
+  ParameterSet initial;
+  {
+    const auto trainer = train::make_trainer(config_.model, train::spec_of(*data_.train), config_.train.precision, config_.train.device);
+    initial = ParameterSet(trainer->layout());
+    if (config_.model.init.empty()) {
+      trainer->initialize(seed.child(Purpose::kInitialization), initial);
+    } else {
+      read_parameters(SafetensorsFile::read(config_.model.init), initial);
+    }
+  }
+  parameters_ = initial.size();
+  states_ = std::make_unique<sim::SimStateStore>(static_cast<uint64_t>(config_.run.client_state_mb) * 1'000'000);
+  round::ClientEnvironment environment{*strategy_, *downlink_, *uplink_,
+                                       {initial.shared_layout(), initial.layout().size() * 4 + 1024}, states_.get(), nullptr};
+  backend_ = std::make_unique<sim::SimBackend>(sim::SimBackend::Setup{data_, *partition_, config_.model, config_.train, num_threads,
+                                                                      config_.run.eval_batch, environment});
+  loop_ = std::make_unique<round::RoundLoop>(
+      round::RoundLoop::Setup{config_.run, config_.selection, config_.train, *strategy_, *downlink_, *uplink_, *backend_, states_.get()},
+      std::move(initial));
+}
+
+void Simulation::attach(report::RunFolder& folder) {
+  folder_ = &folder;
+  states_->set_folder(folder.checkpoint_path() / "clients");
+}
+
+void Simulation::resume() {
+  ESPALIER_CHECK(folder_ != nullptr);
+  const auto path = checkpoint_file(*folder_);
+  round::Checkpoint checkpoint = round::read_checkpoint(path, loop_->global().shared_layout());
+  if (checkpoint.configuration != configuration_) {
+    fail("simulate", path.string(), " was written with another configuration; only rounds, eval_every and checkpoint_every may change");
+  }
+  loop_->restore(std::move(checkpoint));
+  checkpointed_ = loop_->rounds_completed();
+  folder_->truncate_metrics(loop_->rounds_completed());
+  const auto lines = folder_->metrics();
+  if (!lines.empty()) wall_before_ = report::number_in(lines.back(), "wall_seconds").value_or(0);
+}
+
+void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_t* stop) {
+  wall_.restart();
+  if (folder_ != nullptr && loop_->rounds_completed() == 0) {
+    write_clients();
+    make_folder(folder_->checkpoint_path());
+  }
+  if (progress != nullptr) {
+    loop_->on_client = [progress](uint64_t done, uint64_t total) { progress->update_clients(done, total); };
+  }
+  try {
+    while (!loop_->finished() && (stop == nullptr || *stop == 0)) {
+      const round::RoundRecord record = loop_->run_round();
+      if (progress != nullptr) {
+        for (const std::string& failure : record.failures) progress->note(failure);
+      }
+      const Json line = metrics_line(record);
+      if (folder_ != nullptr) {
+        folder_->append_metrics(line);
+        if (record.round % static_cast<uint32_t>(config_.run.checkpoint_every) == 0) write_checkpoint();
+      }
+      if (progress != nullptr) progress->finish_round(line);
+    }
+  } catch (...) {
+    if (progress != nullptr) progress->finish();
+    throw;
+  }
+  if (progress != nullptr) progress->finish();
+  if (folder_ == nullptr) return;
+  write_checkpoint();
+  write_file_atomic(folder_->model_path(), write_safetensors(loop_->global(), {{"format", "pt"},
+                                                                               {"model", config_.model.name},
+                                                                               {"rounds", std::to_string(loop_->rounds_completed())},
+                                                                               {"espalier", ESPALIER_VERSION}}));
+  folder_->write_summary(summary());
+}
+
+double Simulation::wall_seconds() const { return wall_before_ + wall_.seconds(); }
+
+Json Simulation::metrics_line(const round::RoundRecord& record) const {
+  const round::Ledger& ledger = loop_->ledger();
+  Json line = Json::object();
+  line["round"] = record.round;
+  if (record.accuracy) line["accuracy"] = *record.accuracy;
+  if (record.loss) line["loss"] = *record.loss;
+  line["train_loss"] = record.train_loss;
+  line["train_accuracy"] = record.train_accuracy;
+  line["clients"] = record.clients;
+  line["clients_failed"] = record.clients_failed;
+  line["bytes_down"] = record.bytes_down;
+  line["bytes_up"] = record.bytes_up;
+  line["bytes_down_total"] = ledger.bytes_down;
+  line["bytes_up_total"] = ledger.bytes_up;
+  line["macs"] = record.macs;
+  line["macs_total"] = ledger.macs;
+  line["seconds"] = record.seconds;
+  line["train_seconds"] = record.train_seconds;
+  line["eval_seconds"] = record.eval_seconds;
+  line["wall_seconds"] = wall_seconds();
+  line["lr"] = record.lr;
+  line["peak_rss_bytes"] = peak_rss_bytes();
+  return line;
+}
+
+void Simulation::write_checkpoint() {
+  if (checkpointed_ == loop_->rounds_completed()) return;
+  round::write_checkpoint(checkpoint_file(*folder_), loop_->checkpoint(configuration_));
+  loop_->checkpoint_written();
+  checkpointed_ = loop_->rounds_completed();
+}
+
+void Simulation::write_clients() const {
+  report::ClientHistogram histogram;
+  histogram.classes = static_cast<uint64_t>(data_.train->num_classes);
+  histogram.num_clients = partition_->num_clients();
+  std::vector<uint32_t> samples;
+  const uint64_t shown = std::min<uint64_t>(partition_->num_clients(), report::kMaxStoredClients);
+  for (uint64_t client = 0; client < shown; ++client) {
+    partition_->samples(client, samples);
+    report::ClientLabels labels{client, samples.size(), std::vector<uint64_t>(histogram.classes, 0)};
+    for (uint32_t sample : samples) ++labels.labels[static_cast<size_t>(data_.train->labels[sample])];
+    histogram.clients.push_back(std::move(labels));
+  }
+  folder_->write_clients(histogram);
+}
+
+Json Simulation::summary() const {
+  const round::Ledger& ledger = loop_->ledger();
+  const auto per_update = [](int64_t bytes, int64_t count) { return count > 0 ? static_cast<double>(bytes) / static_cast<double>(count) : 0.0; };
+  Json out = Json::object();
+  out["strategy"] = config_.selection.name;
+  out["model"] = config_.model.name;
+  out["dataset"] = config_.data.name;
+  out["partition"] = config_.partition.name;
+  out["clients"] = partition_->num_clients();
+  out["parameters"] = parameters_;
+  out["seed"] = config_.run.seed;
+  out["rounds"] = config_.run.rounds;
+  out["rounds_completed"] = loop_->rounds_completed();
+  if (ledger.evaluated) {
+    out["final_accuracy"] = ledger.final_accuracy;
+    out["best_accuracy"] = ledger.best_accuracy;
+    out["final_loss"] = ledger.final_loss;
+  } else {
+    out["final_accuracy"] = out["best_accuracy"] = out["final_loss"] = nullptr;
+  }
+  out["bytes_down_total"] = ledger.bytes_down;
+  out["bytes_up_total"] = ledger.bytes_up;
+  out["bytes_down_per_client_round"] = per_update(ledger.bytes_down, ledger.client_updates + ledger.clients_failed);
+  out["bytes_up_per_client_round"] = per_update(ledger.bytes_up, ledger.client_updates);
+  out["dense_bytes_per_client_round"] = parameters_ * sizeof(float);
+  out["downlink"] = downlink_->describe();
+  out["uplink"] = uplink_->describe();
+  out["client_macs_total"] = ledger.macs;
+  out["client_updates"] = ledger.client_updates;
+  out["client_updates_per_second"] =
+      ledger.train_seconds > 0 ? static_cast<double>(ledger.client_updates) / ledger.train_seconds : 0.0;
+  out["clients_failed"] = ledger.clients_failed;
+  out["wall_seconds"] = wall_seconds();
+  out["train_seconds"] = ledger.train_seconds;
+  out["eval_seconds"] = ledger.eval_seconds;
+  out["peak_rss_bytes"] = peak_rss_bytes();
+  out["threads"] = num_threads_;
+  out["version"] = ESPALIER_VERSION;
+  return out;
+}
+
+}  // namespace espalier::apps

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "espalier/base/bytes.h"
+#include "espalier/params/parameter_set.h"
+#include "espalier/round/ledger.h"
+
+namespace espalier::round {
+
+// Everything the server needs to go on after a crash. Random numbers need no state: they are functions of seed and round.
+struct Checkpoint {
+  uint64_t configuration = 0;  // fingerprint of the resolved configuration
+  uint32_t round = 0;          // rounds completed
+  Ledger ledger;
+  ParameterSet global;
+  Bytes strategy;                              // Strategy::save
+  std::map<uint64_t, uint32_t> state_versions;  // client → round of its committed state
+};
+
+// As one file: written beside, synced, renamed. Reading checks magic, version, checksum and sizes; `layout` is the model's.
+void write_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint);
+Checkpoint read_checkpoint(const std::filesystem::path& path, const std::shared_ptr<const ParameterLayout>& layout);
+// The same without a file, for tests and fuzzing.
+Bytes encode_checkpoint(const Checkpoint& checkpoint);
+Checkpoint decode_checkpoint(std::span<const uint8_t> bytes, const std::shared_ptr<const ParameterLayout>& layout,
+                             std::string_view where);
+
+// A fingerprint of any text.
+uint64_t fingerprint(std::string_view text);
+
+}  // namespace espalier::round

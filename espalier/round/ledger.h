@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "espalier/base/options.h"
+
+namespace espalier::round {
+
+// What one round cost and gave. Bytes are what the encoded messages occupy, framing included.
+struct RoundRecord {
+  uint32_t round = 0;
+  std::optional<double> accuracy, loss;  // on the test samples, where the round was evaluated
+  double train_loss = 0, train_accuracy = 0;
+  uint64_t clients = 0, clients_failed = 0;
+  uint64_t bytes_down = 0, bytes_up = 0;
+  double macs = 0;
+  double lr = 0;
+  double seconds = 0, train_seconds = 0, eval_seconds = 0;  // wall clock of this process
+  std::vector<std::string> failures;                        // "client 17: reason", at most eight
+};
+
+// Sums over the rounds so far; part of the checkpoint.
+struct Ledger {
+  int64_t rounds = 0;
+  int64_t bytes_down = 0, bytes_up = 0;
+  int64_t client_updates = 0, clients_failed = 0;
+  double macs = 0;
+  double wall_seconds = 0, train_seconds = 0, eval_seconds = 0;
+  double final_accuracy = 0, best_accuracy = 0, final_loss = 0;
+  bool evaluated = false;
+
+  template <class Self, class Visitor>
+  static void fields(Self& self, Visitor&& visit) {
+    const Field none("");
+    visit("rounds", self.rounds, none);
+    visit("bytes_down", self.bytes_down, none);
+    visit("bytes_up", self.bytes_up, none);
+    visit("client_updates", self.client_updates, none);
+    visit("clients_failed", self.clients_failed, none);
+    visit("macs", self.macs, none);
+    visit("wall_seconds", self.wall_seconds, none);
+    visit("train_seconds", self.train_seconds, none);
+    visit("eval_seconds", self.eval_seconds, none);
+    visit("final_accuracy", self.final_accuracy, none);
+    visit("best_accuracy", self.best_accuracy, none);
+    visit("final_loss", self.final_loss, none);
+    visit("evaluated", self.evaluated, none);
+  }
+  void add(const RoundRecord& record);
+};
+
+}  // namespace espalier::round

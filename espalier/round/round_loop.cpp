@@ -1,0 +1,188 @@
+#include "espalier/round/round_loop.h"
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+
+#include "espalier/base/clock.h"
+#include "espalier/base/error.h"
+
+namespace espalier::round {
+
+// The server's side of one round's messages.
+class RoundLoop::Traffic : public RoundTraffic {
+ public:
+  Traffic(RoundLoop& loop, const strategy::RoundInfo& info, std::span<const uint64_t> clients, double max_weight)
+      : loop_(loop), info_(info), num_clients_(clients.size()), sums_(clients.size(), max_weight),
+        limits_{loop.global_->shared_layout(), loop.global_->layout().size() * 4 + 1024} {}
+
+  EncodedMessage task(uint64_t client) override {
+    strategy::Task task;
+    task.round = info_.round;
+    task.client = client;
+    if (const auto found = loop_.state_versions_.find(client); found != loop_.state_versions_.end()) {
+      task.state_version = found->second;
+    }
+    task.train = info_.train;
+    {
+      const std::lock_guard lock(configure_mutex_);
+      loop_.setup_.strategy.configure(info_, loop_.global_, task);
+    }
+    EncodedMessage message = encode_task(task, info_.key.child(client), loop_.setup_.downlink,
+                                         info_.key.child(Purpose::kDownlink), limits_, &encoded_);
+    bytes_down_ += message.size_bytes();
+    return message;
+  }
+
+  void delivered(uint64_t client, const EncodedMessage& message) override {
+    bytes_up_ += message.size_bytes();
+    try {
+      const strategy::Update update = decode_update(message, loop_.setup_.uplink, limits_);
+      loop_.setup_.strategy.accumulate(info_, client, update, sums_);
+    } catch (const Error& error) {
+      failed(client, error.what());
+      return;
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      answered_.push_back(client);
+    }
+    one_done();
+  }
+
+  void failed(uint64_t client, const std::string& reason) override {
+    {
+      const std::lock_guard lock(mutex_);
+      failures_[client] = reason;
+    }
+    one_done();
+  }
+
+  uint64_t bytes_down() const { return bytes_down_; }
+  uint64_t bytes_up() const { return bytes_up_; }
+  const strategy::RoundSums& sums() const { return sums_; }
+  const std::map<uint64_t, std::string>& failures() const { return failures_; }
+  const std::vector<uint64_t>& answered() const { return answered_; }
+
+ private:
+  void one_done() {
+    const uint64_t done = ++done_;
+    if (loop_.on_client) loop_.on_client(done, num_clients_);
+  }
+
+  RoundLoop& loop_;
+  const strategy::RoundInfo& info_;
+  uint64_t num_clients_;
+  strategy::RoundSums sums_;
+  WireLimits limits_;
+  EncodedBodies encoded_;
+  std::mutex configure_mutex_, mutex_;
+  std::atomic<uint64_t> bytes_down_ = 0, bytes_up_ = 0, done_ = 0;
+  std::map<uint64_t, std::string> failures_;
+  std::vector<uint64_t> answered_;
+};
+
+RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
+    : setup_(setup), global_(std::make_shared<ParameterSet>(std::move(initial))) {
+  const uint64_t clients = setup_.backend.num_clients();
+  if (static_cast<uint64_t>(setup_.selection.clients_per_round) > clients) {
+    fail("config", "strategy.clients_per_round is ", setup_.selection.clients_per_round, ", but there are only ", clients,
+         " clients; lower it or raise data.partition.clients");
+  }
+  ESPALIER_CHECK(setup_.states != nullptr || !setup_.strategy.has_client_state());
+  setup_.strategy.start({global_->shared_layout(), clients});
+}
+
+bool RoundLoop::evaluates(uint32_t round) const {
+  const bool last = round == static_cast<uint32_t>(setup_.run.rounds);
+  return last || (setup_.run.eval_every > 0 && round % static_cast<uint32_t>(setup_.run.eval_every) == 0);
+}
+
+RoundRecord RoundLoop::run_round() {
+  ESPALIER_CHECK(!finished());
+  const Stopwatch wall;
+  const uint32_t round = round_ + 1;
+  const auto num_rounds = static_cast<uint32_t>(setup_.run.rounds);
+  strategy::RoundInfo info{round, num_rounds, Key(static_cast<uint64_t>(setup_.run.seed)).child(round), setup_.train};
+  info.train.lr = train::lr_at_round(setup_.train, round - 1, num_rounds);
+
+  const std::vector<uint64_t> clients =
+      sample_without_replacement(info.key.child(Purpose::kSelection), setup_.backend.num_clients(),
+                                 static_cast<uint64_t>(setup_.selection.clients_per_round));
+  double max_weight = 1;
+  for (uint64_t client : clients) {
+    max_weight = std::max(max_weight, static_cast<double>(setup_.backend.num_samples(client)));
+  }
+  Traffic traffic(*this, info, clients, max_weight);
+  const Stopwatch training;
+  setup_.backend.run(clients, traffic);
+
+  RoundRecord record;
+  record.round = round;
+  record.train_seconds = training.seconds();
+  record.clients = clients.size();
+  record.clients_failed = traffic.failures().size();
+  for (const auto& [client, reason] : traffic.failures()) {
+    if (record.failures.size() < 8) record.failures.push_back(concat("client ", client, ": ", reason));
+  }
+  if (traffic.answered().empty()) {
+    fail("round", "all ", clients.size(), " clients of round ", round, " failed; ", record.failures.front());
+  }
+  record.bytes_down = traffic.bytes_down();
+  record.bytes_up = traffic.bytes_up();
+  record.lr = info.train.lr;
+  record.macs = traffic.sums().sum(strategy::kMacs);
+  record.train_loss = traffic.sums().weighted_mean(strategy::kTrainLoss);
+  record.train_accuracy = traffic.sums().weighted_mean(strategy::kTrainAccuracy);
+
+  setup_.strategy.finish(info, traffic.sums(), *global_);
+  if (!all_finite(global_->values())) {
+    fail("round", "the global model is no longer finite after round ", round, "; lower train.lr or strategy.server_lr");
+  }
+  if (setup_.strategy.has_client_state()) {
+    for (uint64_t client : traffic.answered()) {
+      state_versions_[client] = round;
+      uncommitted_.push_back(client);
+    }
+  }
+  if (evaluates(round)) {
+    const Stopwatch evaluation;
+    const train::EvalSums sums = setup_.backend.evaluate(*global_);
+    if (sums.count > 0) {
+      record.accuracy = static_cast<double>(sums.correct) / static_cast<double>(sums.count);
+      record.loss = sums.loss / static_cast<double>(sums.count);
+    }
+    record.eval_seconds = evaluation.seconds();
+  }
+  record.seconds = wall.seconds();
+  round_ = round;
+  ledger_.add(record);
+  return record;
+}
+
+Checkpoint RoundLoop::checkpoint(uint64_t configuration) const {
+  if (setup_.states != nullptr) setup_.states->make_durable();
+  Checkpoint checkpoint{configuration, round_, ledger_, *global_, {}, state_versions_};
+  ByteWriter out(checkpoint.strategy);
+  setup_.strategy.save(out);
+  return checkpoint;
+}
+
+void RoundLoop::checkpoint_written() {
+  if (setup_.states != nullptr) {
+    for (uint64_t client : uncommitted_) setup_.states->commit(client, state_versions_.at(client));
+  }
+  uncommitted_.clear();
+}
+
+void RoundLoop::restore(Checkpoint checkpoint) {
+  round_ = checkpoint.round;
+  ledger_ = checkpoint.ledger;
+  state_versions_ = std::move(checkpoint.state_versions);
+  global_ = std::make_shared<ParameterSet>(std::move(checkpoint.global));
+  ByteReader in(checkpoint.strategy, "round/checkpoint");
+  setup_.strategy.load(in);
+  in.finish();
+}
+
+}  // namespace espalier::round

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "espalier/base/random.h"
+#include "espalier/codec/codec.h"
+#include "espalier/params/parameter_set.h"
+#include "espalier/round/backend.h"
+#include "espalier/round/checkpoint.h"
+#include "espalier/round/client_state.h"
+#include "espalier/round/ledger.h"
+#include "espalier/round/run_options.h"
+#include "espalier/strategy/strategy.h"
+
+namespace espalier::round {
+
+// The one round loop: select → configure → send → train → return → check → accumulate → finish. Who carries the tasks is the
+// backend's business; everything else is here, for simulation and devices alike.
+//
+// Server memory: the global model, one encoded copy of it, and the round's sums (8 bytes per value), whatever the number of
+// clients. Used from one thread; its traffic is called from the backend's.
+class RoundLoop {
+ public:
+  struct Setup {
+    RunOptions run;
+    SelectionOptions selection;
+    train::TrainOptions train;
+    strategy::Strategy& strategy;
+    const codec::Codec& downlink;
+    const codec::Codec& uplink;
+    Backend& backend;
+    ClientStateStore* states = nullptr;  // needed when the strategy has client state
+  };
+
+  // Throws Error when the configuration asks for more clients than there are.
+  RoundLoop(const Setup& setup, ParameterSet initial);
+
+  // Runs the next round. A client's failure is recorded, not thrown; an Error when all clients of the round failed, with the
+  // state as before the round.
+  RoundRecord run_round();
+
+  uint32_t rounds_completed() const { return round_; }
+  bool finished() const { return round_ >= static_cast<uint32_t>(setup_.run.rounds); }
+  const ParameterSet& global() const { return *global_; }
+  const Ledger& ledger() const { return ledger_; }
+
+  // The state after the last completed round, and back. restore() makes the loop go on after checkpoint.round.
+  Checkpoint checkpoint(uint64_t configuration) const;
+  void restore(Checkpoint checkpoint);
+  // To be called when the checkpoint of the last round is safely written: older client states may go.
+  void checkpoint_written();
+
+  // Called from any thread when a client has delivered or failed: (done, total).
+  std::function<void(uint64_t, uint64_t)> on_client;
+
+ private:
+  class Traffic;
+  bool evaluates(uint32_t round) const;
+
+  Setup setup_;
+  uint32_t round_ = 0;
+  std::shared_ptr<ParameterSet> global_;
+  Ledger ledger_;
+  std::map<uint64_t, uint32_t> state_versions_;
+  std::vector<uint64_t> uncommitted_;  // clients whose state changed since the last written checkpoint
+};
+
+}  // namespace espalier::round

@@ -1,0 +1,254 @@
+#include "espalier/round/wire.h"
+
+#include <algorithm>
+
+#include "espalier/base/error.h"
+#include "espalier/base/options.h"
+
+namespace espalier::round {
+
+namespace {
+
+constexpr uint32_t kTaskMagic = 0x54505345;    // "ESPT"
+constexpr uint32_t kUpdateMagic = 0x55505345;  // "ESPU"
+constexpr uint8_t kVersion = 1;
+constexpr size_t kMaxEntries = 1024;   // of a record, payloads of a message
+constexpr size_t kMaxTensors = 65536;  // of an inline layout
+constexpr size_t kMaxName = 1024;
+// Framing of a message in a stream: u32 head size, and u64 size per body.
+constexpr uint64_t kHeadFrame = 4, kBodyFrame = 8;
+
+enum class ValueType : uint8_t { kBool = 0, kInteger = 1, kNumber = 2, kString = 3 };
+
+void write_record(const Json& record, ByteWriter& out) {
+  out.put(static_cast<uint16_t>(record.size()));
+  for (const auto& [name, value] : record.items()) {
+    out.string(name);
+    if (value.is_boolean()) {
+      out.put(static_cast<uint8_t>(ValueType::kBool));
+      out.put(static_cast<uint8_t>(value.get<bool>()));
+    } else if (value.is_number_integer()) {
+      out.put(static_cast<uint8_t>(ValueType::kInteger));
+      out.put(value.get<int64_t>());
+    } else if (value.is_number_float()) {
+      out.put(static_cast<uint8_t>(ValueType::kNumber));
+      out.put(value.get<double>());
+    } else {
+      ESPALIER_CHECK(value.is_string(), name);
+      out.put(static_cast<uint8_t>(ValueType::kString));
+      out.string(value.get<std::string>());
+    }
+  }
+}
+
+Json read_record(ByteReader& in) {
+  Json record = Json::object();
+  const auto count = in.get<uint16_t>();
+  if (count > kMaxEntries) fail(in.where(), "a record of ", count, " entries exceeds the limit of ", kMaxEntries);
+  for (size_t i = 0; i < count; ++i) {
+    const std::string name = in.string(kMaxName);
+    switch (static_cast<ValueType>(in.get<uint8_t>())) {
+      case ValueType::kBool: record[name] = in.get<uint8_t>() != 0; break;
+      case ValueType::kInteger: record[name] = in.get<int64_t>(); break;
+      case ValueType::kNumber: record[name] = in.get<double>(); break;
+      case ValueType::kString: record[name] = in.string(kMaxName); break;
+      default: fail(in.where(), "unknown value type of '", name, "'");
+    }
+  }
+  return record;
+}
+
+Json scalars_record(const std::map<std::string, double>& scalars) {
+  Json record = Json::object();
+  for (const auto& [name, value] : scalars) record[name] = value;
+  return record;
+}
+
+std::map<std::string, double> read_scalars(ByteReader& in) {
+  std::map<std::string, double> scalars;
+  const Json record = read_record(in);
+  for (const auto& [name, value] : record.items()) {
+    if (!value.is_number()) fail(in.where(), "the scalar '", name, "' is not a number");
+    scalars[name] = value.get<double>();
+  }
+  return scalars;
+}
+
+void write_layout(const ParameterLayout& layout, ByteWriter& out) {
+  out.put(static_cast<uint32_t>(layout.tensors().size()));
+  for (const ParameterInfo& tensor : layout.tensors()) {
+    out.string(tensor.name);
+    out.put(static_cast<uint8_t>(tensor.role));
+    out.put(static_cast<uint8_t>(tensor.shape.size()));
+    for (int64_t dimension : tensor.shape) out.put(dimension);
+  }
+}
+
+std::shared_ptr<const ParameterLayout> read_layout(ByteReader& in, int64_t max_values) {
+  const auto count = in.get<uint32_t>();
+  if (count > kMaxTensors) fail(in.where(), "a layout of ", count, " tensors exceeds the limit of ", kMaxTensors);
+  std::vector<ParameterInfo> tensors;
+  for (size_t i = 0; i < count; ++i) {
+    ParameterInfo tensor;
+    tensor.name = in.string(kMaxName);
+    const auto role = in.get<uint8_t>();
+    if (role > static_cast<uint8_t>(Role::kCounter)) fail(in.where(), "unknown role ", int{role}, " of '", tensor.name, "'");
+    tensor.role = static_cast<Role>(role);
+    const auto rank = in.get<uint8_t>();
+    if (rank > 8) fail(in.where(), "'", tensor.name, "' has ", int{rank}, " dimensions");
+    for (size_t d = 0; d < rank; ++d) tensor.shape.push_back(in.get<int64_t>());
+    tensors.push_back(std::move(tensor));
+  }
+  auto layout = std::make_shared<ParameterLayout>(std::move(tensors));
+  if (layout->size() > max_values) {
+    fail(in.where(), "a payload of ", layout->size(), " values exceeds the limit of ", max_values);
+  }
+  return layout;
+}
+
+void write_payload_table(const std::vector<strategy::Payload>& payloads, const EncodedMessage& message, const WireLimits& limits,
+                         ByteWriter& out) {
+  out.put(static_cast<uint16_t>(payloads.size()));
+  for (size_t i = 0; i < payloads.size(); ++i) {
+    const strategy::Payload& payload = payloads[i];
+    out.string(payload.name);
+    out.put(payload.weight);
+    const bool inline_layout =
+        payload.values->shared_layout() != limits.model && !(payload.values->layout() == *limits.model);
+    out.put(static_cast<uint8_t>(inline_layout));
+    if (inline_layout) write_layout(payload.values->layout(), out);
+    out.put(static_cast<uint64_t>(message.bodies[i]->size()));
+  }
+}
+
+void finish_head(Bytes& head) { ByteWriter(head).put(checksum32(head)); }
+
+// The head without its checksum, which is verified.
+std::span<const uint8_t> open_head(const Bytes& head, std::string_view where) {
+  if (head.size() < 4) fail(where, "the message is truncated");
+  const auto content = std::span<const uint8_t>(head).first(head.size() - 4);
+  uint32_t expected;
+  std::memcpy(&expected, head.data() + content.size(), 4);
+  if (checksum32(content) != expected) fail(where, "the message is damaged: its checksum does not match");
+  return content;
+}
+
+void read_magic(ByteReader& in, uint32_t magic) {
+  if (in.get<uint32_t>() != magic) fail(in.where(), "this is not such a message");
+  if (const auto version = in.get<uint8_t>(); version != kVersion) {
+    fail(in.where(), "expected version ", int{kVersion}, ", got ", int{version}, "; both sides must run the same release");
+  }
+}
+
+std::vector<strategy::Payload> read_payloads(ByteReader& in, const EncodedMessage& message, const codec::Codec& codec,
+                                             const WireLimits& limits, DecodedBodies* shared) {
+  const auto count = in.get<uint16_t>();
+  if (count != message.bodies.size()) fail(in.where(), "expected ", count, " payloads, got ", message.bodies.size());
+  std::vector<strategy::Payload> payloads;
+  for (size_t i = 0; i < count; ++i) {
+    strategy::Payload payload;
+    payload.name = in.string(kMaxName);
+    payload.weight = in.get<double>();
+    const bool inline_layout = in.get<uint8_t>() != 0;
+    const auto layout = inline_layout ? read_layout(in, limits.max_values) : limits.model;
+    const auto size = in.get<uint64_t>();
+    const auto& body = message.bodies[i];
+    if (size != body->size()) fail(in.where(), "payload '", payload.name, "': expected ", size, " bytes, got ", body->size());
+    const auto decode = [&]() -> std::shared_ptr<const ParameterSet> {
+      auto values = std::make_shared<ParameterSet>(layout);
+      codec.decode(*body, *values);
+      return values;
+    };
+    payload.values = shared != nullptr ? shared->get(body, decode) : decode();
+    if (!(payload.values->layout() == *layout)) fail(in.where(), "payload '", payload.name, "' has another layout");
+    payloads.push_back(std::move(payload));
+  }
+  in.finish();
+  return payloads;
+}
+
+std::shared_ptr<const Bytes> encode_body(const ParameterSet& values, const codec::Codec& codec, Key key) {
+  auto bytes = std::make_shared<Bytes>();
+  codec.encode(values, key, *bytes);
+  return bytes;
+}
+
+}  // namespace
+
+uint64_t EncodedMessage::size_bytes() const {
+  uint64_t size = kHeadFrame + head.size();
+  for (const auto& body : bodies) size += kBodyFrame + body->size();
+  return size;
+}
+
+EncodedMessage encode_task(const strategy::Task& task, Key client_key, const codec::Codec& codec, Key codec_key,
+                           const WireLimits& limits, EncodedBodies* shared) {
+  EncodedMessage message;
+  for (size_t i = 0; i < task.payloads.size(); ++i) {
+    const auto& values = task.payloads[i].values;
+    const auto encode = [&] { return encode_body(*values, codec, codec_key.child(i)); };
+    message.bodies.push_back(shared != nullptr ? shared->get(values, encode) : encode());
+  }
+  // Only the training options that differ from their defaults travel.
+  Json defaults = Json::object(), options = Json::object(), changed = Json::object();
+  write_options(train::TrainOptions{}, defaults);
+  write_options(task.train, options);
+  for (const auto& [name, value] : options.items()) {
+    if (value != defaults[name]) changed[name] = value;
+  }
+  ByteWriter out(message.head);
+  out.put(kTaskMagic);
+  out.put(kVersion);
+  out.put(task.round);
+  out.put(task.client);
+  out.put(task.state_version);
+  out.put(client_key.value());
+  write_record(changed, out);
+  write_record(scalars_record(task.scalars), out);
+  write_payload_table(task.payloads, message, limits, out);
+  finish_head(message.head);
+  return message;
+}
+
+strategy::Task decode_task(const EncodedMessage& message, const codec::Codec& codec, const WireLimits& limits,
+                           DecodedBodies* shared, Key& client_key) {
+  ByteReader in(open_head(message.head, "round/task"), "round/task");
+  read_magic(in, kTaskMagic);
+  strategy::Task task;
+  task.round = in.get<uint32_t>();
+  task.client = in.get<uint64_t>();
+  task.state_version = in.get<uint32_t>();
+  client_key = Key(in.get<uint64_t>());
+  const Json changed = read_record(in);
+  read_options({&changed, "task.train"}, {}, task.train);
+  task.scalars = read_scalars(in);
+  task.payloads = read_payloads(in, message, codec, limits, shared);
+  return task;
+}
+
+EncodedMessage encode_update(const strategy::Update& update, const codec::Codec& codec, Key codec_key, const WireLimits& limits) {
+  EncodedMessage message;
+  for (size_t i = 0; i < update.payloads.size(); ++i) {
+    message.bodies.push_back(encode_body(*update.payloads[i].values, codec, codec_key.child(i)));
+  }
+  ByteWriter out(message.head);
+  out.put(kUpdateMagic);
+  out.put(kVersion);
+  out.put(update.num_samples);
+  write_record(scalars_record(update.scalars), out);
+  write_payload_table(update.payloads, message, limits, out);
+  finish_head(message.head);
+  return message;
+}
+
+strategy::Update decode_update(const EncodedMessage& message, const codec::Codec& codec, const WireLimits& limits) {
+  ByteReader in(open_head(message.head, "round/update"), "round/update");
+  read_magic(in, kUpdateMagic);
+  strategy::Update update;
+  update.num_samples = in.get<double>();
+  update.scalars = read_scalars(in);
+  update.payloads = read_payloads(in, message, codec, limits, nullptr);
+  return update;
+}
+
+}  // namespace espalier::round

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "espalier/base/bytes.h"
+#include "espalier/codec/codec.h"
+#include "espalier/strategy/task.h"
+
+// Tasks and updates as bytes: a small head (round, client, options, scalars, names and sizes) and one body per payload, which is
+// the codec's message. A simulated round sends exactly these bytes; so does a networked one. docs/format.md describes them.
+namespace espalier::round {
+
+// A message as it travels. Bodies that many clients receive are encoded once and shared.
+struct EncodedMessage {
+  Bytes head;
+  std::vector<std::shared_ptr<const Bytes>> bodies;
+  // What the message occupies on the wire: head, bodies and their framing.
+  uint64_t size_bytes() const;
+};
+
+// Bodies already encoded or decoded in this round, found by identity. Thread-safe; the first caller does the work while the
+// others wait. Cleared after every round.
+template <class From, class To>
+class SharedWork {
+ public:
+  std::shared_ptr<const To> get(const std::shared_ptr<const From>& from, const std::function<std::shared_ptr<const To>()>& make) {
+    std::shared_ptr<Entry> entry;
+    {
+      const std::lock_guard lock(mutex_);
+      auto& slot = entries_[from.get()];
+      if (!slot) slot = std::make_shared<Entry>(from);
+      entry = slot;
+    }
+    std::call_once(entry->once, [&] { entry->value = make(); });
+    return entry->value;
+  }
+  void clear() {
+    const std::lock_guard lock(mutex_);
+    entries_.clear();
+  }
+
+ private:
+  struct Entry {
+    explicit Entry(std::shared_ptr<const From> source) : from(std::move(source)) {}
+    std::shared_ptr<const From> from;  // keeps the address from being reused
+    std::once_flag once;
+    std::shared_ptr<const To> value;
+  };
+  std::mutex mutex_;
+  std::unordered_map<const From*, std::shared_ptr<Entry>> entries_;
+};
+using EncodedBodies = SharedWork<ParameterSet, Bytes>;
+using DecodedBodies = SharedWork<Bytes, ParameterSet>;
+
+// What a receiver is willing to take.
+struct WireLimits {
+  std::shared_ptr<const ParameterLayout> model;  // payloads with this layout need no description
+  int64_t max_values = int64_t{1} << 31;         // of a payload that describes its own layout
+};
+
+// `key` seeds the codec's randomness. `shared` may be null (every body is encoded anew).
+EncodedMessage encode_task(const strategy::Task& task, Key client_key, const codec::Codec& codec, Key codec_key,
+                           const WireLimits& limits, EncodedBodies* shared);
+// `client_key` is filled with the key the server sent along. Throws Error for anything malformed.
+strategy::Task decode_task(const EncodedMessage& message, const codec::Codec& codec, const WireLimits& limits,
+                           DecodedBodies* shared, Key& client_key);
+
+EncodedMessage encode_update(const strategy::Update& update, const codec::Codec& codec, Key codec_key, const WireLimits& limits);
+strategy::Update decode_update(const EncodedMessage& message, const codec::Codec& codec, const WireLimits& limits);
+
+}  // namespace espalier::round

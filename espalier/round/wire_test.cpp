@@ -1,0 +1,126 @@
+#include "espalier/round/wire.h"
+
+#include <gtest/gtest.h>
+
+#include "espalier/base/error.h"
+
+namespace espalier::round {
+namespace {
+
+std::shared_ptr<const ParameterLayout> model_layout() {
+  static const auto layout = std::make_shared<const ParameterLayout>(
+      std::vector<ParameterInfo>{{"fc.weight", {40, 30}, Role::kWeight}, {"fc.bias", {40}, Role::kBias}});
+  return layout;
+}
+
+std::shared_ptr<ParameterSet> numbers(const std::shared_ptr<const ParameterLayout>& layout) {
+  auto set = std::make_shared<ParameterSet>(layout);
+  Stream stream{Key(3)};
+  for (float& value : set->values()) value = static_cast<float>(stream.normal());
+  return set;
+}
+
+struct Fixture {
+  std::unique_ptr<codec::Codec> codec = codec::make_codec(Json::array(), "test");
+  WireLimits limits{model_layout(), 10000};
+  strategy::Task task;
+  Fixture() {
+    task.round = 7;
+    task.client = uint64_t{1} << 40;
+    task.state_version = 3;
+    task.train.lr = 0.125;
+    task.train.optimizer = "adam";
+    task.scalars["mu"] = 0.5;
+    task.payloads.push_back({"model", numbers(model_layout()), 1});
+    // A payload with its own layout: a feature map, say.
+    task.payloads.push_back({"features", numbers(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"h", {2, 3, 4}}})), 2});
+  }
+  EncodedMessage encode(EncodedBodies* shared = nullptr) const {
+    return encode_task(task, Key(9), *codec, Key(5), limits, shared);
+  }
+};
+
+TEST(Wire, TaskRoundTrip) {
+  const Fixture f;
+  const EncodedMessage message = f.encode();
+  Key key(0);
+  const strategy::Task read = decode_task(message, *f.codec, f.limits, nullptr, key);
+  EXPECT_EQ(key, Key(9));
+  EXPECT_EQ(read.round, 7u);
+  EXPECT_EQ(read.client, uint64_t{1} << 40);
+  EXPECT_EQ(read.state_version, 3u);
+  EXPECT_EQ(read.train.lr, 0.125);
+  EXPECT_EQ(read.train.optimizer, "adam");
+  EXPECT_EQ(read.train.batch_size, train::TrainOptions{}.batch_size);
+  EXPECT_EQ(read.scalar("mu"), 0.5);
+  EXPECT_TRUE(std::ranges::equal(read.payload("model").values->values(), f.task.payloads[0].values->values()));
+  EXPECT_EQ(read.payload("model").values->shared_layout(), model_layout());
+  EXPECT_EQ(read.payload("features").values->layout().tensors()[0].shape, (std::vector<int64_t>{2, 3, 4}));
+  EXPECT_THROW(read.payload("other"), Error);
+}
+
+TEST(Wire, SizeIsThatOfAllBytesAndFraming) {
+  const Fixture f;
+  const EncodedMessage message = f.encode();
+  EXPECT_EQ(message.size_bytes(), 4 + message.head.size() + 8 + message.bodies[0]->size() + 8 + message.bodies[1]->size());
+  EXPECT_GE(message.bodies[0]->size(), 4u * 1240);
+}
+
+TEST(Wire, UpdateRoundTrip) {
+  const Fixture f;
+  strategy::Update update;
+  update.num_samples = 600;
+  update.scalars["train_loss"] = 1.5;
+  update.payloads.push_back({"delta", numbers(model_layout()), 600});
+  const EncodedMessage message = encode_update(update, *f.codec, Key(1), f.limits);
+  const strategy::Update read = decode_update(message, *f.codec, f.limits);
+  EXPECT_EQ(read.num_samples, 600);
+  EXPECT_EQ(read.payloads[0].weight, 600);
+  EXPECT_EQ(read.scalar("train_loss"), 1.5);
+  Key key(0);
+  EXPECT_THROW(decode_task(message, *f.codec, f.limits, nullptr, key), Error);  // an update is not a task
+}
+
+TEST(Wire, SharedBodiesAreEncodedAndDecodedOnce) {
+  const Fixture f;
+  EncodedBodies encoded;
+  DecodedBodies decoded;
+  const EncodedMessage a = f.encode(&encoded), b = f.encode(&encoded);
+  EXPECT_EQ(a.bodies[0], b.bodies[0]);
+  Key key(0);
+  EXPECT_EQ(decode_task(a, *f.codec, f.limits, &decoded, key).payloads[0].values,
+            decode_task(b, *f.codec, f.limits, &decoded, key).payloads[0].values);
+}
+
+TEST(Wire, EveryTruncationAndBitFlipOfTheHeadIsAnError) {
+  const Fixture f;
+  const EncodedMessage message = f.encode();
+  Key key(0);
+  for (size_t size = 0; size < message.head.size(); ++size) {
+    EncodedMessage broken = message;
+    broken.head.resize(size);
+    EXPECT_THROW(decode_task(broken, *f.codec, f.limits, nullptr, key), Error) << size;
+  }
+  for (size_t bit = 0; bit < 8 * message.head.size(); ++bit) {
+    EncodedMessage broken = message;
+    broken.head[bit / 8] ^= static_cast<uint8_t>(1u << (bit % 8));
+    EXPECT_THROW(decode_task(broken, *f.codec, f.limits, nullptr, key), Error) << bit;
+  }
+  EncodedMessage missing = message;
+  missing.bodies.pop_back();
+  EXPECT_THROW(decode_task(missing, *f.codec, f.limits, nullptr, key), Error);
+  EncodedMessage shortened = message;
+  shortened.bodies[0] = std::make_shared<Bytes>(message.bodies[0]->begin(), message.bodies[0]->end() - 1);
+  EXPECT_THROW(decode_task(shortened, *f.codec, f.limits, nullptr, key), Error);
+}
+
+TEST(Wire, APayloadAboveTheLimitIsRefusedBeforeAllocation) {
+  Fixture f;
+  const EncodedMessage message = f.encode();
+  f.limits.max_values = 10;
+  Key key(0);
+  EXPECT_THROW(decode_task(message, *f.codec, f.limits, nullptr, key), Error);
+}
+
+}  // namespace
+}  // namespace espalier::round

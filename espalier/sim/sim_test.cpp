@@ -1,0 +1,138 @@
+// The whole road of a round in one process: partition → task bytes → client → update bytes → exact sum → new weights.
+#include <gtest/gtest.h>
+
+#include "espalier/base/config.h"
+#include "espalier/base/error.h"
+#include "espalier/codec/codec.h"
+#include "espalier/round/round_loop.h"
+#include "espalier/round/run_config.h"
+#include "espalier/sim/sim_backend.h"
+#include "espalier/sim/state_store.h"
+
+namespace espalier::sim {
+namespace {
+
+constexpr const char* kConfig = R"(
+rounds = 4
+eval_batch = 64
+[data]
+name = "synthetic"
+synthetic_train_samples = 600
+synthetic_test_samples = 200
+synthetic_shape = [12]
+synthetic_noise = 0.5
+[data.partition]
+name = "dirichlet"
+clients = 12
+min_samples = 5
+[model]
+name = "mlp"
+hidden = [16]
+[train]
+lr = 0.1
+[strategy]
+clients_per_round = 5
+)";
+
+// A run without files.
+class TestRun {
+ public:
+  TestRun(const std::string& strategy_name, size_t threads, const std::vector<std::string>& assignments = {}) {
+    Json tree = parse_toml(kConfig, "test");
+    set_config_value(tree, "strategy.name=" + strategy_name);
+    for (const auto& assignment : assignments) set_config_value(tree, assignment);
+    config_ = round::read_run_config(tree);
+    strategy_ = round::make_strategy(config_);
+    codec_ = codec::make_codec(Json::array(), "test");
+    data_ = data::load_dataset(config_.data, Key(1));
+    partition_ = data::make_partition(config_.partition, *data_.train, Key(2));
+    train::configure_process();
+    const auto trainer = train::make_trainer(config_.model, train::spec_of(*data_.train), "fp32", "cpu");
+    ParameterSet initial(trainer->layout());
+    trainer->initialize(Key(3), initial);
+    round::ClientEnvironment environment{*strategy_, *codec_, *codec_, {initial.shared_layout(), 1 << 20}, &states_, nullptr};
+    backend_ = std::make_unique<SimBackend>(
+        SimBackend::Setup{data_, *partition_, config_.model, config_.train, threads, config_.run.eval_batch, environment});
+    loop_ = std::make_unique<round::RoundLoop>(
+        round::RoundLoop::Setup{config_.run, config_.selection, config_.train, *strategy_, *codec_, *codec_, *backend_, &states_},
+        std::move(initial));
+  }
+  round::RoundLoop& loop() { return *loop_; }
+  std::vector<float> finish() {
+    while (!loop_->finished()) last_ = loop_->run_round();
+    return {loop_->global().values().begin(), loop_->global().values().end()};
+  }
+  const round::RoundRecord& last() const { return last_; }
+  SimStateStore& states() { return states_; }
+
+ private:
+  round::RunConfig config_;
+  std::unique_ptr<strategy::Strategy> strategy_;
+  std::unique_ptr<codec::Codec> codec_;
+  data::DataSource data_;
+  std::unique_ptr<data::Partition> partition_;
+  SimStateStore states_{1 << 30};
+  std::unique_ptr<SimBackend> backend_;
+  std::unique_ptr<round::RoundLoop> loop_;
+  round::RoundRecord last_;
+};
+
+class EveryStrategy : public testing::TestWithParam<std::string> {};
+
+TEST_P(EveryStrategy, OneTwoAndFiveThreadsGiveTheSameBytes) {
+  TestRun one(GetParam(), 1);
+  const auto expected = one.finish();
+  for (size_t threads : {2, 5}) {
+    TestRun other(GetParam(), threads);
+    EXPECT_EQ(other.finish(), expected) << threads;
+    EXPECT_EQ(other.last().accuracy, one.last().accuracy);
+    EXPECT_EQ(other.last().loss, one.last().loss);
+    EXPECT_EQ(other.loop().ledger().bytes_up, one.loop().ledger().bytes_up);
+  }
+}
+
+TEST_P(EveryStrategy, ACheckpointInTheMiddleChangesNothing) {
+  TestRun whole(GetParam(), 2);
+  const auto expected = whole.finish();
+  TestRun first(GetParam(), 2);
+  first.loop().run_round();
+  first.loop().run_round();
+  const Bytes saved = encode_checkpoint(first.loop().checkpoint(1));
+  // The same process plays the crashed one: a third round is run and then forgotten.
+  first.loop().run_round();
+  first.loop().restore(round::decode_checkpoint(saved, first.loop().global().shared_layout(), "test"));
+  EXPECT_EQ(first.loop().rounds_completed(), 2u);
+  EXPECT_EQ(first.finish(), expected);
+}
+
+std::vector<std::string> names() {
+  std::vector<std::string> out;
+  for (const auto& row : strategy::strategy_rows()) out.push_back(row.name);
+  return out;
+}
+INSTANTIATE_TEST_SUITE_P(Registry, EveryStrategy, testing::ValuesIn(names()), [](const auto& row) { return row.param; });
+
+TEST(Simulation, LearnsAndCountsWhatItSends) {
+  TestRun run("fedavg", 2, {"rounds=20"});
+  run.finish();
+  EXPECT_GT(*run.last().accuracy, 0.6);
+  const auto& ledger = run.loop().ledger();
+  const int64_t dense = static_cast<int64_t>(run.loop().global().size()) * 4;
+  EXPECT_EQ(ledger.client_updates, 100);
+  EXPECT_GT(ledger.bytes_down, 100 * dense);
+  EXPECT_LT(ledger.bytes_down, 100 * (dense + 1000));
+  EXPECT_GT(ledger.macs, 0);
+}
+
+TEST(Simulation, FailingClientsAreCountedAndARunWithoutAnyEnds) {
+  // A learning rate that diverges for everybody.
+  TestRun run("fedavg", 2, {"train.lr=1e30", "train.epochs=3"});
+  EXPECT_THROW(run.loop().run_round(), Error);
+}
+
+TEST(Simulation, MoreClientsPerRoundThanClientsIsRefused) {
+  EXPECT_THROW(TestRun("fedavg", 1, {"strategy.clients_per_round=13"}), Error);
+}
+
+}  // namespace
+}  // namespace espalier::sim

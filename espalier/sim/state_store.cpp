@@ -1,0 +1,107 @@
+#include "espalier/sim/state_store.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "espalier/base/error.h"
+#include "espalier/base/file.h"
+
+namespace espalier::sim {
+
+std::filesystem::path SimStateStore::path(uint64_t client, uint32_t version) const {
+  return folder_ / concat(client, "-", version, ".state");
+}
+
+std::shared_ptr<const strategy::ClientState> SimStateStore::get(uint64_t client, uint32_t version) {
+  const std::lock_guard lock(mutex_);
+  Versions& versions = clients_[client];
+  Entry& entry = versions[version];
+  if (!entry.state) {
+    const auto file = path(client, version);
+    if (folder_.empty() || !std::filesystem::exists(file)) {
+      versions.erase(version);
+      fail("sim/state", "the state of client ", client, " of round ", version, " is gone; start the run again in a new folder");
+    }
+    const Bytes bytes = read_file(file);
+    entry.state = std::make_shared<strategy::ClientState>(round::decode_state(bytes, file.string()));
+    entry.bytes = bytes.size();
+    entry.on_disk = true;
+    memory_bytes_ += entry.bytes;
+  }
+  entry.last_used = ++clock_;
+  const auto state = entry.state;
+  shrink();
+  return state;
+}
+
+void SimStateStore::put(uint64_t client, uint32_t round, uint32_t base, strategy::ClientState state) {
+  uint64_t bytes = 0;
+  for (const auto& [name, set] : state.sets) bytes += set.size() * sizeof(float);
+  const std::lock_guard lock(mutex_);
+  Versions& versions = clients_[client];
+  for (auto entry = versions.begin(); entry != versions.end();) {
+    const auto current = entry++;
+    if (current->first != base) drop(client, versions, current);
+  }
+  versions[round] = {std::make_shared<strategy::ClientState>(std::move(state)), bytes, false, ++clock_};
+  memory_bytes_ += bytes;
+  shrink();
+}
+
+void SimStateStore::save(uint64_t client, uint32_t version, Entry& entry) {
+  make_folder(folder_);
+  write_file_atomic(path(client, version), round::encode_state(*entry.state));
+  entry.on_disk = true;
+}
+
+void SimStateStore::drop(uint64_t client, Versions& versions, Versions::iterator entry) {
+  if (entry->second.state) memory_bytes_ -= entry->second.bytes;
+  if (entry->second.on_disk) std::filesystem::remove(path(client, entry->first));
+  versions.erase(entry);
+}
+
+void SimStateStore::make_durable() {
+  if (folder_.empty()) return;
+  const std::lock_guard lock(mutex_);
+  for (auto& [client, versions] : clients_) {
+    for (auto& [version, entry] : versions) {
+      if (!entry.on_disk) save(client, version, entry);
+    }
+  }
+}
+
+void SimStateStore::commit(uint64_t client, uint32_t version) {
+  const std::lock_guard lock(mutex_);
+  const auto found = clients_.find(client);
+  if (found == clients_.end()) return;
+  for (auto entry = found->second.begin(); entry != found->second.end();) {
+    const auto current = entry++;
+    if (current->first < version) drop(client, found->second, current);
+  }
+}
+
+uint64_t SimStateStore::memory_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return memory_bytes_;
+}
+
+// Moves the least recently used states to disk until the limit holds.
+void SimStateStore::shrink() {
+  if (folder_.empty() || memory_bytes_ <= memory_limit_bytes_) return;
+  std::vector<std::pair<uint64_t, std::pair<uint64_t, uint32_t>>> by_use;
+  for (auto& [client, versions] : clients_) {
+    for (auto& [version, entry] : versions) {
+      if (entry.state) by_use.push_back({entry.last_used, {client, version}});
+    }
+  }
+  std::sort(by_use.begin(), by_use.end());
+  for (const auto& [used, id] : by_use) {
+    if (memory_bytes_ <= memory_limit_bytes_) break;
+    Entry& entry = clients_[id.first][id.second];
+    if (!entry.on_disk) save(id.first, id.second, entry);
+    entry.state.reset();
+    memory_bytes_ -= entry.bytes;
+  }
+}
+
+}  // namespace espalier::sim

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <mutex>
+#include <unordered_map>
+
+#include "espalier/round/client_state.h"
+
+namespace espalier::sim {
+
+// The states of simulated clients: in memory up to a limit, on disk beyond it. A client that was never selected costs nothing.
+//
+// With a folder, make_durable() writes what changed since the last checkpoint, so that a resumed run finds it; files of rounds
+// that were never committed are harmless and go with the next commit.
+class SimStateStore : public round::ClientStateStore {
+ public:
+  // `memory_limit_bytes` counts the values. Without a folder everything stays in memory, whatever the limit.
+  explicit SimStateStore(uint64_t memory_limit_bytes) : memory_limit_bytes_(memory_limit_bytes) {}
+  // Made when it is needed. Before anything is put.
+  void set_folder(std::filesystem::path folder) { folder_ = std::move(folder); }
+
+  std::shared_ptr<const strategy::ClientState> get(uint64_t client, uint32_t version) override;
+  void put(uint64_t client, uint32_t round, uint32_t base, strategy::ClientState state) override;
+  void make_durable() override;
+  void commit(uint64_t client, uint32_t version) override;
+
+  uint64_t memory_bytes() const;
+
+ private:
+  struct Entry {
+    std::shared_ptr<const strategy::ClientState> state;  // null: on disk only
+    uint64_t bytes = 0;
+    bool on_disk = false;
+    uint64_t last_used = 0;
+  };
+  using Versions = std::map<uint32_t, Entry>;
+  std::filesystem::path path(uint64_t client, uint32_t version) const;
+  void save(uint64_t client, uint32_t version, Entry& entry);
+  void drop(uint64_t client, Versions& versions, Versions::iterator entry);
+  void shrink();
+
+  std::filesystem::path folder_;
+  uint64_t memory_limit_bytes_;
+  mutable std::mutex mutex_;
+  std::unordered_map<uint64_t, Versions> clients_;
+  uint64_t memory_bytes_ = 0;
+  uint64_t clock_ = 0;
+};
+
+}  // namespace espalier::sim

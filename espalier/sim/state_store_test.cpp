@@ -1,0 +1,81 @@
+#include "espalier/sim/state_store.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "espalier/base/error.h"
+
+namespace espalier::sim {
+namespace {
+
+namespace fs = std::filesystem;
+
+strategy::ClientState state(float value, size_t size = 100) {
+  strategy::ClientState out;
+  ParameterSet set(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"w", {static_cast<int64_t>(size)}}}));
+  set.values()[0] = value;
+  out.sets.emplace("c", std::move(set));
+  return out;
+}
+
+float value_of(const std::shared_ptr<const strategy::ClientState>& state) { return state->sets.at("c").values()[0]; }
+
+class StateStore : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::path(testing::TempDir()) / concat("espalier_states_", ::getpid(), "_", testing::UnitTest::GetInstance()->random_seed(),
+                                                     testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::remove_all(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+  size_t files() const {
+    return fs::exists(folder_) ? static_cast<size_t>(std::distance(fs::directory_iterator(folder_), fs::directory_iterator())) : 0;
+  }
+  fs::path folder_;
+};
+
+TEST_F(StateStore, TheBaseVersionStaysUntilCommit) {
+  SimStateStore store(1 << 20);
+  store.put(3, 1, 0, state(1));
+  store.commit(3, 1);
+  store.put(3, 4, 1, state(4));
+  EXPECT_EQ(value_of(store.get(3, 1)), 1);  // the round may be repeated after a crash
+  store.put(3, 4, 1, state(5));             // and is
+  EXPECT_EQ(value_of(store.get(3, 1)), 1);
+  EXPECT_EQ(value_of(store.get(3, 4)), 5);
+  store.commit(3, 4);
+  EXPECT_THROW(store.get(3, 1), Error);
+  EXPECT_EQ(value_of(store.get(3, 4)), 5);
+}
+
+TEST_F(StateStore, SpillsToDiskAboveTheLimitAndReadsBack) {
+  SimStateStore store(1000);  // two states of 400 bytes
+  store.set_folder(folder_);
+  for (uint64_t client = 0; client < 20; ++client) store.put(client, 1, 0, state(static_cast<float>(client)));
+  EXPECT_LE(store.memory_bytes(), 1000u);
+  EXPECT_GE(files(), 18u);
+  for (uint64_t client = 0; client < 20; ++client) EXPECT_EQ(value_of(store.get(client, 1)), static_cast<float>(client));
+}
+
+TEST_F(StateStore, SurvivesTheProcessAfterMakeDurable) {
+  {
+    SimStateStore store(1 << 20);
+    store.set_folder(folder_);
+    store.put(7, 2, 0, state(2));
+    EXPECT_EQ(files(), 0u);
+    store.make_durable();
+    store.commit(7, 2);
+    store.put(7, 3, 2, state(3));  // lost with the process
+  }
+  SimStateStore next(1 << 20);
+  next.set_folder(folder_);
+  EXPECT_EQ(value_of(next.get(7, 2)), 2);
+  EXPECT_THROW(next.get(7, 3), Error);
+  next.put(7, 3, 2, state(3));
+  next.make_durable();
+  next.commit(7, 3);
+  EXPECT_EQ(files(), 1u);  // the old version's file is gone
+}
+
+}  // namespace
+}  // namespace espalier::sim

@@ -1,0 +1,62 @@
+"""The command line as a person uses it: simulate, resume, evaluate, compare, report, list; thread counts give the same bytes."""
+import json
+
+from common import Folder, check, metrics, ok, run
+
+SUMMARY_KEYS = ("strategy seed rounds_completed final_accuracy best_accuracy final_loss bytes_down_total bytes_up_total "
+                "bytes_down_per_client_round bytes_up_per_client_round dense_bytes_per_client_round client_macs_total "
+                "client_updates client_updates_per_second wall_seconds train_seconds peak_rss_bytes clients_failed").split()
+
+with Folder() as folder:
+    config = folder / "small.toml"
+    result = ok(run("simulate", config, "--out", folder / "one", "--threads", 1, "--json"))
+    summary = json.loads(result.stdout)
+    check(all(key in summary for key in SUMMARY_KEYS), f"summary keys: {sorted(summary)}")
+    check(summary == {**json.loads((folder / "one/summary.json").read_text()), **{k: summary[k] for k in ("run", "wall_seconds", "peak_rss_bytes")}},
+          "summary.json differs from --json")
+    for name in ("config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "checkpoint/checkpoint.bin", "report.html"):
+        check((folder / "one" / name).exists(), f"{name} is missing")
+    check(len(metrics(folder / "one")) == 6, "one metrics line per round")
+    check(summary["client_updates"] == 30 and summary["clients_failed"] == 0, "client updates")
+    check(summary["bytes_down_total"] > 30 * summary["dense_bytes_per_client_round"], "dense bytes travel down")
+
+    # Any number of threads: the same bytes.
+    for threads in (2, 5):
+        ok(run("simulate", config, "--out", folder / f"threads{threads}", "--threads", threads, "--quiet"))
+        check((folder / f"threads{threads}/model.safetensors").read_bytes() == (folder / "one/model.safetensors").read_bytes(),
+              f"{threads} threads gave other bytes")
+
+    # The resolved configuration reproduces the run.
+    ok(run("simulate", folder / "one/config.toml", "--out", folder / "again", "--quiet"))
+    check((folder / "again/model.safetensors").read_bytes() == (folder / "one/model.safetensors").read_bytes(), "config.toml reproduces")
+
+    # Half a run, extended: equal to the whole one.
+    ok(run("simulate", config, "--set", "rounds=3", "--out", folder / "half", "--quiet"))
+    ok(run("simulate", "--resume", folder / "half", "--set", "rounds=6", "--quiet"))
+    check((folder / "half/model.safetensors").read_bytes() == (folder / "one/model.safetensors").read_bytes(), "resumed bytes")
+    timeless = [{k: v for k, v in line.items() if "seconds" not in k and "rss" not in k} for line in metrics(folder / "half")]
+    check(timeless == [{k: v for k, v in line.items() if "seconds" not in k and "rss" not in k} for line in metrics(folder / "one")],
+          "metrics of the resumed run")
+
+    # Every strategy runs, and another seed is another run.
+    for name in json.loads(ok(run("list", "strategies", "--json")).stdout):
+        ok(run("simulate", config, "--set", f"strategy.name={name}", "--set", "rounds=2", "--out", folder / name, "--quiet"))
+    ok(run("simulate", config, "--set", "seed=8", "--out", folder / "seed8", "--quiet"))
+    check((folder / "seed8/model.safetensors").read_bytes() != (folder / "one/model.safetensors").read_bytes(), "seeds differ")
+
+    evaluated = json.loads(ok(run("evaluate", folder / "one", "--json")).stdout)
+    check(abs(evaluated["accuracy"] - summary["final_accuracy"]) < 1e-12, "evaluate agrees with the run")
+
+    compared = ok(run("compare", folder / "one", folder / "fedprox", "--html", folder / "compare.html"))
+    check("fedprox" in compared.stdout and (folder / "compare.html").stat().st_size > 10000, "comparison")
+    json.loads(ok(run("compare", folder / "one", folder / "fedprox", "--json")).stdout)
+    ok(run("report", folder / "one", "--html", folder / "report.html"))
+
+    for kind in ("strategies", "codecs", "models", "datasets", "partitions", "options"):
+        check(len(json.loads(ok(run("list", kind, "--json")).stdout)) > 0, kind)
+        ok(run("list", kind))
+    for command in ("", "simulate", "compare", "report", "evaluate", "list", "data", "codec"):
+        text = ok(run(*command.split(), "--help")).stdout
+        check("xample" in text, f"{command} --help has no example")
+    check(ok(run("--version")).stdout.startswith("espalier "), "version")
+print("1 passed, 0 failed")

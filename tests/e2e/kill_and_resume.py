@@ -1,0 +1,70 @@
+"""kill -9 at random moments, resume, and end with the same bytes as a run that nobody disturbed."""
+import argparse
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+from common import ESPALIER, Folder, check, metrics, ok, run
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--kills", type=int, default=4)
+parser.add_argument("--seed", type=int, default=0)
+arguments = parser.parse_args()
+random.seed(arguments.seed)
+
+# SCAFFOLD has state on both sides, so that the server's variate and the clients' files are tried too.
+LONG = ["--set", "rounds=40", "--set", "strategy.name=scaffold", "--set", "model.hidden=[512]", "--set", "client_state_mb=1"]
+
+with Folder() as folder:
+    config = folder / "small.toml"
+    started = time.time()
+    ok(run("simulate", config, *LONG, "--out", folder / "whole", "--quiet"))
+    whole_seconds = time.time() - started
+    expected = (folder / "whole/model.safetensors").read_bytes()
+
+    done, restarts = 0, 0
+    while done < arguments.kills:
+        target = folder / "killed"
+        shutil.rmtree(target, ignore_errors=True)
+        command = [ESPALIER, "simulate", str(config), *LONG, "--out", str(target), "--quiet"]
+        while True:
+            # What is left of a kill before the first checkpoint is a folder without one: start afresh, as a person would.
+            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+            try:
+                process.wait(timeout=random.uniform(0.05, whole_seconds))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                done += 1
+            else:
+                error = process.stderr.read()
+                if process.returncode == 0:
+                    break
+                check("no checkpoint" in error or "not a run" in error or "config.toml" in error, f"resume failed: {error}")
+                shutil.rmtree(target, ignore_errors=True)
+            if (target / "checkpoint/checkpoint.bin").exists():
+                command = [ESPALIER, "simulate", "--resume", str(target), "--quiet"]
+                restarts += 1
+            else:
+                shutil.rmtree(target, ignore_errors=True)
+                command = [ESPALIER, "simulate", str(config), *LONG, "--out", str(target), "--quiet"]
+        check((target / "model.safetensors").read_bytes() == expected, "the resumed run ended with other bytes")
+        check([line["round"] for line in metrics(target)] == list(range(1, 41)), "one metrics line per round")
+        strip = lambda lines: [{k: v for k, v in line.items() if "seconds" not in k and "rss" not in k} for line in lines]
+        check(strip(metrics(target)) == strip(metrics(folder / "whole")), "the resumed run wrote other metrics")
+
+    # Ctrl-C finishes the round, checkpoints, and says how to go on.
+    process = subprocess.Popen([ESPALIER, "simulate", str(config), *LONG, "--set", "rounds=400", "--out", str(folder / "stopped")],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (folder / "stopped/checkpoint/checkpoint.bin").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    check(process.returncode == 0 and "--resume" in error, f"Ctrl-C: exit {process.returncode}: {error}")
+    ok(run("simulate", "--resume", folder / "stopped", "--set", "rounds=40", "--quiet")) if len(metrics(folder / "stopped")) <= 40 else None
+    if len(metrics(folder / "stopped")) == 40:
+        check((folder / "stopped/model.safetensors").read_bytes() == expected, "stopped and resumed")
+    print(f"{done} kills, {restarts} resumed")
+print("1 passed, 0 failed")
