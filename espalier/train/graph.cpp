@@ -83,13 +83,11 @@ int GraphBuilder::linear(const std::string& name, int from, int64_t features, bo
   return add(node);
 }
 
-int GraphBuilder::max_pool(int from, int64_t kernel, int64_t stride) {
+int GraphBuilder::max_pool(int from, int64_t window) {
   const Shape in = shape(from);
   Node node{.op = Op::kMaxPool, .input = from, .in = in};
-  node.kernel = kernel;
-  node.stride = stride;
-  const auto extent = [&](int64_t n) { return n < kernel ? 0 : (n - kernel) / stride + 1; };
-  node.out = {in.channels, extent(in.height), extent(in.width)};
+  node.kernel = node.stride = window;
+  node.out = {in.channels, in.height / window, in.width / window};
   return add(node);
 }
 

@@ -80,7 +80,7 @@ class GraphBuilder {
   };
   int conv(const std::string& name, int from, const Conv& conv);
   int linear(const std::string& name, int from, int64_t features, bool relu);
-  int max_pool(int from, int64_t kernel, int64_t stride);
+  int max_pool(int from, int64_t window);
   struct Norm {
     bool group = false, relu = true;
     int residual = kNone;

@@ -47,12 +47,104 @@ Graph cnn(const ModelOptions& options, const DataSpec& data) {
   GraphBuilder net(options.name, require_image(options, data));
   int x = net.conv("conv1", kGraphInput,
                    {.channels = scaled(options, 32), .kernel = 5, .padding = 2, .relu = true});
-  x = net.max_pool(x, 2, 2);
+  x = net.max_pool(x, 2);
   x = net.conv("conv2", x,
                {.channels = scaled(options, 64), .kernel = 5, .padding = 2, .relu = true});
-  x = net.flatten(net.max_pool(x, 2, 2));
+  x = net.flatten(net.max_pool(x, 2));
   x = net.linear("fc1", x, scaled(options, 512), true);
   net.linear("fc2", x, data.num_classes, false);
+  return std::move(net).finish();
+}
+
+// A common CIFAR-10 baseline of federated learning: 1,626,442 parameters on 3×32×32 with 10
+// classes.
+Graph cnn_cifar(const ModelOptions& options, const DataSpec& data) {
+  GraphBuilder net(options.name, require_image(options, data));
+  int x =
+      net.conv("conv1", kGraphInput, {.channels = scaled(options, 32), .kernel = 3, .relu = true});
+  x = net.conv("conv2", x, {.channels = scaled(options, 64), .kernel = 3, .relu = true});
+  x = net.flatten(net.max_pool(x, 2));
+  x = net.linear("fc1", x, scaled(options, 128), true);
+  net.linear("fc2", x, data.num_classes, false);
+  return std::move(net).finish();
+}
+
+// All-CNN-C of Springenberg et al. 2015 without dropout and without a ReLU on the logits.
+Graph all_cnn(const ModelOptions& options, const DataSpec& data) {
+  GraphBuilder net(options.name, require_image(options, data));
+  struct Row {
+    int64_t channels, kernel, stride;
+  };
+  constexpr Row kRows[] = {{96, 3, 1},  {96, 3, 1},  {96, 3, 2},  {192, 3, 1},
+                           {192, 3, 1}, {192, 3, 2}, {192, 3, 1}, {192, 1, 1}};
+  int x = kGraphInput, number = 1;
+  for (const Row& row : kRows) {
+    x = net.conv(concat("conv", number++), x,
+                 {.channels = scaled(options, row.channels),
+                  .kernel = row.kernel,
+                  .stride = row.stride,
+                  .padding = row.kernel / 2,
+                  .relu = true});
+  }
+  x = net.conv(concat("conv", number), x, {.channels = data.num_classes, .kernel = 1});
+  net.global_average(x);
+  return std::move(net).finish();
+}
+
+// He et al. 2016, section 4.2: three stages of basic blocks with 16, 32 and 64 channels. The
+// shortcut of a stage's first block is a 1×1 convolution with a normalization (the paper's option
+// B; its CIFAR nets use zero-padding, option A), as torchvision has it, whose names are used.
+template <int kDepth>
+Graph resnet(const ModelOptions& options, const DataSpec& data) {
+  static_assert(kDepth % 6 == 2);
+  GraphBuilder net(options.name, require_image(options, data));
+  const bool group = options.norm == "group";
+  int64_t channels = scaled(options, 16);
+  int x = net.conv("conv1", kGraphInput,
+                   {.channels = channels, .kernel = 3, .padding = 1, .bias = false});
+  x = net.norm("bn1", x, {.group = group});
+  for (int stage = 1; stage <= 3; ++stage) {
+    const int64_t width = scaled(options, int64_t{8} << stage);
+    for (int block = 0; block < (kDepth - 2) / 6; ++block) {
+      const std::string name = concat("layer", stage, ".", block);
+      const int64_t stride = stage > 1 && block == 0 ? 2 : 1;
+      int y =
+          net.conv(name + ".conv1", x,
+                   {.channels = width, .kernel = 3, .stride = stride, .padding = 1, .bias = false});
+      y = net.norm(name + ".bn1", y, {.group = group});
+      y = net.conv(name + ".conv2", y,
+                   {.channels = width, .kernel = 3, .padding = 1, .bias = false});
+      int shortcut = x;
+      if (stride != 1 || width != channels) {
+        shortcut = net.conv(name + ".downsample.0", x,
+                            {.channels = width, .kernel = 1, .stride = stride, .bias = false});
+        shortcut = net.norm(name + ".downsample.1", shortcut, {.group = group, .relu = false});
+      }
+      x = net.norm(name + ".bn2", y, {.group = group, .residual = shortcut});
+      channels = width;
+    }
+  }
+  net.linear("fc", net.global_average(x), data.num_classes, false);
+  return std::move(net).finish();
+}
+
+// Configuration A of Simonyan and Zisserman 2015 with batch normalization and, as usual on CIFAR,
+// one fully connected layer: 9,231,114 parameters on 3×32×32 with 10 classes.
+Graph vgg11(const ModelOptions& options, const DataSpec& data) {
+  GraphBuilder net(options.name, require_image(options, data));
+  int x = kGraphInput, position = 0;
+  for (const int64_t channels : {64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0}) {
+    if (channels == 0) {
+      x = net.max_pool(x, 2);
+      ++position;
+      continue;
+    }
+    x = net.conv(concat("features.", position), x,
+                 {.channels = scaled(options, channels), .kernel = 3, .padding = 1});
+    x = net.norm(concat("features.", position + 1), x, {});
+    position += 3;  // convolution, normalization, ReLU
+  }
+  net.linear("classifier", net.flatten(x), data.num_classes, false);
   return std::move(net).finish();
 }
 
@@ -63,6 +155,19 @@ const std::vector<GraphModel>& graph_models() {
       {{"mlp", "Fully connected, ReLU; `hidden` gives the widths (784-64-10: 50,890 parameters)."},
        mlp},
       {{"cnn", "conv5x5-32, pool, conv5x5-64, pool, fc 512 (1,663,370 parameters on MNIST)."}, cnn},
+      {{"cnn-cifar", "conv3x3-32, conv3x3-64, pool, fc 128 (1,626,442 parameters on CIFAR-10)."},
+       cnn_cifar},
+      {{"all-cnn", "All-CNN-C: nine convolutions, no pooling (1,369,738 parameters on CIFAR-10)."},
+       all_cnn},
+      {{"resnet8", "CIFAR ResNet of 8 layers; `norm` chooses batch or group normalization."},
+       resnet<8>},
+      {{"resnet20", "CIFAR ResNet of 20 layers (272,474 parameters)."}, resnet<20>},
+      {{"resnet32", "CIFAR ResNet of 32 layers (466,906 parameters)."}, resnet<32>},
+      {{"resnet56", "CIFAR ResNet of 56 layers (855,770 parameters)."}, resnet<56>},
+      {{"resnet110", "CIFAR ResNet of 110 layers (1,730,714 parameters)."}, resnet<110>},
+      {{"vgg11",
+        "VGG-11 with batch normalization and one fully connected layer (9,231,114 parameters)."},
+       vgg11},
   };
   return models;
 }

@@ -31,10 +31,54 @@ DataSpec spec_of(const data::Dataset& dataset) {
   return {dataset.kind, dataset.sample_shape, dataset.num_classes, dataset.vocabulary};
 }
 
+namespace {
+
+// Models that libtorch runs under autograd.
+struct TorchRow {
+  ModelRow row;
+  std::unique_ptr<Net> (*make)(const ModelOptions& options, const DataSpec& data,
+                               const std::string& device);
+};
+const std::vector<TorchRow>& torch_models() {
+  static const std::vector<TorchRow> models = {
+      {{"lstm", "Embedding, stacked LSTM, last step to a linear layer; for token sequences."},
+       make_lstm_net},
+      {{"torchscript", "A scripted PyTorch module of your own (`file`), trained as it is."},
+       make_script_net},
+  };
+  return models;
+}
+
+std::unique_ptr<Net> make_net(const ModelOptions& model, const DataSpec& data,
+                              const std::string& precision, const std::string& device) {
+  if (auto graph = build_graph(model, data); graph != nullptr) {
+    if (device == "cpu")
+      return std::make_unique<GraphNet>(std::move(*graph),
+                                        precision == "bf16" ? Type::kBf16 : Type::kFloat);
+    if (precision != "fp32")
+      fail("train/precision", "device \"cuda\" trains in fp32; set train.precision = \"fp32\"");
+    return make_torch_graph_net(std::move(*graph), device);
+  }
+  for (const TorchRow& row : torch_models()) {
+    if (row.row.name != model.name) continue;
+    if (precision != "fp32") {
+      fail("train/precision", "model '", model.name,
+           "' trains in fp32; set train.precision = \"fp32\"");
+    }
+    return row.make(model, data, device);
+  }
+  std::vector<std::string> known;
+  for (const ModelRow& row : model_rows()) known.push_back(row.name);
+  fail("train/model", unknown_name_message("model", model.name, known));
+}
+
+}  // namespace
+
 const std::vector<ModelRow>& model_rows() {
   static const std::vector<ModelRow> rows = [] {
     std::vector<ModelRow> all;
     for (const GraphModel& model : graph_models()) all.push_back(model.row);
+    for (const TorchRow& model : torch_models()) all.push_back(model.row);
     return all;
   }();
   return rows;
@@ -43,21 +87,8 @@ const std::vector<ModelRow>& model_rows() {
 std::unique_ptr<Trainer> make_trainer(const ModelOptions& model, const DataSpec& data,
                                       const std::string& precision, const std::string& device) {
   if (data.num_classes < 1) fail("train/model", "the data set has no classes");
-  auto graph = build_graph(model, data);
-  if (graph == nullptr) {
-    std::vector<std::string> known;
-    for (const ModelRow& row : model_rows()) known.push_back(row.name);
-    fail("train/model", unknown_name_message("model", model.name, known));
-  }
   check_device(device);
-  std::unique_ptr<Net> net;
-  if (device == "cpu") {
-    net = std::make_unique<GraphNet>(std::move(*graph),
-                                     precision == "bf16" ? Type::kBf16 : Type::kFloat);
-  } else {
-    net = make_torch_graph_net(std::move(*graph), device);
-  }
-  return std::make_unique<FlatTrainer>(std::move(net), data, model.init);
+  return std::make_unique<FlatTrainer>(make_net(model, data, precision, device), data, model.init);
 }
 
 }  // namespace espalier::train
