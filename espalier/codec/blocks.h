@@ -8,6 +8,8 @@
 namespace espalier::codec {
 
 inline constexpr size_t kMinTailBlock = 128;
+// Values that a coder with spans_blocks() gets at once; a multiple of every block size.
+inline constexpr size_t kUnit = size_t{1} << 16;
 
 // Calls visit(begin, size, index) for every block in order. block = 0: the whole tensor is one
 // block. Otherwise: blocks of `block` values, a power of two, while they fit; then the rest in

@@ -12,18 +12,20 @@
 
 namespace espalier::codec {
 
-// Encodes named tensors into the bytes that travel and back: an ordered pipeline of stages per tensor (transform → subsample →
-// quantize → entropy-code), chosen by the tensor's role. Immutable; any number of threads may use one Codec.
+// Encodes named tensors into the bytes that travel and back: an ordered pipeline of stages per
+// tensor (transform → subsample → quantize → entropy-code), chosen by the tensor's role. Immutable;
+// any number of threads may use one Codec.
 class Codec {
  public:
   virtual ~Codec() = default;
 
-  // Appends the encoded message to `out`. Everything random comes from `key`, which travels in the message.
-  // Throws Error when a value is NaN or infinite.
+  // Appends the encoded message to `out`. Everything random comes from `key`, which travels in the
+  // message. Throws Error when a value is NaN or infinite.
   virtual void encode(const ParameterSet& x, Key key, Bytes& out) const = 0;
 
-  // Decodes a message that encode() of an equally configured codec made into `out`, whose layout must be the sender's. Throws
-  // Error on anything else: truncation, a flipped bit, another layout, sizes beyond the caps. Allocates nothing before checks.
+  // Decodes a message that encode() of an equally configured codec made into `out`, whose layout
+  // must be the sender's. Throws Error on anything else: truncation, a flipped bit, another layout,
+  // sizes beyond the caps. Allocates nothing before checks.
   virtual void decode(std::span<const uint8_t> message, ParameterSet& out) const = 0;
 
   // Whether E[decode(encode(x))] = x over keys.
@@ -34,8 +36,8 @@ class Codec {
   virtual std::string describe() const = 0;
 };
 
-// From the stage tables of a configuration ([[downlink]] or [[uplink]], a JSON list; `path` names it in errors). An empty list is
-// the identity: float32 as it is.
+// From the stage tables of a configuration ([[downlink]] or [[uplink]], a JSON list; `path` names
+// it in errors). An empty list is the identity: float32 as it is.
 std::unique_ptr<Codec> make_codec(const Json& stages, const std::string& path);
 
 }  // namespace espalier::codec

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "espalier/codec/varint.h"
 
@@ -11,6 +12,7 @@ namespace {
 
 constexpr std::array<uint8_t, 4> kMagic = {'E', 'S', 'P', 'C'};
 constexpr size_t kChecksumSize = 4;
+constexpr size_t kMinTensorHeader = 6;  // rank, pipeline, size
 constexpr uint64_t kMaxPipelines = 64;
 constexpr uint64_t kMaxRank = 16;
 constexpr uint64_t kMaxValues = uint64_t{1} << 40;
@@ -50,19 +52,6 @@ void encode_message(const ParameterSet& x, Key key, std::span<const Pipeline> pi
                     std::span<const size_t> chosen, Bytes& out) {
   const size_t start = out.size();
   const auto& tensors = x.layout().tensors();
-  // Payloads first: their sizes stand before them.
-  Bytes payloads;
-  size_t most = 0;
-  for (size_t t = 0; t < tensors.size(); ++t)
-    most += pipelines[chosen[t]].max_bytes(static_cast<size_t>(tensors[t].size));
-  payloads.reserve(most);
-  std::vector<size_t> sizes(tensors.size());
-  for (size_t t = 0; t < tensors.size(); ++t) {
-    const size_t before = payloads.size();
-    pipelines[chosen[t]].encode(x.values(tensors[t]), key.child(t), tensors[t].name, payloads);
-    sizes[t] = payloads.size() - before;
-  }
-
   ByteWriter writer(out);
   writer.bytes(kMagic);
   writer.put(kFormatVersion);
@@ -71,14 +60,27 @@ void encode_message(const ParameterSet& x, Key key, std::span<const Pipeline> pi
   for (const Pipeline& pipeline : pipelines) pipeline.to_wire(out);
   writer.put(layout_fingerprint(x.layout()));
   put_varint(out, tensors.size());
+  std::vector<size_t> size_at(tensors.size());
+  size_t most = kChecksumSize;
   for (size_t t = 0; t < tensors.size(); ++t) {
     put_varint(out, tensors[t].shape.size());
     for (const int64_t size : tensors[t].shape) put_varint(out, static_cast<uint64_t>(size));
     put_varint(out, chosen[t]);
-    put_varint(out, sizes[t]);
+    size_at[t] = out.size();
+    writer.put(uint32_t{0});
+    most += pipelines[chosen[t]].max_bytes(static_cast<size_t>(tensors[t].size));
   }
-  out.reserve(out.size() + payloads.size() + kChecksumSize);
-  writer.bytes(payloads);
+  out.reserve(out.size() + most);
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    const size_t before = out.size();
+    pipelines[chosen[t]].encode(x.values(tensors[t]), key.child(t), tensors[t].name, out);
+    const size_t size = out.size() - before;
+    if (size > UINT32_MAX)
+      fail(kMessageWhere, "expected less than 4 GiB per encoded tensor, got ", size, " bytes (",
+           tensors[t].name, ")");
+    const auto size32 = static_cast<uint32_t>(size);
+    std::memcpy(out.data() + size_at[t], &size32, sizeof(size32));
+  }
   writer.put(crc32(std::span(out).subspan(start)));
 }
 
@@ -110,13 +112,13 @@ MessageHeader read_header(std::span<const uint8_t> message) {
   header.pipeline_table = body.subspan(table_start, reader.position() - table_start);
   header.layout_fingerprint = reader.get<uint32_t>();
   const uint64_t count = get_varint(reader);
-  if (count > reader.remaining() / 3)
+  if (count > reader.remaining() / kMinTensorHeader)
     fail(kMessageWhere, count, " tensors do not fit into ", reader.remaining(), " bytes");
   header.tensors.reserve(count);
   std::vector<uint64_t> sizes;
   for (uint64_t t = 0; t < count; ++t) {
     header.tensors.push_back(read_tensor(reader, header.num_pipelines));
-    sizes.push_back(get_varint(reader));
+    sizes.push_back(reader.get<uint32_t>());
   }
   for (uint64_t t = 0; t < count; ++t) header.tensors[t].payload = reader.take(sizes[t]);
   reader.finish();

@@ -3,17 +3,18 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <optional>
 
 #include "espalier/base/config.h"
 #include "espalier/codec/blocks.h"
+#include "espalier/codec/fwht.h"
 #include "espalier/params/parameter_set.h"
 
 namespace espalier::codec {
 
 namespace {
 
-constexpr size_t kMaxStages = 8;
+constexpr size_t kMaxStages = 3;      // one of each kind
+constexpr size_t kMaxTransforms = 2;  // before the coder
 
 std::string option_text(const Json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
@@ -26,14 +27,6 @@ std::string step_text(const Pipeline::Step& step) {
     if (value != defaults.at(key)) text += ":" + key + "=" + option_text(value);
   }
   return text;
-}
-
-// The largest magnitude, as the bits of a float without its sign: infinities and NaN stand above
-// all numbers.
-uint32_t max_magnitude_bits(std::span<const float> x) {
-  uint32_t bits = 0;
-  for (const float value : x) bits = std::max(bits, std::bit_cast<uint32_t>(value) & 0x7fffffffu);
-  return bits;
 }
 
 constexpr uint32_t kInfinityBits = 0x7f800000u;
@@ -110,72 +103,135 @@ void Pipeline::to_wire(Bytes& out) const {
   }
 }
 
+template <class Visit>
+void Pipeline::for_each_unit(size_t n, Visit&& visit) const {
+  if (!stages_.back()->spans_blocks() || block_ == 0) {
+    for_each_block(n, block_, visit);
+    return;
+  }
+  for (size_t begin = 0; begin < n; begin += kUnit)
+    visit(begin, std::min(kUnit, n - begin), begin / block_);
+}
+
 size_t Pipeline::scratch_size(size_t n) const {
   size_t most = 0;
-  for_each_block(n, block_, [&](size_t, size_t size, size_t) {
-    for (const auto& stage : stages_) most = std::max(most, size = stage->output_size(size));
+  for_each_unit(n, [&](size_t, size_t unit, size_t) {
+    size_t total = 0, widest = 0;
+    for_each_block(unit, block_, [&](size_t, size_t size, size_t) {
+      for (size_t s = 0; s + 1 < stages_.size(); ++s)
+        widest = std::max(widest, size = stages_[s]->output_size(size));
+      total += size;
+    });
+    most = std::max({most, total, widest});
   });
   return most;
 }
 
 size_t Pipeline::max_bytes(size_t n) const {
-  size_t total = 0;
-  for_each_block(n, block_, [&](size_t, size_t size, size_t) {
-    for (const auto& stage : stages_) {
-      total += stage->max_bytes(size);
-      size = stage->output_size(size);
-    }
+  size_t bytes = 0;
+  for_each_unit(n, [&](size_t, size_t unit, size_t) {
+    size_t total = 0;
+    for_each_block(unit, block_, [&](size_t, size_t size, size_t) {
+      for (size_t s = 0; s + 1 < stages_.size(); ++s) {
+        bytes += stages_[s]->max_bytes(size);
+        size = stages_[s]->output_size(size);
+      }
+      total += size;
+    });
+    bytes += stages_.back()->max_bytes(total);
   });
-  return total;
+  return bytes;
 }
 
 void Pipeline::encode(std::span<const float> x, Key key, std::string_view name, Bytes& out) const {
   const uint32_t limit = lossless() ? kInfinityBits - 1 : std::bit_cast<uint32_t>(kMaxMagnitude);
-  out.reserve(out.size() + max_bytes(x.size()));
-  // Neighbouring stages alternate between two buffers.
-  const size_t scratch = scratch_size(x.size());
-  std::array<AlignedVector<float>, 2> buffers = {
-      AlignedVector<float>(scratch), AlignedVector<float>(stages_.size() > 2 ? scratch : 0)};
-  for_each_block(x.size(), block_, [&](size_t begin, size_t size, size_t index) {
-    std::span<const float> in = x.subspan(begin, size);
-    if (const uint32_t bits = max_magnitude_bits(in); bits > limit) {
-      if (bits >= kInfinityBits)
-        fail("codec/encode", "expected finite values, got NaN or infinity (", name, ")");
-      fail("codec/encode", "expected magnitudes of at most 2^96, got ", std::bit_cast<float>(bits),
-           " (", name, ")");
+  const auto check = [&](std::span<const float> values) {
+    const uint32_t bits = max_magnitude_bits(values);
+    if (bits <= limit) return;
+    if (bits >= kInfinityBits)
+      fail("codec/encode", "expected finite values, got NaN or infinity (", name, ")");
+    fail("codec/encode", "expected magnitudes of at most 2^96, got ", std::bit_cast<float>(bits),
+         " (", name, ")");
+  };
+  const size_t coder = stages_.size() - 1;
+  // The coder reads the first buffer; the transform before a sparsifier writes the second.
+  const size_t scratch = coder > 0 ? scratch_size(x.size()) : 0;
+  AlignedVector<float> coefficients(scratch), between(coder > 1 ? scratch : 0);
+  for_each_unit(x.size(), [&](size_t begin, size_t unit, size_t first_block) {
+    if (coder == 0) {
+      check(x.subspan(begin, unit));
+      stages_[0]->encode(x.subspan(begin, unit), key.child(first_block).child(0), {}, out);
+      return;
     }
-    const Key block_key = key.child(index);
-    for (size_t s = 0; s < stages_.size(); ++s) {
-      const auto next = std::span(buffers[s % 2]).first(stages_[s]->output_size(in.size()));
-      stages_[s]->encode(in, block_key.child(s), next, out);
-      in = next;
-    }
+    size_t filled = 0;
+    for_each_block(unit, block_, [&](size_t offset, size_t size, size_t index) {
+      std::span<const float> in = x.subspan(begin + offset, size);
+      check(in);
+      const Key block_key = key.child(first_block + index);
+      for (size_t s = 0; s < coder; ++s) {
+        const bool last = s + 1 == coder;
+        const auto next = (last ? std::span(coefficients).subspan(filled) : std::span(between))
+                              .first(stages_[s]->output_size(in.size()));
+        stages_[s]->encode(in, block_key.child(s), next, out);
+        in = next;
+      }
+      filled += in.size();
+    });
+    stages_[coder]->encode(std::span(coefficients).first(filled),
+                           key.child(first_block).child(coder), {}, out);
   });
 }
 
 void Pipeline::decode(ByteReader& reader, Key key, std::string_view name,
                       std::span<float> out) const {
-  const size_t scratch = scratch_size(out.size());
-  std::array<AlignedVector<float>, 2> buffers = {
-      AlignedVector<float>(scratch), AlignedVector<float>(stages_.size() > 2 ? scratch : 0)};
-  std::array<std::span<const uint8_t>, kMaxStages + 1> bytes;
-  std::array<size_t, kMaxStages + 2> sizes{};
-  for_each_block(out.size(), block_, [&](size_t begin, size_t size, size_t index) {
-    sizes[0] = size;
-    for (size_t s = 0; s < stages_.size(); ++s) {
-      bytes[s] = stages_[s]->take(reader, sizes[s]);
-      sizes[s + 1] = stages_[s]->output_size(sizes[s]);
-    }
-    const Key block_key = key.child(index);
-    std::span<const float> in;
-    for (size_t s = stages_.size(); s-- > 0;) {
-      const auto target =
-          s == 0 ? out.subspan(begin, size) : std::span(buffers[(s - 1) % 2]).first(sizes[s]);
-      stages_[s]->decode(in, bytes[s], block_key.child(s), target);
-      in = target;
-    }
-    if (max_magnitude_bits(in) >= kInfinityBits)
+  const auto check = [&](std::span<const float> values) {
+    if (max_magnitude_bits(values) >= kInfinityBits)
       fail(reader.where(), "a decoded value is not finite (", name, ")");
+  };
+  const size_t coder = stages_.size() - 1;
+  const size_t scratch = coder > 0 ? scratch_size(out.size()) : 0;
+  AlignedVector<float> coefficients(scratch), between(coder > 1 ? scratch : 0);
+  using Taken = std::array<std::span<const uint8_t>, kMaxTransforms>;
+  std::vector<Taken> taken;
+  for_each_unit(out.size(), [&](size_t begin, size_t unit, size_t first_block) {
+    if (coder == 0) {
+      const auto target = out.subspan(begin, unit);
+      stages_[0]->decode({}, stages_[0]->take(reader, unit), key.child(first_block).child(0),
+                         target);
+      check(target);
+      return;
+    }
+    // In the order of the bytes first, then backwards through the stages.
+    size_t total = 0;
+    taken.clear();
+    for_each_block(unit, block_, [&](size_t, size_t size, size_t) {
+      Taken& bytes = taken.emplace_back();
+      for (size_t s = 0; s < coder; ++s) {
+        bytes[s] = stages_[s]->take(reader, size);
+        size = stages_[s]->output_size(size);
+      }
+      total += size;
+    });
+    const auto all = std::span(coefficients).first(total);
+    stages_[coder]->decode({}, stages_[coder]->take(reader, total),
+                           key.child(first_block).child(coder), all);
+    size_t used = 0;
+    for_each_block(unit, block_, [&](size_t offset, size_t size, size_t index) {
+      const Key block_key = key.child(first_block + index);
+      const auto target = out.subspan(begin + offset, size);
+      if (coder == 2) {
+        const size_t wide = stages_[0]->output_size(size), narrow = stages_[1]->output_size(wide);
+        const auto middle = std::span(between).first(wide);
+        stages_[1]->decode(all.subspan(used, narrow), taken[index][1], block_key.child(1), middle);
+        stages_[0]->decode(middle, taken[index][0], block_key.child(0), target);
+        used += narrow;
+      } else {
+        const size_t wide = stages_[0]->output_size(size);
+        stages_[0]->decode(all.subspan(used, wide), taken[index][0], block_key.child(0), target);
+        used += wide;
+      }
+      check(target);
+    });
   });
 }
 

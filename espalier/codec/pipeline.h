@@ -16,9 +16,10 @@ namespace espalier::codec {
 
 // An ordered list of stages: transform → sparsifier → coder, each optional; without a coder,
 // float32 ends it. It works block by block (the first stage says how long a block is, blocks.h how
-// a tensor is cut), all stages on one block before the next, so that a block stays in the cache.
-// Block b of a tensor with key k has key k.child(b), its stage s has k.child(b).child(s).
-// Immutable; any number of threads may use one.
+// a tensor is cut), all stages on one block before the next, so that a block stays in the cache; a
+// coder that spans blocks follows after each kUnit values. Block b of a tensor with key k has key
+// k.child(b), its stage s has k.child(b).child(s); a coder that spans blocks takes the key of the
+// first. Immutable; any number of threads may use one.
 class Pipeline {
  public:
   struct Step {
@@ -52,6 +53,9 @@ class Pipeline {
   bool lossless() const;
 
  private:
+  // Calls visit(begin, size, first_block) for every unit: what the coder gets at once.
+  template <class Visit>
+  void for_each_unit(size_t n, Visit&& visit) const;
   size_t scratch_size(size_t n) const;
 
   std::vector<Step> steps_;

@@ -20,10 +20,12 @@ enum class StageKind { kIdentity, kTransform, kSparsifier, kCoder };
 
 // What stands before a stage in its pipeline.
 struct StageContext {
-  int64_t rotations = 0;  // random rotations applied so far
-  bool kashin = false;    // a frame expansion stands before
-  bool sparsified = false;
+  int64_t rotations = 0;    // random rotations applied
+  bool rotated = false;     // coordinates are alike: a rotation or a frame stands before
+  bool gaussian = false;    // … and normal, so that codes made for N(0,1) fit
+  bool sparsified = false;  // only some coordinates are left
   bool first = true;
+  size_t block = 0;  // values per block; 0 is the whole tensor
 };
 
 struct StageRow {
@@ -49,6 +51,9 @@ const StageRow& stage_row(std::string_view name);
 const StageRow& stage_row(uint8_t wire_id, std::string_view where);
 
 // ---- for the stages' own files ----
+
+// Throws Error unless `block` is 0, 1024, 2048 or 4096.
+void check_block(std::string_view stage, int64_t block);
 
 template <class Options>
 Options options_from(const Json& table) {

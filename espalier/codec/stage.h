@@ -30,9 +30,9 @@ class Stage {
   virtual void encode(std::span<const float> in, Key key, std::span<float> out,
                       Bytes& bytes) const = 0;
 
-  // The inverse. in: output_size(n) values; bytes: what encode() appended for this block, from
-  // anybody: throws Error when it cannot be; out: n values, all to be written.
-  virtual void decode(std::span<const float> in, std::span<const uint8_t> bytes, Key key,
+  // The inverse. in: output_size(n) values, which may be overwritten; bytes: what encode() appended
+  // for this block, from anybody: throws Error when it cannot be; out: n values, all to be written.
+  virtual void decode(std::span<float> in, std::span<const uint8_t> bytes, Key key,
                       std::span<float> out) const = 0;
 
   // Takes this stage's bytes of one block of n values from `reader`. A stage whose size depends on
@@ -41,8 +41,12 @@ class Stage {
     return reader.take(max_bytes(n));
   }
 
-  // As the first stage: the number of values per block, 0 when the whole tensor is one block.
+  // As the first stage: the number of values per block, a power of two, or 0 when the whole tensor
+  // is one block.
   virtual size_t block() const { return 0; }
+  // A coder with a cost per call: it gets the coefficients of several blocks at once (of kUnit
+  // values).
+  virtual bool spans_blocks() const { return false; }
   // E[decode(encode(x))] = x over keys, for every x, when the other stages have this property too.
   virtual bool unbiased() const = 0;
   virtual bool lossless() const { return false; }

@@ -25,7 +25,7 @@ class Identity final : public Stage {
   void encode(std::span<const float> in, Key, std::span<float>, Bytes& bytes) const override {
     ByteWriter(bytes).array(in);
   }
-  void decode(std::span<const float>, std::span<const uint8_t> bytes, Key,
+  void decode(std::span<float>, std::span<const uint8_t> bytes, Key,
               std::span<float> out) const override {
     if (!bytes.empty()) std::memcpy(out.data(), bytes.data(), bytes.size());
   }
