@@ -5,6 +5,7 @@
 
 #include "espalier/base/bytes.h"
 #include "espalier/base/random.h"
+#include "espalier/codec/dithered_kernel.h"
 #include "espalier/codec/entropy.h"
 
 // Entropy-coded dithered quantization (Ziv 1985; Zamir and Feder 1992) of rotated coordinates.
@@ -18,8 +19,8 @@
 // which costs at most .004 bit against knowing u exactly. Integers beyond the tables are escapes.
 // Senders may share a rotation and must not share a dither key.
 // How we differ: tables conditioned on dither bins instead of one code per dither value,
-// counter-based dither that the receiver computes again (coordinate i uses word i of Stream(key)),
-// 16-bit block scales.
+// counter-based dither that the receiver computes again (dithered_kernel.h says which word of
+// Stream(key) a coordinate takes), 16-bit block scales.
 //
 // Bytes: per block a scale (u16; 0 for a block of zeros, which takes nothing more); if any is not
 // 0, the rANS stream of the other blocks; the escapes.
@@ -37,7 +38,7 @@ class DitheredCode {
   double expected_error() const { return step_ * step_ / 12; }
 
   static size_t max_encoded_bytes(size_t n, size_t block);
-  // Appends at most max_encoded_bytes. block: a multiple of 32, at most 4096. Throws Error when a
+  // Appends at most max_encoded_bytes. block: a multiple of 64, at most 4096. Throws Error when a
   // value is NaN or infinite.
   void encode(std::span<const float> x, size_t block, Key key, Bytes& out) const;
   // `in` must be exactly one encoding of out.size() coordinates; throws Error otherwise.
@@ -45,9 +46,7 @@ class DitheredCode {
 
  private:
   double step_;
-  int raw_bits_ = 0;  // low bits of k sent as they are: above 6 bits the law is flat across
-                      // 2^raw_bits neighbours
-  int reach_ = 0;     // high parts in [−reach, reach] have symbols
+  detail::DitheredLayout layout_;
   EntropyModel model_;
 };
 

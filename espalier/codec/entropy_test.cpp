@@ -7,7 +7,7 @@
 #include "espalier/base/error.h"
 #include "espalier/base/random.h"
 #include "espalier/codec/entropy_scale.h"
-#include "espalier/codec/entropy_test_util.h"
+#include "espalier/codec/every_target.h"
 #include "espalier/codec/gauss_tables.h"
 
 namespace espalier::codec {
@@ -116,7 +116,7 @@ TEST(Entropy, BytesAreTheTextbookCoders) {
 
 TEST(Entropy, RoundTripOnEveryTargetAndPiecewise) {
   const EntropyModel model = gaussian_model(4, 9, 0.7, 12);
-  on_every_target([&] {
+  for_every_target([&] {
     for (const size_t count : {0, 1, 33, 5000, 40000, 70000, 131072, 200003}) {
       const Message m = random_message(model, count, count);
       Bytes bytes;
@@ -160,7 +160,7 @@ TEST(Entropy, WithinAHundredthBitOfTheEntropy) {
 TEST(Entropy, TrellisContextsFollowTheParities) {
   const EntropyModel model = gaussian_model(4, 9, 0.7, 12);
   const std::vector<uint8_t> transition = {0, 2, 2, 0, 1, 3, 3, 1};
-  on_every_target([&] {
+  for_every_target([&] {
     for (const size_t count : {5, 4096, 34000, 140005}) {
       Stream stream{Key(count)};
       std::vector<uint16_t> joint(count), decoded(count);
