@@ -20,6 +20,7 @@ namespace espalier::report {
 namespace {
 
 constexpr size_t kMaxPoints = 1000;
+constexpr size_t kMaxRunColumns = 6;
 
 // Six significant digits are more than a screen can show and keep the file small.
 double shortened(double value) {
@@ -87,9 +88,11 @@ std::string cards(const RunData& run) {
   }
   if (value("final_loss"))
     html += card("Test loss", text("final_loss", Unit::kNumber), "at the last evaluation");
-  html += card("Rounds", text("rounds_completed", Unit::kCount),
-               text("client_updates", Unit::kCount) + " client updates, " +
-                   text("clients_failed", Unit::kCount) + " failed");
+  std::string updates =
+      value("client_updates") ? text("client_updates", Unit::kCount) + " client updates" : "";
+  if (value("clients_failed").value_or(0) > 0)
+    updates += ", " + text("clients_failed", Unit::kCount) + " failed";
+  html += card("Rounds", text("rounds_completed", Unit::kCount), updates);
   const double dense = value("dense_bytes_per_client_round").value_or(0);
   for (const std::string direction : {"down", "up"}) {
     const auto each = number_in(summary, concat("bytes_", direction, "_per_client_round"));
@@ -118,36 +121,68 @@ std::string cards(const RunData& run) {
   return html + "</section>";
 }
 
-std::string comparison_table(const std::vector<RunData>& runs) {
-  std::string html =
-      "<section><h2>Key figures</h2><div class=\"scroll\"><table "
-      "class=\"figures\"><thead><tr><th>Run</th>"
-      "<th>Strategy</th>";
-  std::vector<Figure> figures;
-  for (const Figure& figure : key_figures()) {
-    const bool any = std::any_of(runs.begin(), runs.end(), [&](const RunData& run) {
-      return number_in(run.summary, figure.key).has_value();
-    });
-    if (any) figures.push_back(figure);
+// One cell of the comparison: what is shown, and whether it is the best of its figure.
+struct Cell {
+  std::string html;
+  bool best = false;
+};
+
+// One row per run reads well for many runs; few runs fit a page better as columns.
+std::string table_of(const std::vector<std::vector<Cell>>& figures_by_run, bool runs_are_columns) {
+  const size_t num_rows = runs_are_columns ? figures_by_run.size() : figures_by_run.front().size();
+  const size_t num_columns =
+      runs_are_columns ? figures_by_run.front().size() : figures_by_run.size();
+  std::string html = "<div class=\"scroll\"><table>";
+  // Columns of equal width, but never narrower than a figure.
+  if (runs_are_columns) {
+    html = concat("<div class=\"scroll\"><table class=\"columns\" style=\"min-width:",
+                  130 + 105 * (num_columns - 1), "px\">");
   }
-  for (const Figure& figure : figures) html += concat("<th>", figure.label, "</th>");
-  html += "<th>Bytes against first</th></tr></thead><tbody>";
-  for (size_t i = 0; i < runs.size(); ++i) {
-    html += concat("<tr><th><i class=\"swatch\" style=\"background:var(--s", i % 8, ")\"></i>",
-                   html_escape(runs[i].name), runs[i].finished ? "" : " <em>unfinished</em>",
-                   "</th><td>", shown_text(runs[i].summary, "strategy"), "</td>");
-    for (const Figure& figure : figures) {
-      const bool best = best_run(runs, figure) == i;
-      html += concat(best ? "<td class=\"best\">" : "<td>",
-                     html_escape(figure_text(number_in(runs[i].summary, figure.key), figure.unit)),
-                     "</td>");
+  for (size_t r = 0; r < num_rows; ++r) {
+    html += r == 0 ? "<thead><tr>" : "<tr>";
+    for (size_t c = 0; c < num_columns; ++c) {
+      const Cell& cell = runs_are_columns ? figures_by_run[r][c] : figures_by_run[c][r];
+      const char* tag = r == 0 || c == 0 ? "th" : "td";
+      html += concat("<", tag, cell.best ? " class=\"best\">" : ">", cell.html, "</", tag, ">");
     }
-    const auto ratio = bytes_ratio(runs[i], runs.front());
+    html += r == 0 ? "</tr></thead><tbody>" : "</tr>";
+  }
+  return html + "</tbody></table></div>";
+}
+
+std::string comparison_table(const std::vector<RunData>& runs) {
+  std::vector<std::vector<Cell>> rows(
+      2);  // a row per figure, a column per run, with their headings
+  rows[0].push_back({"Run"});
+  rows[1].push_back({"Strategy"});
+  for (size_t i = 0; i < runs.size(); ++i) {
+    rows[0].push_back(
+        {concat("<i class=\"swatch\" style=\"background:var(--s", i % 8, ")\"></i>",
+                html_escape(runs[i].name), runs[i].finished ? "" : " <em>unfinished</em>")});
+    rows[1].push_back({shown_text(runs[i].summary, "strategy")});
+  }
+  for (const Figure& figure : key_figures()) {
+    const auto has = [&](const RunData& run) {
+      return number_in(run.summary, figure.key).has_value();
+    };
+    if (std::none_of(runs.begin(), runs.end(), has)) continue;
+    std::vector<Cell>& row = rows.emplace_back();
+    row.push_back({std::string(figure.label)});
+    for (size_t i = 0; i < runs.size(); ++i) {
+      const std::string text = figure_text(number_in(runs[i].summary, figure.key), figure.unit);
+      row.push_back({html_escape(text), best_run(runs, figure) == i});
+    }
+  }
+  std::vector<Cell>& row = rows.emplace_back();
+  row.push_back({"Bytes against the first run"});
+  for (const RunData& run : runs) {
+    const auto ratio = bytes_ratio(run, runs.front());
     std::array<char, 32> text{};
     if (ratio) std::snprintf(text.data(), text.size(), "%.3g×", *ratio);
-    html += concat("<td>", ratio ? text.data() : "–", "</td></tr>");
+    row.push_back({ratio ? text.data() : "–"});
   }
-  return html + "</tbody></table></div></section>";
+  return "<section><h2>Key figures</h2>" + table_of(rows, runs.size() <= kMaxRunColumns) +
+         "</section>";
 }
 
 void flatten(const Json& value, const std::string& path, std::map<std::string, std::string>& out) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdio>
 #include <map>
 
@@ -48,7 +49,7 @@ Json summary_from_metrics(const std::vector<Json>& metrics) {
     summary["wall_seconds"] = *wall;
     if (*wall > 0 && updates > 0) summary["client_updates_per_second"] = updates / *wall;
   }
-  summary["client_updates"] = updates;
+  if (updates > 0) summary["client_updates"] = updates;
   summary["clients_failed"] = failed;
   summary["train_seconds"] = train_seconds;
   if (peak > 0) summary["peak_rss_bytes"] = peak;
@@ -121,6 +122,9 @@ std::string figure_text(std::optional<double> value, Unit unit) {
     case Unit::kSeconds:
       return human_seconds(*value);
     case Unit::kCount:
+      // Counts that are short anyway are shown to the last one.
+      if (*value == std::floor(*value) && std::fabs(*value) < 100'000)
+        return concat(static_cast<int64_t>(*value));
       return human_count(*value);
     case Unit::kNumber:
       break;

@@ -34,12 +34,17 @@
     number: digits,
   };
   const unitOf = (key) => {
-    if (/accuracy|_ratio$|_share$|_fraction$/.test(key)) return "fraction";
+    if (/accuracy|_share$|_fraction$/.test(key)) return "fraction";
     if (/bytes/.test(key)) return "bytes";
     if (/seconds$/.test(key)) return "seconds";
     if (/^macs|^clients|^num_|_count$/.test(key)) return "count";
     return "number";
   };
+
+  // Distances of axis marks: whole rounds, and times that are whole in the unit they are shown in.
+  const timeSteps = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 900,
+    1800, 3600, 7200, 10800, 21600, 43200, ...[1, 2, 5, 10, 20, 50, 100].map((days) => days * 86400)];
+  const wholeSteps = [0, 1, 2, 3, 4, 5, 6].flatMap((power) => [1, 2, 5].map((first) => first * 10 ** power));
 
   // A column of one run; bytes down and up together are derived here.
   const column = (run, key) => {
@@ -90,10 +95,13 @@
             let low = 0, high = xs.length - 1;
             while (high - low > 1) { const middle = (low + high) >> 1; if (xs[middle] <= at) low = middle; else high = middle; }
             const index = Math.abs(xs[low] - at) <= Math.abs(xs[high] - at) ? low : high;
+            // Before its first and after its last point, a run has nothing to say here.
+            const inside = at >= xs[0] && at <= xs[xs.length - 1];
+            if (!inside && Math.abs(plot.valToPos(xs[index], "x") - left) > 10) return;
             if (place === null || Math.abs(xs[index] - at) < Math.abs(place - at)) place = xs[index];
             lines.push([series.color, series.label, ys[index]]);
           });
-          if (place === null) return;
+          if (place === null) { tip.style.display = "none"; return; }
           element("b", element("div", tip), "", (spec.x === "round" ? "round " : "") + units[spec.x === "round" ? "number" : unitOf(spec.x)](place));
           for (const [index, label, value] of lines) {
             const row = element("div", tip);
@@ -102,7 +110,8 @@
           }
           tip.style.display = "block";
           const flip = left > plot.over.clientWidth / 2;
-          tip.style.left = (flip ? left - tip.offsetWidth - 12 : left + 12) + "px";
+          const wanted = flip ? left - tip.offsetWidth - 12 : left + 12;
+          tip.style.left = Math.max(-plot.over.offsetLeft, Math.min(wanted, plot.over.clientWidth + 16 - tip.offsetWidth)) + "px";
           tip.style.top = Math.max(0, Math.min(top + 10, plot.over.clientHeight - tip.offsetHeight)) + "px";
         },
       },
@@ -110,6 +119,12 @@
   };
 
   let plots = [];
+  const widthOf = (box) => Math.max(box.clientWidth - 20, 120);
+  const watcher = new ResizeObserver(() => {
+    for (const { plot, box } of plots) {
+      if (plot.width !== widthOf(box)) plot.setSize({ width: widthOf(box), height: 215 });
+    }
+  });
   const draw = (parent, spec, title, detail) => {
     const box = element("div", parent, "chart");
     const heading = element("h3", box, "", title + " ");
@@ -131,23 +146,42 @@
         return splits.map((value) => (value == null ? null : units[unit](value, spec.log && unit === unitOf(spec.x) ? value : largest)));
       },
     });
-    const few = Math.max(...spec.series.map((series) => series.data[0].length)) < 2;
+    // Marks of a logarithmic axis: the decades, and 2 and 5 between them when there are few.
+    const decades = (plot, index, low, high) => {
+      const firsts = high / low > 100 ? [1] : [1, 2, 5], out = [];
+      for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); ++power) {
+        for (const first of firsts) {
+          const value = first * 10 ** power;
+          if (value >= low && value <= high) out.push(value);
+        }
+      }
+      return out;
+    };
+    const places = joined[0], first = places[0], few = places.length < 2;
     const xUnit = spec.x === "round" ? "number" : unitOf(spec.x);
+    const place = { ...axis(xUnit, 30), space: spec.x === "round" ? 50 : 64 };
+    if (xUnit === "seconds") place.incrs = timeSteps;
+    if (spec.x === "round") place.incrs = wholeSteps;
+    if (spec.log) Object.assign(place, { splits: decades, filter: (plot, splits) => splits });
+    // A little air around a logarithmic curve, rather than whole decades; around a single point, something at all.
+    const range = few ? () => (first > 0 ? [first * 0.5, first * 1.5] : [first - 1, first + 1])
+      : spec.log ? (u, low, high) => [low * 0.85, high * 1.2] : undefined;
     const plot = new uPlot({
-      width: Math.max(box.clientWidth - 20, 120), height: 215, padding: [8, 14, 0, 0], legend: { show: false },
+      width: widthOf(box), height: 215, padding: [8, 20, 0, 0], legend: { show: false },
       scales: {
-        x: { time: false, distr: spec.log ? 3 : 1, range: few ? (u, low) => [low * 0.5, low * 1.5 || 1] : undefined },
+        x: { time: false, distr: spec.log ? 3 : 1, range },
         y: { range: { min: { pad: 0.06 }, max: { pad: 0.06 } } },
       },
-      axes: [{ ...axis(xUnit, 30), space: spec.x === "round" ? 50 : 64 }, { ...axis(spec.unit, 58), space: 34 }],
+      axes: [place, { ...axis(spec.unit, 58), space: 34 }],
       cursor: { points: { size: 6 }, y: false },
       series: [{}, ...spec.series.map((series) => ({
         label: series.label, stroke: color("s" + (series.color % 8)), width: 1.75, spanGaps: true,
-        dash: series.color >= 8 ? [6, 4] : undefined, points: { show: few || undefined, size: 4 },
+        dash: series.dash ? [6, 4] : undefined, points: { show: few || undefined, size: few ? 7 : 4 },
       }))],
       plugins: [tooltip(spec)],
     }, joined, box);
     plots.push({ plot, box });
+    watcher.observe(box);
   };
 
   const labels = {
@@ -159,7 +193,10 @@
     const out = [];
     runs.forEach((run, r) => keys.forEach((key, k) => {
       const data = curve(run, xKey, key, log);
-      if (data[0].length) out.push({ data, color: several ? r : k, label: several ? run.name : labels[key] ?? key });
+      if (!data[0].length) return;
+      // Dashed: a color that is used twice, and the bytes up, which often equal the bytes down.
+      const dash = several ? r >= 8 : key === "bytes_up";
+      out.push({ data, color: several ? r : k, label: several ? run.name : labels[key] ?? key, dash });
     }));
     return out;
   };
@@ -180,6 +217,7 @@
   let logBytes = several && Math.max(...totals) > 6 * Math.min(...totals);
 
   const render = () => {
+    watcher.disconnect();
     plots.forEach(({ plot }) => plot.destroy());
     plots = [];
     const parent = document.getElementById("charts");
@@ -232,9 +270,4 @@
 
   render();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
-  let pending;
-  addEventListener("resize", () => {
-    clearTimeout(pending);
-    pending = setTimeout(() => plots.forEach(({ plot, box }) => plot.setSize({ width: Math.max(box.clientWidth - 20, 120), height: 215 })), 80);
-  });
 })();
