@@ -129,6 +129,37 @@ TEST_P(GraphNets, FusedUpdateEqualsGradientThenStep) {
   }
 }
 
+// bf16 has 8 significant bits: losses agree to about a percent, gradients point the same way,
+// logits keep their order of size.
+TEST_P(GraphNets, Bf16StaysNearFp32) {
+  const Graph graph = graph_of(GetParam());
+  const Problem problem(graph, GetParam().batch);
+  GraphNet exact(graph, Type::kFloat), rough(graph, Type::kBf16);
+  ParameterSet a = problem.weights, b = problem.weights, exact_gradient(graph.layout),
+               rough_gradient(graph.layout);
+  const BatchSums x = exact.train(problem.batch, a.values(), exact_gradient.values(), nullptr);
+  const BatchSums y = rough.train(problem.batch, b.values(), rough_gradient.values(), nullptr);
+  EXPECT_NEAR(x.loss, y.loss, 0.03 * x.loss);
+  double product = 0;
+  for (size_t i = 0; i < exact_gradient.size(); ++i) {
+    product += static_cast<double>(exact_gradient.values()[i]) *
+               static_cast<double>(rough_gradient.values()[i]);
+  }
+  // Cosine. Deep nets with random weights, a tiny batch and a normalization after every layer
+  // amplify rounding.
+  const double cosine = product / norm(exact_gradient.values()) / norm(rough_gradient.values());
+  const std::string& name = GetParam().name;
+  EXPECT_GT(cosine, name == "resnet56" ? 0.8 : name == "resnet20" || name == "vgg11" ? 0.95 : 0.99);
+  const BatchSums u = exact.evaluate(problem.batch, problem.weights.values());
+  const BatchSums v = rough.evaluate(problem.batch, problem.weights.values());
+  EXPECT_NEAR(u.loss, v.loss, 0.03 * u.loss);
+  for (const ParameterInfo& tensor : graph.layout->tensors()) {
+    if (tensor.role == Role::kStatistic) {
+      EXPECT_LT(distance(b.values(tensor), a.values(tensor)), 0.02) << tensor.name;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     All, GraphNets,
     testing::Values(
