@@ -81,7 +81,7 @@ void encode_message(const ParameterSet& x, Key key, std::span<const Pipeline> pi
     const auto size32 = static_cast<uint32_t>(size);
     std::memcpy(out.data() + size_at[t], &size32, sizeof(size32));
   }
-  writer.put(crc32(std::span(out).subspan(start)));
+  writer.put(checksum32(std::span(out).subspan(start)));
 }
 
 MessageHeader read_header(std::span<const uint8_t> message) {
@@ -94,7 +94,7 @@ MessageHeader read_header(std::span<const uint8_t> message) {
   }
   if (reader.remaining() < kChecksumSize) fail(kMessageWhere, "truncated: no checksum");
   const auto body = message.first(message.size() - kChecksumSize);
-  if (ByteReader(message.last(kChecksumSize), kMessageWhere).get<uint32_t>() != crc32(body)) {
+  if (ByteReader(message.last(kChecksumSize), kMessageWhere).get<uint32_t>() != checksum32(body)) {
     fail(kMessageWhere, "checksum mismatch: the message was damaged or cut short");
   }
 
@@ -179,7 +179,7 @@ uint32_t layout_fingerprint(const ParameterLayout& layout) {
     put_varint(text, tensor.shape.size());
     for (const int64_t size : tensor.shape) put_varint(text, static_cast<uint64_t>(size));
   }
-  return crc32(text);
+  return checksum32(text);
 }
 
 }  // namespace espalier::codec

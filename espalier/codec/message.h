@@ -53,7 +53,7 @@ void decode_payloads(const MessageHeader& header, std::span<const Pipeline> pipe
 // Messages of more than `max_values` values are refused before anything is allocated for them.
 ParameterSet decode_any(std::span<const uint8_t> message, uint64_t max_values = uint64_t{1} << 26);
 
-// CRC-32 of names, shapes and roles.
+// checksum32 of names, shapes and roles.
 uint32_t layout_fingerprint(const ParameterLayout& layout);
 
 }  // namespace espalier::codec
