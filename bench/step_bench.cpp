@@ -1,0 +1,253 @@
+// Training steps of our Trainer against libtorch's default behaviour: contiguous tensors, default
+// heap, autograd, torch::optim::SGD; BLAS held to one thread in both. The baseline runs in a child
+// process of this program, so that our heap settings do not help it; the two are run in turns and
+// medians compared.
+//
+//   step_bench [--json] [--rounds N] [--only NAME]
+#include <dlfcn.h>
+#include <torch/torch.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <iostream>
+#include <optional>
+
+#include "espalier/base/clock.h"
+#include "espalier/base/options.h"
+#include "espalier/train/models.h"
+#include "espalier/train/trainer.h"
+
+namespace espalier::train {
+namespace {
+
+struct Case {
+  std::string model;
+  std::vector<int64_t> shape;
+  int64_t batch;
+};
+const std::vector<Case>& cases() {
+  static const std::vector<Case> all = {
+      {"mlp", {1, 28, 28}, 10},     {"cnn", {1, 28, 28}, 10},     {"cnn-cifar", {3, 32, 32}, 10},
+      {"resnet8", {3, 32, 32}, 16}, {"resnet8", {3, 32, 32}, 64}, {"resnet20", {3, 32, 32}, 16},
+      {"resnet20", {3, 32, 32}, 64}};
+  return all;
+}
+
+constexpr double kMinSeconds = 0.3;
+
+Graph graph_of(const Case& c) {
+  ModelOptions options;
+  options.name = c.model;
+  DataSpec data;
+  data.sample_shape = c.shape;
+  data.num_classes = 10;
+  return std::move(*build_graph(options, data));
+}
+
+// --- the baseline: what a person writes with libtorch's C++ interface
+// -------------------------------------------------------
+
+struct TorchModuleImpl : torch::nn::Module {
+  explicit TorchModuleImpl(Graph g) : graph(std::move(g)) {
+    for (const Node& n : graph.nodes) {
+      const std::string name = concat("node", layers.size());
+      switch (n.op) {
+        case Op::kConv:
+          layers.emplace_back(torch::nn::Sequential(
+              torch::nn::Conv2d(torch::nn::Conv2dOptions(n.in.channels, n.out.channels, n.kernel)
+                                    .stride(n.stride)
+                                    .padding(n.padding)
+                                    .bias(n.bias != kNone))));
+          break;
+        case Op::kLinear:
+          layers.emplace_back(torch::nn::Sequential(torch::nn::Linear(n.in.size(), n.out.size())));
+          break;
+        case Op::kBatchNorm:
+          layers.emplace_back(torch::nn::Sequential(torch::nn::BatchNorm2d(n.in.channels)));
+          break;
+        default:
+          layers.emplace_back(torch::nn::Sequential());
+      }
+      register_module(name, layers.back());
+    }
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    std::vector<torch::Tensor> values;
+    for (size_t i = 0; i < layers.size(); ++i) {
+      const Node& n = graph.nodes[i];
+      torch::Tensor y = n.input == kGraphInput ? x : values[static_cast<size_t>(n.input)];
+      if (n.op == Op::kMaxPool) {
+        y = torch::max_pool2d(y, n.kernel);
+      } else if (n.op == Op::kFlatten) {
+        y = y.flatten(1);
+      } else if (n.op == Op::kGlobalAverage) {
+        y = y.mean({2, 3});
+      } else {
+        y = layers[i]->forward(y);
+      }
+      if (n.residual >= 0) y = y + values[static_cast<size_t>(n.residual)];
+      values.push_back(n.relu ? torch::relu(y) : y);
+    }
+    return values.back();
+  }
+  Graph graph;
+  std::vector<torch::nn::Sequential> layers;
+};
+TORCH_MODULE(TorchModule);
+
+double baseline_seconds(const Case& c) {
+  const Graph graph = graph_of(c);
+  TorchModule model(graph);
+  torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(0.01));
+  const torch::Tensor x = torch::randn({c.batch, c.shape[0], c.shape[1], c.shape[2]});
+  const torch::Tensor labels = torch::randint(10, {c.batch});
+  const auto step = [&] {
+    optimizer.zero_grad();
+    torch::nn::functional::cross_entropy(model->forward(x), labels).backward();
+    optimizer.step();
+  };
+  for (int i = 0; i < 3; ++i) step();
+  const Stopwatch watch;
+  int steps = 0;
+  for (; steps < 3 || watch.seconds() < kMinSeconds; ++steps) step();
+  return watch.seconds() / steps;
+}
+
+void one_blas_thread() {
+  if (void* symbol = dlsym(RTLD_DEFAULT, "openblas_set_num_threads"); symbol != nullptr) {
+    reinterpret_cast<void (*)(int)>(symbol)(1);
+  }
+}
+
+// --- ours, gathering included
+// -------------------------------------------------------------------------------------------------
+
+class Ours {
+ public:
+  Ours(const Case& c, const std::string& precision) : batch_(c.batch) {
+    set_.name = "bench";
+    set_.sample_shape = c.shape;
+    set_.num_classes = 10;
+    set_.mean.assign(static_cast<size_t>(c.shape[0]), 0.5f);
+    set_.stddev.assign(static_cast<size_t>(c.shape[0]), 0.25f);
+    Stream stream(Key(1));
+    const size_t count = 2000;
+    set_.pixels.resize(count * set_.sample_size());
+    for (uint8_t& pixel : set_.pixels) pixel = static_cast<uint8_t>(stream.u32());
+    for (size_t i = 0; i < count; ++i)
+      set_.labels.push_back(static_cast<int32_t>(stream.below(10)));
+    set_.validate();
+    ModelOptions options;
+    options.name = c.model;
+    trainer_ = make_trainer(options, spec_of(set_), precision, "cpu");
+    ParameterSet weights(trainer_->layout());
+    trainer_->initialize(Key(2), weights);
+    trainer_->load(weights);
+    run(3);
+  }
+  double seconds() {
+    const Stopwatch watch;
+    int64_t steps = 0;
+    while (steps < 3 || watch.seconds() < kMinSeconds) steps += run(steps_per_fit());
+    return watch.seconds() / static_cast<double>(steps);
+  }
+
+ private:
+  int64_t steps_per_fit() const { return std::max<int64_t>(1, 600 / batch_); }
+  int64_t run(int64_t steps) {
+    std::vector<uint32_t> samples(static_cast<size_t>(steps * batch_));
+    for (size_t i = 0; i < samples.size(); ++i) samples[i] = static_cast<uint32_t>(i % set_.size());
+    TrainOptions options;
+    options.lr = 0.01;
+    options.batch_size = batch_;
+    trainer_->fit(set_, samples, options, {}, Key(3));
+    return steps;
+  }
+
+  int64_t batch_;
+  data::Dataset set_;
+  std::unique_ptr<Trainer> trainer_;
+};
+
+// Runs this program again as the baseline of case `index`.
+double child_seconds(const char* program, size_t index) {
+  const std::string command = concat(program, " --baseline ", index);
+  FILE* pipe = popen(command.c_str(), "r");
+  double seconds = 0;
+  if (pipe == nullptr || std::fscanf(pipe, "%lf", &seconds) != 1 || pclose(pipe) != 0) {
+    fail("bench/step", "the baseline did not run (", command, ")");
+  }
+  return seconds;
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+}  // namespace
+}  // namespace espalier::train
+
+int main(int argc, char** argv) {
+  using namespace espalier;
+  using namespace espalier::train;
+  bool json = false;
+  size_t rounds = 5;
+  std::string only;
+  for (int i = 1; i < argc; ++i) {
+    const std::string arg = argv[i];
+    if (arg == "--json") {
+      json = true;
+    } else if (arg == "--rounds" && i + 1 < argc) {
+      rounds = std::max<size_t>(1, std::stoul(argv[++i]));
+    } else if (arg == "--only" && i + 1 < argc) {
+      only = argv[++i];
+    } else if (arg == "--baseline" && i + 1 < argc) {
+      at::set_num_threads(1);
+      one_blas_thread();
+      std::printf("%.9f\n", baseline_seconds(cases().at(std::stoul(argv[++i]))));
+      return 0;
+    } else {
+      std::cerr << "usage: step_bench [--json] [--rounds N] [--only MODEL]\n";
+      return 2;
+    }
+  }
+  configure_process();
+  Json rows = Json::array();
+  if (!json)
+    std::printf("%-10s %5s | %10s | %10s %6s | %10s %6s\n", "model", "batch", "libtorch", "fp32",
+                "ratio", "bf16", "ratio");
+  for (size_t c = 0; c < cases().size(); ++c) {
+    const Case& bench = cases()[c];
+    if (!only.empty() && bench.model != only) continue;
+    Ours fp32(bench, "fp32");
+    std::optional<Ours> bf16;
+    try {
+      bf16.emplace(bench, "bf16");
+    } catch (const Error&) {
+      // a processor without it
+    }
+    std::vector<double> theirs, ours, rough;
+    for (size_t r = 0; r < rounds; ++r) {
+      theirs.push_back(child_seconds(argv[0], c));
+      ours.push_back(fp32.seconds());
+      rough.push_back(bf16 ? bf16->seconds() : 0);
+    }
+    const double base = median(theirs), single = median(ours), half = median(rough);
+    rows.push_back({{"model", bench.model},
+                    {"batch", bench.batch},
+                    {"libtorch_seconds", base},
+                    {"fp32_seconds", single},
+                    {"bf16_seconds", half}});
+    if (!json) {
+      std::printf("%-10s %5d | %8.1f us | %8.1f us %5.2fx | %8.1f us %5.2fx\n", bench.model.c_str(),
+                  static_cast<int>(bench.batch), 1e6 * base, 1e6 * single, base / single,
+                  1e6 * half, half > 0 ? base / half : 0);
+      std::fflush(stdout);
+    }
+  }
+  if (json) std::cout << rows.dump(1) << "\n";
+  return 0;
+}
