@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "espalier/base/bytes.h"
+#include "espalier/codec/eden_pack.h"
 
 // EDEN: each rotated coordinate to the nearest Lloyd–Max centroid of N(0,1), one scale per block
 // (Vargaftik et al., "EDEN: Communication-efficient and robust distributed mean estimation", ICML
@@ -17,9 +18,9 @@
 // for sparse or peaky blocks, two are in practice (see the tests). How we differ: blocks, a 16-bit
 // scale (entropy_scale.h), any number of levels L ≥ 2.
 //
-// Bytes: per block a scale (u16); then the indices of all blocks densely packed. A power of two of
-// levels takes log2 L bits per index; otherwise groups of g indices are one base-L number in w
-// bits, (g, w) the least wasteful with w ≤ 56 (L = 3: 1.6 bits, L = 6: 2.59).
+// Bytes: the scales of all blocks (u16; 0 for a block of zeros); then per block its indices,
+// densely packed (eden_pack.h): log2 L bits each for a power of two, else nearly (L = 3: 1.6 bits,
+// L = 6: 2.59).
 namespace espalier::codec {
 
 enum class EdenScale { kUnbiased, kBiased };
@@ -38,21 +39,20 @@ class EdenCode {
 
   // Exact size for n coordinates in blocks of `block` (the last may be shorter).
   size_t encoded_bytes(size_t n, size_t block) const;
-  // Appends encoded_bytes(x.size(), block) bytes. Throws Error when a value is NaN or infinite.
+  // Appends encoded_bytes(x.size(), block) bytes. block: at most 4096. Throws Error when a value is
+  // NaN or infinite.
   void encode(std::span<const float> x, size_t block, Bytes& out) const;
   // `in` must be exactly encoded_bytes(out.size(), block) long; throws Error otherwise and on
   // impossible scales or indices.
   void decode(std::span<const uint8_t> in, size_t block, std::span<float> out) const;
 
  private:
-  void quantize_block(std::span<const float> x, uint8_t* indices, uint16_t& scale) const;
-
   EdenScale scale_;
   size_t levels_;
+  IndexPacking packing_;
   double mse_;
-  size_t group_indices_, group_bits_;
   std::vector<float> centroids_, thresholds_;
-  std::vector<uint8_t> grid_;  // first guess of the index, by the coordinate in 1/64 units
+  std::vector<int32_t> grid_;
 };
 
 }  // namespace espalier::codec

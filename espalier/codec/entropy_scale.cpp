@@ -35,9 +35,8 @@ double striped_sum(size_t n, Term term) {
 
 uint16_t encode_scale(double scale) {
   ESPALIER_CHECK(scale >= 0, scale);
-  if (scale == 0) return 0;
-  const double clamped = std::clamp(scale, 0x1p-120, 0x1p120);
-  const auto bits = std::bit_cast<uint32_t>(static_cast<float>(clamped));
+  if (scale < 0x1p-120) return 0;
+  const auto bits = std::bit_cast<uint32_t>(static_cast<float>(std::min(scale, 0x1p120)));
   return static_cast<uint16_t>((bits + (1u << (kCodeShift - 1))) >> kCodeShift);
 }
 

@@ -8,9 +8,9 @@
 // mantissa bit here.
 namespace espalier::codec {
 
-// Code 0 is zero, the code of an all-zero block. Positive scales are clamped to [2^-120, 2^120]:
-// their reciprocals and their multiples by a few thousand stay finite. The nearest code, ties away
-// from zero.
+// Code 0 is zero: the block is lost, which also befalls scales below 2^-120. Scales above 2^120
+// become 2^120. So reciprocals of scales and their multiples by a few thousand stay finite. The
+// nearest code, ties away from zero.
 uint16_t encode_scale(double scale);
 // Throws Error for a code that encode_scale cannot give.
 float decode_scale(uint16_t code);
