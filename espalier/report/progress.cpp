@@ -53,7 +53,20 @@ bool terminal_is_capable() {
 
 std::string loss_text(double loss) {
   std::array<char, 32> buffer{};
-  std::snprintf(buffer.data(), buffer.size(), "%.4g", loss);
+  std::snprintf(buffer.data(), buffer.size(), loss < 1000 ? "%.3f" : "%.3g", loss);
+  return buffer.data();
+}
+
+// A clock that keeps its width from second to second: "0:07", "12:34", "1:02:03".
+std::string clock_text(double seconds) {
+  const auto total = static_cast<uint64_t>(std::max(seconds, 0.0) + 0.5);
+  std::array<char, 48> buffer{};
+  if (total < 3600) {
+    std::snprintf(buffer.data(), buffer.size(), "%llu:%02llu", total / 60ULL, total % 60ULL);
+  } else {
+    std::snprintf(buffer.data(), buffer.size(), "%llu:%02llu:%02llu", total / 3600ULL,
+                  total / 60ULL % 60, total % 60ULL);
+  }
   return buffer.data();
 }
 
@@ -102,45 +115,39 @@ std::optional<double> Progress::seconds_left() const {
   return std::max(left, 0.0);
 }
 
-std::string Progress::status() const {
-  std::string text;
-  if (accuracy_) text += "  accuracy " + human_percent(*accuracy_);
-  if (loss_) text += "  loss " + loss_text(*loss_);
-  return text;
-}
-
 std::string Progress::bar_line(size_t columns) const {
-  const std::string total = options_.rounds > 0 ? concat("/", options_.rounds) : "";
-  std::string head = concat("round ", round_, total);
-  const double inside =
-      clients_total_ > 0 ? static_cast<double>(clients_done_) / static_cast<double>(clients_total_)
-                         : 0;
-  // In order of importance: what does not fit is left out from the end.
-  std::vector<std::string> parts;
-  const auto left = seconds_left();
-  if (accuracy_) parts.push_back(human_percent(*accuracy_));
-  if (left) parts.push_back(human_seconds(std::round(*left)) + " left");
-  if (loss_) parts.push_back("loss " + loss_text(*loss_));
-  if (clients_total_ > 0) parts.push_back(concat("clients ", clients_done_, "/", clients_total_));
-  if (bytes_ > 0) parts.push_back(human_bytes(bytes_));
-  parts.push_back(human_seconds(std::round(elapsed())));
-
-  std::string tail;
-  size_t used = head.size();
-  for (const std::string& part : parts) {
-    if (used + 2 + part.size() >= columns) break;
-    tail += "  " + part;
-    used += 2 + part.size();
-  }
-  // The bar takes what is left, between 6 and 40 cells.
-  if (options_.rounds > 0 && used + 8 < columns) {
+  // While clients are at work, the round meant is the one they work on.
+  const uint64_t shown = clients_total_ > 0 ? round_ + 1 : round_;
+  std::string line = concat("round ", shown);
+  if (options_.rounds > 0) line += concat("/", options_.rounds);
+  // The width of the bar depends on the terminal alone, so that nothing jumps when the figures
+  // change.
+  if (options_.rounds > 0 && columns >= 50) {
+    const double inside = clients_total_ > 0 ? static_cast<double>(clients_done_) /
+                                                   static_cast<double>(clients_total_)
+                                             : 0;
     const double fraction =
         (static_cast<double>(round_) + inside) / static_cast<double>(options_.rounds);
-    head += "  " + bar_text(fraction, std::min<size_t>(40, columns - used - 3), *options_.utf8);
+    line += "  " + bar_text(fraction, std::min<size_t>(40, columns / 4), *options_.utf8);
   }
-  if (head.size() >= columns && tail.empty())
-    head.resize(std::min(head.size(), columns > 0 ? columns - 1 : 0));
-  return head + tail;
+  // In order of importance: what does not fit is left out.
+  std::vector<std::string> parts;
+  if (accuracy_) parts.push_back(human_percent(*accuracy_));
+  std::string time = clock_text(elapsed());
+  if (const auto left = seconds_left()) time += " (" + clock_text(*left) + " left)";
+  parts.push_back(time);
+  if (loss_) parts.push_back("loss " + loss_text(*loss_));
+  if (bytes_ > 0) parts.push_back(human_bytes(bytes_));
+  if (clients_total_ > 0) parts.push_back(concat("clients ", clients_done_, "/", clients_total_));
+  size_t used = display_width(line);
+  for (const std::string& part : parts) {
+    if (used + 2 + part.size() >= columns) continue;
+    line += "  " + part;
+    used += 2 + part.size();
+  }
+  // Only a line without a bar, which is ASCII, can be too long.
+  if (used >= columns) line.resize(columns > 0 ? columns - 1 : 0);
+  return line;
 }
 
 void Progress::draw_bar(bool force) {
@@ -191,7 +198,10 @@ void Progress::finish_round(const Json& metrics) {
   const double up = number_in(metrics, "bytes_up_total").value_or(0);
   bytes_ = down + up;
   if (options_.mode == ProgressMode::kBar) {
-    draw_bar(round_ == options_.rounds);
+    // A finished round is shown at once, unless rounds are faster than the eye.
+    const bool slow = round_start_ - last_round_draw_ >= kRedrawSeconds;
+    if (slow) last_round_draw_ = round_start_;
+    draw_bar(slow || round_ == options_.rounds);
     return;
   }
   std::string line = concat("round ", round_);

@@ -58,13 +58,13 @@ class Progress {
   void draw_bar(bool force);
   void clear_bar();
   std::string bar_line(size_t columns) const;
-  std::string status() const;
   double elapsed() const { return options_.now() - start_; }
   std::optional<double> seconds_left() const;
 
   ProgressOptions options_;
   std::mutex mutex_;
-  double start_ = 0, last_draw_ = -1, round_start_ = 0, next_client_line_ = 2;
+  double start_ = 0, last_draw_ = -1, last_round_draw_ = -1, round_start_ = 0,
+         next_client_line_ = 2;
   uint64_t round_ = 0;  // finished
   uint64_t clients_done_ = 0, clients_total_ = 0;
   std::optional<double> accuracy_, loss_;

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <thread>
+#include <vector>
 
 #include "espalier/report/human.h"
 
@@ -53,11 +55,11 @@ TEST(Progress, PlainLinesOnePerRound) {
   progress.finish_round(round_line(1));
   EXPECT_EQ(
       screen.text,
-      "round 1/4  accuracy 50.00%  loss 1.25  3.00 MB down  1.00 MB up  10.0 s  30.0 s left\n");
+      "round 1/4  accuracy 50.00%  loss 1.250  3.00 MB down  1.00 MB up  10.0 s  30.0 s left\n");
   screen.text.clear();
   screen.time += 10;
   progress.finish_round({{"round", 2}, {"train_loss", 0.75}});
-  EXPECT_EQ(screen.text, "round 2/4  train loss 0.75  0 B down  0 B up  20.0 s  20.0 s left\n");
+  EXPECT_EQ(screen.text, "round 2/4  train loss 0.750  0 B down  0 B up  20.0 s  20.0 s left\n");
   progress.finish();
   EXPECT_THAT(screen.text, EndsWith("left\n")) << "nothing more is said at the end";
 }
@@ -86,7 +88,8 @@ TEST(Progress, TheBarFitsEveryWidth) {
     progress.update_clients(3, 10);
     EXPECT_LT(display_width(screen.last_line()), width) << screen.last_line();
     if (width >= 120) {
-      EXPECT_THAT(screen.last_line(), HasSubstr("━"));
+      EXPECT_THAT(screen.last_line(), StartsWith("round 61/120  ━"));
+      EXPECT_THAT(screen.last_line(), HasSubstr("1:16 (1:14 left)"));
       EXPECT_THAT(screen.last_line(), HasSubstr("clients 3/10"));
       EXPECT_THAT(screen.last_line(), HasSubstr("240 MB"));
     }
@@ -117,6 +120,19 @@ TEST(Progress, RedrawsAreLimitedToTenPerSecond) {
   }
   EXPECT_LE(std::count(screen.text.begin(), screen.text.end(), '\r'), 11);
   EXPECT_GE(std::count(screen.text.begin(), screen.text.end(), '\r'), 8);
+}
+
+TEST(Progress, MayBeCalledByManyThreads) {
+  Screen screen;
+  Progress progress(screen.options(ProgressMode::kLines, 1));
+  std::vector<std::jthread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (uint64_t i = 0; i < 500; ++i) progress.note("line");
+    });
+  }
+  threads.clear();
+  EXPECT_EQ(screen.text.size(), 4u * 500u * 5u);
 }
 
 TEST(Progress, AResumedRunEstimatesFromItsOwnRounds) {
