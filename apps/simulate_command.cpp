@@ -1,3 +1,4 @@
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
@@ -50,7 +51,10 @@ fs::path default_folder(const fs::path& config) {
 void write_reports(const report::RunFolder& folder) {
   const report::RunData run = report::load_run(folder.path());
   {
-    report::EventWriter events(folder.events_path(), 0);
+    // The run started its wall clock this long ago; a resumed run counts on.
+    const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+    const double wall = run.metrics.empty() ? 0 : report::number_in(run.metrics.back(), "wall_seconds").value_or(0);
+    report::EventWriter events(folder.events_path(), now - wall);
     for (const Json& line : run.metrics) events.add(line);
   }
   report::write_html({run}, folder.report_path());

@@ -34,6 +34,9 @@ class Simulation {
   // the folder and shown by `progress`.
   void run(report::Progress* progress, const volatile std::sig_atomic_t* stop);
 
+  // One round, without folder and progress: for benchmarks.
+  round::RoundRecord step() { return loop_->run_round(); }
+
   bool finished() const { return loop_->finished(); }
   Json summary() const;
   const round::RoundLoop& loop() const { return *loop_; }

@@ -140,7 +140,7 @@ SafetensorsFile SafetensorsFile::parse(Bytes bytes, std::string_view where) {
       }
       continue;
     }
-    const auto bad = [&](std::string_view what) { fail(where, "tensor '", name, "': ", what); };
+    const auto bad = [&, &name = name](std::string_view what) { fail(where, "tensor '", name, "': ", what); };
     if (!entry.is_object() || !entry.contains("dtype") || !entry.contains("shape") || !entry.contains("data_offsets")) {
       bad("expected dtype, shape and data_offsets");
     }
