@@ -8,14 +8,24 @@ StageRow hadamard_row();
 StageRow kashin_row();
 StageRow subsample_row();
 StageRow quantize_row();
+StageRow eden_row();
+StageRow dithered_row();
 StageRow topk_row();
 StageRow randomk_row();
 StageRow cast_row();
 
 const std::vector<StageRow>& stage_rows() {
   static const std::vector<StageRow> rows = {
-      identity_row(), hadamard_row(), kashin_row(),  subsample_row(),
-      quantize_row(), topk_row(),     randomk_row(), cast_row(),
+      identity_row(),
+      hadamard_row(),
+      kashin_row(),
+      subsample_row(),
+      topk_row(),
+      randomk_row(),
+      quantize_row(),
+      eden_row(),
+      dithered_row(),
+      cast_row(),
   };
   return rows;
 }
