@@ -3,61 +3,60 @@
 #include <cstring>
 
 #include "espalier/base/error.h"
+#include "espalier/base/simd.h"
 #include "espalier/data/dataset.h"
 
 namespace espalier::data {
 
 namespace {
 
-// The 256 normalized values of each channel. Up to kInline channels live on the stack, so that a
-// batch allocates nothing.
-class LookupTable {
+// x = pixel·scale + shift, with the coefficients repeated so often that a block of kBlock values starts with the first channel and
+// the loop over it vectorizes.
+class Normalizer {
  public:
-  explicit LookupTable(const Dataset& dataset) {
+  explicit Normalizer(const Dataset& dataset) : block_(kBlock / dataset.mean.size() * dataset.mean.size()) {
     const size_t channels = dataset.mean.size();
-    float* table = inline_.data();
-    if (channels > kInline) {
-      heap_.resize(channels * 256);
-      table = heap_.data();
+    if (block_ == 0) {  // more channels than a block holds: one pixel is a block
+      block_ = channels;
+      heap_.resize(2 * channels);
     }
-    table_ = table;
-    for (size_t c = 0; c < channels; ++c) {
-      const float mean = dataset.mean[c], stddev = dataset.stddev[c];
-      for (int v = 0; v < 256; ++v) *table++ = (static_cast<float>(v) / 255.0f - mean) / stddev;
+    float* scale = heap_.empty() ? inline_.data() : heap_.data();
+    float* shift = scale + block_;
+    for (size_t i = 0; i < block_; ++i) {
+      const size_t c = i % channels;
+      scale[i] = 1.0f / (255.0f * dataset.stddev[c]);
+      shift[i] = -dataset.mean[c] / dataset.stddev[c];
     }
+    scale_ = scale;
+    shift_ = shift;
   }
-  LookupTable(const LookupTable&) = delete;
-  LookupTable& operator=(const LookupTable&) = delete;
+  Normalizer(const Normalizer&) = delete;
+  Normalizer& operator=(const Normalizer&) = delete;
 
-  // `count` whole pixels. The channel count is a constant in the common cases, so that the inner
-  // loop unrolls.
-  void apply(const uint8_t* in, float* out, size_t count, size_t channels) const {
-    switch (channels) {
-      case 1:
-        return apply_fixed<1>(in, out, count);
-      case 3:
-        return apply_fixed<3>(in, out, count);
-      default:
-        for (size_t i = 0; i < count; ++i) {
-          for (size_t c = 0; c < channels; ++c) *out++ = table_[256 * c + *in++];
-        }
-    }
-  }
+  // `count` values, beginning with the first channel of a pixel.
+  void apply(const uint8_t* in, float* out, size_t count) const { run(in, out, count, block_, scale_, shift_); }
 
  private:
-  static constexpr size_t kInline = 4;
+  static constexpr size_t kBlock = 96;  // a multiple of 1, 2, 3, 4, 6, 8 channels and of 16 lanes
 
-  template <size_t kChannels>
-  void apply_fixed(const uint8_t* __restrict in, float* __restrict out, size_t count) const {
-    const float* table = table_;
-    for (size_t i = 0; i < count; ++i, in += kChannels, out += kChannels) {
-      for (size_t c = 0; c < kChannels; ++c) out[c] = table[256 * c + in[c]];
+  ESPALIER_KERNEL static void run(const uint8_t* __restrict in, float* __restrict out, size_t count, size_t block,
+                                  const float* __restrict scale, const float* __restrict shift) {
+    while (count >= kBlock && block == kBlock) {
+      for (size_t i = 0; i < kBlock; ++i) out[i] = static_cast<float>(in[i]) * scale[i] + shift[i];
+      in += kBlock;
+      out += kBlock;
+      count -= kBlock;
+    }
+    for (size_t i = 0, at = 0; i < count; ++i) {
+      out[i] = static_cast<float>(in[i]) * scale[at] + shift[at];
+      if (++at == block) at = 0;
     }
   }
 
-  alignas(64) std::array<float, kInline * 256> inline_;  // filled as far as it is used
+  size_t block_;
+  alignas(64) std::array<float, 2 * kBlock> inline_;
   std::vector<float> heap_;
-  const float* table_;
+  const float *scale_, *shift_;
 };
 
 // The random changes of one image. Drawn in a fixed order; what is off draws nothing.
@@ -95,7 +94,7 @@ void reverse_pixels(float* row, size_t width, size_t channels) {
   }
 }
 
-void gather_changed(const LookupTable& table, const uint8_t* image, const ImageChange& change,
+void gather_changed(const Normalizer& normalizer, const uint8_t* image, const ImageChange& change,
                     int64_t height, int64_t width, size_t channels, float* out) {
   const int64_t first =
       std::clamp<int64_t>(-change.shift_x, 0, width);  // columns whose source is inside
@@ -110,8 +109,7 @@ void gather_changed(const LookupTable& table, const uint8_t* image, const ImageC
     const auto left = static_cast<size_t>(first) * channels,
                right = static_cast<size_t>(last) * channels;
     std::fill_n(out, left, 0.0f);
-    table.apply(image + static_cast<size_t>(source_y * width + first + change.shift_x) * channels,
-                out + left, static_cast<size_t>(last - first), channels);
+    normalizer.apply(image + static_cast<size_t>(source_y * width + first + change.shift_x) * channels, out + left, right - left);
     std::fill_n(out + right, row_values - right, 0.0f);
     if (change.flip) reverse_pixels(out, static_cast<size_t>(width), channels);
     if (y >= change.cut_top && y < change.cut_bottom) {
@@ -126,15 +124,15 @@ void gather_images(const Dataset& dataset, std::span<const uint32_t> indices,
   const auto channels = static_cast<size_t>(dataset.sample_shape[0]);
   const int64_t height = dataset.sample_shape[1], width = dataset.sample_shape[2];
   const size_t values = dataset.sample_size();
-  const LookupTable table(dataset);
+  const Normalizer normalizer(dataset);
   const bool change = augmentation != nullptr && augmentation->any();
   for (size_t i = 0; i < indices.size(); ++i, out += values) {
     const uint8_t* image = dataset.pixels.data() + indices[i] * values;
     if (change) {
-      gather_changed(table, image, ImageChange(*augmentation, key.child(i), height, width), height,
+      gather_changed(normalizer, image, ImageChange(*augmentation, key.child(i), height, width), height,
                      width, channels, out);
     } else {
-      table.apply(image, out, values / channels, channels);
+      normalizer.apply(image, out, values);
     }
   }
 }

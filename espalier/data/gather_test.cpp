@@ -23,6 +23,12 @@ Dataset random_images(int64_t channels, int64_t height, int64_t width, size_t co
   return dataset;
 }
 
+// The kernel multiplies by a reciprocal: equal but for the last bits; zeros of padding are exact.
+void expect_near(const std::vector<float>& got, const std::vector<float>& expected) {
+  ASSERT_EQ(got.size(), expected.size());
+  for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], expected[i] == 0 ? 2e-7 : 1e-6) << i;
+}
+
 // One pixel at a time, straight from the definitions in dataset.h.
 std::vector<float> plain_gather(const Dataset& dataset, const std::vector<uint32_t>& indices,
                                 const Augmentation* augmentation, Key key) {
@@ -83,10 +89,10 @@ TEST(Gather, MatchesThePlainLoop) {
     std::vector<float> out(indices.size() * dataset.sample_size());
     for (const Augmentation& augmentation : cases) {
       gather(dataset, indices, &augmentation, Key(5), out);
-      EXPECT_EQ(out, plain_gather(dataset, indices, &augmentation, Key(5)));
+      expect_near(out, plain_gather(dataset, indices, &augmentation, Key(5)));
     }
     gather(dataset, indices, nullptr, Key(5), out);
-    EXPECT_EQ(out, plain_gather(dataset, indices, nullptr, Key(5)));
+    expect_near(out, plain_gather(dataset, indices, nullptr, Key(5)));
   }
 }
 

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <functional>
+#include <thread>
 
 #include "espalier/base/error.h"
+#include "espalier/base/simd.h"
 
 namespace espalier {
 
@@ -12,19 +15,27 @@ namespace {
 
 int ceil_log2(double value) { return static_cast<int>(std::ceil(std::log2(std::max(value, 1e-300)))); }
 
-// Rounds to the nearest integer, ties to even, for |value| < 2^51; adding and subtracting 1.5·2^52 in the bit pattern is what
-// compilers vectorize everywhere. Larger values go through llrint.
-inline int64_t round_small(double value) {
+// sums[i] += x[i]·factor, each product rounded to the nearest integer, ties to even. For products below 2^51, adding 1.5·2^52 leaves
+// the integer in the low bits of the pattern, which vectorizes on every machine; add_large takes the rest.
+ESPALIER_KERNEL void add_small(const float* __restrict x, double factor, int64_t* __restrict sums, size_t count) {
   constexpr double kMagic = 6755399441055744.0;  // 1.5·2^52
-  return std::bit_cast<int64_t>(value + kMagic) - std::bit_cast<int64_t>(kMagic);
+  constexpr auto kMagicBits = std::bit_cast<int64_t>(kMagic);
+  for (size_t i = 0; i < count; ++i) {
+    sums[i] += std::bit_cast<int64_t>(static_cast<double>(x[i]) * factor + kMagic) - kMagicBits;
+  }
+}
+
+void add_large(const float* __restrict x, double factor, int64_t* __restrict sums, size_t count) {
+  for (size_t i = 0; i < count; ++i) sums[i] += std::llrint(static_cast<double>(x[i]) * factor);
 }
 
 // For non-negative floats the order of bit patterns is the order of values, with infinity and NaN above everything.
-float largest_magnitude(std::span<const float> x) {
-  uint32_t largest = 0;
-  for (float value : x) largest = std::max(largest, std::bit_cast<uint32_t>(value) & 0x7fffffffu);
+ESPALIER_KERNEL float largest_magnitude_of(const float* x, size_t count) {
+  int32_t largest = 0;
+  for (size_t i = 0; i < count; ++i) largest = std::max(largest, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
   return std::bit_cast<float>(largest);
 }
+float largest_magnitude(std::span<const float> x) { return largest_magnitude_of(x.data(), x.size()); }
 
 }  // namespace
 
@@ -45,7 +56,7 @@ ExactAccumulator::ExactAccumulator(size_t size, uint64_t max_contributions, doub
   scale_ = std::ldexp(1.0, fraction_bits_);
 }
 
-void ExactAccumulator::check(std::span<const float> x, double weight) const {
+float ExactAccumulator::check(std::span<const float> x, double weight) const {
   if (x.size() != size_) fail("params/exact_sum", "expected ", size_, " values, got ", x.size());
   if (!(weight >= 0) || weight > max_weight_) {
     fail("params/exact_sum", "expected a weight from 0 to ", max_weight_, ", got ", weight);
@@ -55,9 +66,10 @@ void ExactAccumulator::check(std::span<const float> x, double weight) const {
     fail("params/exact_sum", "expected finite values of magnitude at most ", kMaxValue, ", got ", largest,
          "; training diverged (lower the learning rate) or the sender is faulty");
   }
+  return largest;
 }
 
-void ExactAccumulator::add_checked(std::span<const float> x, double weight) {
+void ExactAccumulator::add_checked(std::span<const float> x, double weight, float largest) {
   {
     const std::lock_guard lock(totals_mutex_);
     if (contributions_ >= max_contributions_) {
@@ -67,23 +79,15 @@ void ExactAccumulator::add_checked(std::span<const float> x, double weight) {
     weight_sum_ += std::llrint(weight * scale_);
   }
   const double factor = weight * scale_;
-  // The fast rounding holds below 2^51; values are seldom near kMaxValue, so it is decided stripe by stripe.
+  const bool small = factor * static_cast<double>(largest) < 0x1p50;
   const size_t num_stripes = (size_ + kStripe - 1) / kStripe;
   // Start at a place that differs between threads, so that concurrent adders rarely meet.
-  const size_t start = num_stripes == 0 ? 0 : (std::bit_cast<size_t>(x.data()) >> 12) % num_stripes;
+  const size_t start = num_stripes == 0 ? 0 : std::hash<std::thread::id>()(std::this_thread::get_id()) % num_stripes;
   for (size_t i = 0; i < num_stripes; ++i) {
     const size_t stripe = (start + i) % num_stripes;
     const size_t begin = stripe * kStripe, count = std::min(size_ - begin, kStripe);
-    const std::span<const float> part = x.subspan(begin, count);
-    const bool small = factor * static_cast<double>(largest_magnitude(part)) < 0x1p50;
     const std::lock_guard lock(stripes_[stripe]);
-    int64_t* sums = sums_.data() + begin;
-    const float* values = part.data();
-    if (small) {
-      for (size_t j = 0; j < count; ++j) sums[j] += round_small(static_cast<double>(values[j]) * factor);
-    } else {
-      for (size_t j = 0; j < count; ++j) sums[j] += std::llrint(static_cast<double>(values[j]) * factor);
-    }
+    (small ? add_small : add_large)(x.data() + begin, factor, sums_.data() + begin, count);
   }
 }
 

@@ -45,11 +45,12 @@ void RoundSums::add(uint64_t client, const Update& update) {
     }
   }
   // Check everything before adding anything: a client's update counts whole or not at all.
+  std::vector<float> largest;
   for (size_t i = 0; i < targets.size(); ++i) {
-    targets[i]->check(update.payloads[i].values->values(), update.payloads[i].weight);
+    largest.push_back(targets[i]->check(update.payloads[i].values->values(), update.payloads[i].weight));
   }
   for (size_t i = 0; i < targets.size(); ++i) {
-    targets[i]->add_checked(update.payloads[i].values->values(), update.payloads[i].weight);
+    targets[i]->add_checked(update.payloads[i].values->values(), update.payloads[i].weight, largest[i]);
   }
   const std::lock_guard lock(mutex_);
   by_client_[client] = {update.num_samples, update.scalars};
