@@ -16,16 +16,8 @@ StageRow cast_row();
 
 const std::vector<StageRow>& stage_rows() {
   static const std::vector<StageRow> rows = {
-      identity_row(),
-      hadamard_row(),
-      kashin_row(),
-      subsample_row(),
-      topk_row(),
-      randomk_row(),
-      quantize_row(),
-      eden_row(),
-      dithered_row(),
-      cast_row(),
+      identity_row(), hadamard_row(), kashin_row(), subsample_row(), topk_row(),
+      randomk_row(),  quantize_row(), eden_row(),   dithered_row(),  cast_row(),
   };
   return rows;
 }
