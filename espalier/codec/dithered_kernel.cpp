@@ -12,6 +12,7 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace espalier::codec::HWY_NAMESPACE {
+namespace {  // names like quantize recur in other kernels of this namespace
 namespace hn = hwy::HWY_NAMESPACE;
 using detail::DitheredLayout;
 using detail::kDitherLine;
@@ -126,6 +127,7 @@ bool rebuild(const DitheredLayout& layout, const uint8_t* HWY_RESTRICT symbols,
   return hn::GetLane(hn::MaxOfLanes(d, highest)) == static_cast<uint32_t>(2 * layout.reach + 1);
 }
 
+}  // namespace
 }  // namespace espalier::codec::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 

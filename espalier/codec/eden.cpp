@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <numbers>
 
 #include "espalier/base/error.h"
 #include "espalier/codec/eden_kernel.h"
@@ -24,7 +25,7 @@ constexpr std::string_view kWhere = "codec/eden";
 
 size_t levels_for(double bits) {
   ESPALIER_CHECK(bits >= 1 && bits <= 8, bits);
-  return static_cast<size_t>(std::round(std::exp2(bits)));
+  return static_cast<size_t>(exp_fixed(bits * std::numbers::ln2) + 0.5);
 }
 
 size_t num_blocks(size_t n, size_t block) {

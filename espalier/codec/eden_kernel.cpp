@@ -9,6 +9,7 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace espalier::codec::HWY_NAMESPACE {
+namespace {  // names like quantize recur in other kernels of this namespace
 namespace hn = hwy::HWY_NAMESPACE;
 
 using DF = hn::CappedTag<float, 16>;
@@ -75,6 +76,7 @@ void rebuild(const float* HWY_RESTRICT table, const uint8_t* HWY_RESTRICT indice
   }
 }
 
+}  // namespace
 }  // namespace espalier::codec::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 

@@ -1,12 +1,11 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "espalier/base/bytes.h"
 #include "espalier/codec/entropy.h"
+#include "espalier/codec/trellis_train.h"
 
 // Dependent scalar quantization with a 4-state trellis, entropy-coded: about half the error of EDEN
 // at 4 bits, biased. For the downlink and for uplinks with error feedback.
@@ -30,17 +29,22 @@ class TrellisCode {
   // Nominal rate on Gaussian coordinates, in [0.25, 7] bits; reached within .02 bit.
   explicit TrellisCode(double bits);
 
-  double step() const { return step_; }
+  // Δ on coordinates of unit variance.
+  double step() const { return design_.step; }
+  // vNMSE and bits per coordinate (block scales aside) on the training quantiles.
+  double expected_error() const { return design_.error; }
+  double expected_bits() const { return design_.rate; }
 
   static size_t max_encoded_bytes(size_t n, size_t block);
-  // Appends at most max_encoded_bytes. block: a multiple of 32, at most 4096. Throws Error when a
+  // Appends at most max_encoded_bytes. block: a multiple of 64, at most 4096. Throws Error when a
   // value is NaN or infinite.
   void encode(std::span<const float> x, size_t block, Bytes& out) const;
   // `in` must be exactly one encoding of out.size() coordinates; throws Error otherwise.
   void decode(std::span<const uint8_t> in, size_t block, std::span<float> out) const;
 
  private:
-  double step_;
+  detail::TrellisDesign design_;
+  EntropyModel model_;
 };
 
 }  // namespace espalier::codec
