@@ -3,6 +3,7 @@
 #include "espalier/train/kernels.h"
 #include "espalier/train/layer.h"
 #include "espalier/train/onednn.h"
+#include "espalier/train/sparse_conv.h"
 
 // Convolutions by oneDNN on channels-last activations; bias and ReLU are part of the primitive.
 // Weights live in PyTorch's order [out, in, kh, kw] in the flat buffer and are brought into the
@@ -17,7 +18,8 @@ using Tag = memory::format_tag;
 class ConvLayer final : public Layer {
  public:
   explicit ConvLayer(const LayerContext& c)
-      : node_(c.node), type_(c.out), mask_(c.node.relu && !c.relu_done_by_reader) {
+      : type_(c.out), mask_(c.node.relu && c.pool == nullptr),
+        sparse_(c.pool != nullptr && sparse_backward(c.node, *c.pool)) {
     const Node& n = c.node;
     weight_ = tensor_offset(c.layout, n.weight);
     bias_ = n.bias == kNone ? kNoSlot : tensor_offset(c.layout, n.bias);
@@ -56,6 +58,10 @@ class ConvLayer final : public Layer {
     forward_weights_ = Reorder(user, forward.weights_desc());
     scratch_bytes_ = forward_.scratch_bytes();
     if (!c.training) return;
+    if (sparse_) {
+      make_sparse(c, memory::desc(weights, f32, Tag::ohwi), user);
+      return;
+    }
 
     if (n.input != kGraphInput) {
       const dnnl::convolution_backward_data::primitive_desc backward(
@@ -89,6 +95,14 @@ class ConvLayer final : public Layer {
   }
 
   void backward(const Frame& frame) override {
+    if (sparse_) {
+      if (type_ == Type::kFloat) {
+        run_sparse<float>(frame);
+      } else {
+        run_sparse<Bf16>(frame);
+      }
+      return;
+    }
     uint8_t* scratch = frame.at<uint8_t>(slots.scratch);
     void* dy = frame.at<void>(slots.dy);
     if (mask_) {
@@ -151,15 +165,51 @@ class ConvLayer final : public Layer {
     size_t weight_bytes_ = 0;
   };
 
-  Node node_;
+  void make_sparse(const LayerContext& c, const memory::desc& taps, const memory::desc& user) {
+    const auto size = [](int64_t value) { return static_cast<size_t>(value); };
+    const Node &n = c.node, &pool = *c.pool;
+    sparse_shape_ = {size(c.batch),        size(n.in.height), size(n.in.width),      size(n.in.channels),
+                     size(n.out.channels), size(n.kernel),    size(n.padding),       size(pool.out.height),
+                     size(pool.out.width), size(pool.kernel)};
+    tap_bytes_ = (taps.get_size() + 63) / 64 * 64;
+    data_weights_ = Reorder(user, taps);
+    gradient_weights_ = Reorder(taps, user);
+    scratch_bytes_ = std::max(scratch_bytes_, 2 * tap_bytes_);
+  }
+
+  template <class T>
+  void run_sparse(const Frame& frame) {
+    auto* weights = frame.at<float>(slots.scratch);
+    auto* gradient = frame.at<float>(slots.scratch + tap_bytes_);
+    if (slots.dx != kNoSlot) data_weights_.run(frame.weights + weight_, weights);
+    sparse_conv_backward(sparse_shape_,
+                         SparseConvData<T>{.x = frame.at<T>(slots.x),
+                                           .dy = frame.at<T>(slots.dy),
+                                           .y = frame.at<T>(slots.pooled),
+                                           .argmax = frame.at<uint8_t>(slots.argmax),
+                                           .weights = weights,
+                                           .weight_gradient = gradient,
+                                           .bias_gradient = bias_ == kNoSlot ? nullptr : frame.gradients + bias_,
+                                           .dx = frame.at<T>(slots.dx)},
+                         sparse_scratch_);
+    gradient_weights_.run(gradient, frame.gradients + weight_);
+  }
+
   Type type_;
-  bool mask_;
+  bool mask_, sparse_;
+  SparseConvShape sparse_shape_{};
+  SparseConvScratch sparse_scratch_;
+  size_t tap_bytes_ = 0;
   size_t weight_ = 0, bias_ = kNoSlot, values_ = 0, scratch_bytes_ = 0;
   Step forward_, data_, gradient_;
   Reorder forward_weights_, data_weights_, gradient_weights_;
 };
 
 }  // namespace
+
+bool sparse_backward(const Node& conv, const Node& pool) {
+  return conv.stride == 1 && conv.in.channels % 16 == 0 && pool.kernel >= 2 && pool.kernel <= 15;
+}
 
 std::unique_ptr<Layer> make_conv_layer(const LayerContext& context) {
   return std::make_unique<ConvLayer>(context);

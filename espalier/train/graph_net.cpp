@@ -93,20 +93,23 @@ GraphNet::Plan GraphNet::make_plan(int64_t batch, bool training) const {
     const int index = static_cast<int>(i);
     LayerContext context{node,     *graph_.layout,         batch,
                          training, value_type(node.input), value_type(index)};
-    if (i + 1 < count && graph_.nodes[i + 1].op == Op::kMaxPool &&
-        graph_.nodes[i + 1].input == index) {
-      context.relu_done_by_reader = node.op == Op::kConv && readers[i] == 1;
-    }
-    if (node.op == Op::kMaxPool && node.input == index - 1 && i > 0) {
-      const Node& front = graph_.nodes[i - 1];
-      context.relu_in_front = front.op == Op::kConv && front.relu && readers[i - 1] == 1;
-    }
+    const auto pair = [&](size_t conv) {  // a convolution with ReLU that only the max-pooling behind it reads
+      if (conv + 1 >= count || graph_.nodes[conv].op != Op::kConv || !graph_.nodes[conv].relu) return false;
+      const Node& next = graph_.nodes[conv + 1];
+      return next.op == Op::kMaxPool && next.input == static_cast<int>(conv) && readers[conv] == 1;
+    };
+    if (pair(i)) context.pool = &graph_.nodes[i + 1];
+    if (i > 0 && pair(i - 1)) context.front = &graph_.nodes[i - 1];
     auto layer = make_layer(context);
     layer->slots.x =
         node.input == kGraphInput ? plan.input : values[static_cast<size_t>(node.input)];
     if (node.residual >= 0) layer->slots.residual = values[static_cast<size_t>(node.residual)];
     values[i] = layer->slots.y = arena.allocate(value_bytes(index, batch));
     if (layer->saved_bytes() > 0) layer->slots.saved = arena.allocate(layer->saved_bytes());
+    if (context.front != nullptr) {
+      plan.layers[i - 1]->slots.pooled = layer->slots.y;
+      plan.layers[i - 1]->slots.argmax = layer->slots.saved;
+    }
     scratch_bytes = std::max(scratch_bytes, layer->scratch_bytes());
     plan.layers.push_back(std::move(layer));
     if (training) continue;  // backward reads everything

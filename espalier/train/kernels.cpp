@@ -15,78 +15,6 @@ ESPALIER_INLINE void relu_backward_any(const T* y, T* dy, size_t size) {
 }
 
 template <class T>
-ESPALIER_INLINE void max_pool_any(const PoolShape& s, const T* x, T* y, uint8_t* argmax) {
-  const size_t c = s.channels;
-  for (size_t n = 0; n < s.batch; ++n) {
-    for (size_t oy = 0; oy < s.out_height; ++oy) {
-      for (size_t ox = 0; ox < s.out_width; ++ox) {
-        const T* in = x + ((n * s.height + oy * s.window) * s.width + ox * s.window) * c;
-        T* out = y + ((n * s.out_height + oy) * s.out_width + ox) * c;
-        uint8_t* arg = argmax == nullptr ? nullptr : argmax + (out - y);
-        if (s.window == 2) {
-          const T* below = in + s.width * c;
-          for (size_t i = 0; i < c; ++i) {
-            const float v0 = to_float(in[i]), v1 = to_float(in[i + c]);
-            const float v2 = to_float(below[i]), v3 = to_float(below[i + c]);
-            const float top = v1 > v0 ? v1 : v0, bottom = v3 > v2 ? v3 : v2;
-            put(out[i], bottom > top ? bottom : top);
-          }
-          if (arg == nullptr) continue;
-          for (size_t i = 0; i < c; ++i) {
-            const float v0 = to_float(in[i]), v1 = to_float(in[i + c]);
-            const float v2 = to_float(below[i]), v3 = to_float(below[i + c]);
-            const float top = v1 > v0 ? v1 : v0, bottom = v3 > v2 ? v3 : v2;
-            const uint8_t upper = v1 > v0 ? 1 : 0, lower = v3 > v2 ? 3 : 2;
-            arg[i] = bottom > top ? lower : upper;
-          }
-          continue;
-        }
-        std::memcpy(out, in, c * sizeof(T));
-        if (arg != nullptr) std::memset(arg, 0, c);
-        for (size_t k = 1; k < s.window * s.window; ++k) {
-          const T* at = in + ((k / s.window) * s.width + k % s.window) * c;
-          for (size_t i = 0; i < c; ++i) {
-            if (to_float(at[i]) > to_float(out[i])) {
-              out[i] = at[i];
-              if (arg != nullptr) arg[i] = static_cast<uint8_t>(k);
-            }
-          }
-        }
-      }
-    }
-  }
-}
-
-template <class T>
-ESPALIER_INLINE void max_pool_backward_any(const PoolShape& s, const T* dy, const T* y,
-                                           const uint8_t* argmax, bool positive, T* dx) {
-  const size_t c = s.channels;
-  // Pixels outside every window.
-  if (s.out_height * s.window != s.height || s.out_width * s.window != s.width) {
-    std::memset(dx, 0, s.batch * s.height * s.width * c * sizeof(T));
-  }
-  const float floor = positive ? 0.0f : -INFINITY;
-  for (size_t n = 0; n < s.batch; ++n) {
-    for (size_t oy = 0; oy < s.out_height; ++oy) {
-      for (size_t ox = 0; ox < s.out_width; ++ox) {
-        const size_t out = ((n * s.out_height + oy) * s.out_width + ox) * c;
-        const T* g = dy + out;
-        const T* top = y + out;
-        const uint8_t* arg = argmax + out;
-        for (size_t k = 0; k < s.window * s.window; ++k) {
-          T* to = dx + ((n * s.height + oy * s.window + k / s.window) * s.width + ox * s.window +
-                        k % s.window) *
-                           c;
-          for (size_t i = 0; i < c; ++i) {
-            put(to[i], (arg[i] == k) & (to_float(top[i]) > floor) ? to_float(g[i]) : 0.0f);
-          }
-        }
-      }
-    }
-  }
-}
-
-template <class T>
 ESPALIER_INLINE void flatten_any(const T* x, size_t batch, size_t pixels, size_t channels,
                                  float* y) {
   const size_t size = pixels * channels;
@@ -168,21 +96,6 @@ ESPALIER_KERNEL void column_sums(const float* x, size_t rows, size_t columns, fl
   for (size_t r = 0; r < rows; ++r) {
     for (size_t c = 0; c < columns; ++c) out[c] += x[r * columns + c];
   }
-}
-
-ESPALIER_KERNEL void max_pool(const PoolShape& shape, const float* x, float* y, uint8_t* argmax) {
-  max_pool_any(shape, x, y, argmax);
-}
-ESPALIER_KERNEL void max_pool(const PoolShape& shape, const Bf16* x, Bf16* y, uint8_t* argmax) {
-  max_pool_any(shape, x, y, argmax);
-}
-ESPALIER_KERNEL void max_pool_backward(const PoolShape& shape, const float* dy, const float* y,
-                                       const uint8_t* argmax, bool positive, float* dx) {
-  max_pool_backward_any(shape, dy, y, argmax, positive, dx);
-}
-ESPALIER_KERNEL void max_pool_backward(const PoolShape& shape, const Bf16* dy, const Bf16* y,
-                                       const uint8_t* argmax, bool positive, Bf16* dx) {
-  max_pool_backward_any(shape, dy, y, argmax, positive, dx);
 }
 
 ESPALIER_KERNEL void flatten(const float* x, size_t batch, size_t pixels, size_t channels,

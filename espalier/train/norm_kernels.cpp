@@ -2,42 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
-#include "espalier/train/simd.h"
-
-// Vectors wider than a plain build's registers are split by the compiler; they are never passed
-// between functions that are not inlined, which is what the warning is about.
-#pragma GCC diagnostic ignored "-Wpsabi"
+#include "espalier/train/lanes.h"
 
 namespace espalier::train {
 namespace {
 
-// 16 lanes; a tile is four of them. Rows of fewer than 64 channels are joined, so that a tile has
-// whole rows.
-using Lanes = float __attribute__((vector_size(64)));
-using Words = uint32_t __attribute__((vector_size(64)));
-using Halves = uint16_t __attribute__((vector_size(32)));
-constexpr size_t kTile = 64;
+// A tile is four vectors. Rows of fewer than 64 channels are joined, so that a tile has whole rows.
+constexpr size_t kTile = 4 * kLanes;
 constexpr size_t kRowsPerSum = 256;
-
-ESPALIER_INLINE void load(const float* from, Lanes& to) { std::memcpy(&to, from, sizeof(to)); }
-ESPALIER_INLINE void load(const Bf16* from, Lanes& to) {
-  Halves halves;
-  std::memcpy(&halves, from, sizeof(halves));
-  const Words words = __builtin_convertvector(halves, Words) << 16;
-  std::memcpy(&to, &words, sizeof(to));
-}
-ESPALIER_INLINE void store(const Lanes& from, float* to) { std::memcpy(to, &from, sizeof(from)); }
-ESPALIER_INLINE void store(const Lanes& from, Bf16* to) {
-  Words words;
-  std::memcpy(&words, &from, sizeof(words));
-  const Words rounded = (words + 0x7fffU + ((words >> 16) & 1U)) >> 16;
-  const Words quiet = (from != from) ? Words{} + 0x7fc0U : rounded;
-  const Halves halves = __builtin_convertvector(quiet, Halves);
-  std::memcpy(to, &halves, sizeof(halves));
-}
 
 // How rows are joined into lines of `width` values, a multiple of kTile when possible.
 struct Lines {
@@ -166,7 +140,7 @@ ESPALIER_INLINE void gradient_sums_case(const NormShape& s, const T* y, const T*
           }
           if constexpr (kMask) {
             load(y + offset + 16 * k, value);
-            g = value > 0.0f ? g : Lanes{};
+            g = (Lanes)((Words)g & (Words)(value > 0.0f));
           }
           if constexpr (kMask || kMore) store(g, dy + offset + 16 * k);
           load(x + offset + 16 * k, value);

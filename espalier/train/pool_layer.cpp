@@ -7,7 +7,8 @@ namespace {
 class MaxPoolLayer final : public Layer {
  public:
   explicit MaxPoolLayer(const LayerContext& c)
-      : type_(c.out), training_(c.training), positive_(c.relu_in_front) {
+      : type_(c.out), training_(c.training), positive_(c.front != nullptr),
+        handed_on_(c.front != nullptr && sparse_backward(*c.front, c.node)) {
     const Node& n = c.node;
     const auto size = [](int64_t value) { return static_cast<size_t>(value); };
     shape_ = {size(c.batch),  size(n.in.height),  size(n.in.width), size(n.in.channels),
@@ -16,6 +17,7 @@ class MaxPoolLayer final : public Layer {
   size_t saved_bytes() const override {
     return training_ ? shape_.batch * shape_.out_height * shape_.out_width * shape_.channels : 0;
   }
+  bool backward_in_place() const override { return handed_on_; }
   void forward(const Frame& frame) override {
     if (type_ == Type::kFloat) {
       run_forward<float>(frame);
@@ -24,7 +26,7 @@ class MaxPoolLayer final : public Layer {
     }
   }
   void backward(const Frame& frame) override {
-    if (slots.dx == kNoSlot) return;
+    if (slots.dx == kNoSlot || handed_on_) return;
     if (type_ == Type::kFloat) {
       run_backward<float>(frame);
     } else {
@@ -45,7 +47,7 @@ class MaxPoolLayer final : public Layer {
   }
 
   Type type_;
-  bool training_, positive_;
+  bool training_, positive_, handed_on_;
   PoolShape shape_{};
 };
 

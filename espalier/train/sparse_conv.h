@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "espalier/params/parameter_set.h"
+#include "espalier/train/kernels.h"
+
+// The backward pass of a convolution whose output goes through ReLU and a max-pooling, and nowhere else. Of the window² outputs
+// under one pooled value only the largest has a gradient, and none when it is not positive; so at most one output in
+// window² contributes. Walking these alone takes 1/window² of the dense pass's multiplications or less, which beats the dense
+// kernels' better use of the processor (2×2 windows, fp32: 2–5 times faster).
+//
+// Sums are taken in float, in a fixed order. Stride 1; the input channels are a multiple of 16, windows at most 15 wide.
+namespace espalier::train {
+
+struct SparseConvShape {
+  size_t batch, height, width, channels;  // of the convolution's input
+  size_t out_channels, kernel, padding;
+  size_t pooled_height, pooled_width, window;
+};
+
+// Working memory, kept by the layer.
+struct SparseConvScratch {
+  struct Entry {
+    uint32_t offset;  // of the output's first tap in the padded input, in values
+    float gradient;
+  };
+  AlignedVector<float> input, input_gradient;  // one padded image each
+  std::vector<Entry> entries;                  // out_channels lists
+  std::vector<uint32_t> counts;
+};
+
+// The gradient `dy` of the pooled values `y` (batch × pooled_height × pooled_width × out_channels), where `argmax` is
+// max_pool's, gives
+//   weight_gradient: out_channels × kernel × kernel × channels, and bias_gradient: out_channels, null when there is none;
+//   dx: like x, null when not wanted; then `weights` are read, in the order of weight_gradient.
+template <class T>
+struct SparseConvData {
+  const T* x;
+  const T* dy;
+  const T* y;
+  const uint8_t* argmax;
+  const float* weights;
+  float* weight_gradient;
+  float* bias_gradient;
+  T* dx;
+};
+void sparse_conv_backward(const SparseConvShape& shape, const SparseConvData<float>& data, SparseConvScratch& scratch);
+void sparse_conv_backward(const SparseConvShape& shape, const SparseConvData<Bf16>& data, SparseConvScratch& scratch);
+
+}  // namespace espalier::train
