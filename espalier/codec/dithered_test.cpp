@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <utility>
+#include <vector>
 
 #include "espalier/base/error.h"
 #include "espalier/codec/dithered_kernel.h"
@@ -154,7 +156,7 @@ TEST(Dithered, Unbiased) {
 
 TEST(Dithered, SizesAndSpecialInputs) {
   const DitheredCode code(2);
-  for (const size_t n : {0, 1, 7, 1023, 1024, 4096, 100003}) {
+  for (const size_t n : std::vector<size_t>{0, 1, 7, 1023, 1024, 4096, 100003}) {
     const auto x = gaussian(n, n);
     const auto y = round_trip(code, x, 1024, Key(2));
     for (size_t i = 0; i < n; ++i) ASSERT_LT(std::abs(y[i] - x[i]), 4) << i;
@@ -200,6 +202,36 @@ TEST(Dithered, DamageIsAnErrorOrFiniteValues) {
     for (const float v : out) EXPECT_TRUE(std::isfinite(v));
     bytes.push_back(0);
     EXPECT_THROW(code.decode(bytes, 1024, Key(4), out), Error);
+  }
+}
+
+// Sums of uniforms, about Gaussian: no mathematics library in the way of the recorded bytes.
+std::vector<float> portable_input(size_t n) {
+  Stream stream{Key(42)};
+  std::vector<float> x(n);
+  for (float& v : x) {
+    v = -2;
+    for (int i = 0; i < 4; ++i) v += stream.uniform_float();
+  }
+  x[5] = 40;
+  return x;
+}
+
+uint64_t fnv1a(std::span<const uint8_t> bytes) {
+  uint64_t hash = 0xCBF29CE484222325u;
+  for (const uint8_t byte : bytes) hash = (hash ^ byte) * 0x100000001B3u;
+  return hash;
+}
+
+// Tables are computed at start-up: every compiler and machine must come to the same ones.
+TEST(Dithered, BytesAreTheRecordedOnes) {
+  const auto x = portable_input(20000);
+  const std::vector<std::pair<double, uint64_t>> recorded = {
+      {0.5, 11341825926510865311u}, {2.0, 8747402189023988063u}, {7.0, 15415494352562006646u}};
+  for (const auto& [bits, hash] : recorded) {
+    Bytes bytes;
+    DitheredCode(bits).encode(x, 4096, Key(7), bytes);
+    EXPECT_EQ(fnv1a(bytes), hash) << bits;
   }
 }
 

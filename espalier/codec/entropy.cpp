@@ -93,12 +93,7 @@ size_t max_rans_bytes(size_t count) {
 }
 
 RansEncoder::RansEncoder(const EntropyModel& model, size_t count)
-    : model_(model),
-      count_(count),
-      left_(count),
-      lanes_(rans_lanes(count)),
-      words_(count),
-      first_word_(count) {
+    : model_(model), left_(count), lanes_(rans_lanes(count)), words_(count), first_word_(count) {
   states_.fill(kLowState);
 }
 

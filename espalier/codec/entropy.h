@@ -81,7 +81,7 @@ class RansEncoder {
 
  private:
   const EntropyModel& model_;
-  size_t count_, left_, lanes_;
+  size_t left_, lanes_;
   std::array<uint32_t, kMaxRansLanes> states_;
   std::vector<uint16_t> words_;  // filled from the end
   size_t first_word_;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <vector>
 
 #include "espalier/base/error.h"
 #include "espalier/base/random.h"
@@ -107,7 +108,7 @@ TEST(Entropy, FrequenciesSumAndFavourNobody) {
 TEST(Entropy, BytesAreTheTextbookCoders) {
   for (const int precision : {10, 12, 14}) {
     const EntropyModel model = gaussian_model(4, 9, 0.7, precision);
-    for (const size_t count : {0, 1, 31, 1000, 8192, 33000, 140001}) {
+    for (const size_t count : std::vector<size_t>{0, 1, 31, 1000, 8192, 33000, 140001}) {
       const Message m = random_message(model, count, count + 1);
       EXPECT_EQ(encode(model, m.joint), reference_encode(model, m.joint)) << count;
     }
@@ -117,7 +118,7 @@ TEST(Entropy, BytesAreTheTextbookCoders) {
 TEST(Entropy, RoundTripOnEveryTargetAndPiecewise) {
   const EntropyModel model = gaussian_model(4, 9, 0.7, 12);
   for_every_target([&] {
-    for (const size_t count : {0, 1, 33, 5000, 40000, 70000, 131072, 200003}) {
+    for (const size_t count : std::vector<size_t>{0, 1, 33, 5000, 40000, 70000, 131072, 200003}) {
       const Message m = random_message(model, count, count);
       Bytes bytes;
       RansEncoder encoder(model, count);
@@ -161,7 +162,7 @@ TEST(Entropy, TrellisContextsFollowTheParities) {
   const EntropyModel model = gaussian_model(4, 9, 0.7, 12);
   const std::vector<uint8_t> transition = {0, 2, 2, 0, 1, 3, 3, 1};
   for_every_target([&] {
-    for (const size_t count : {5, 4096, 34000, 140005}) {
+    for (const size_t count : std::vector<size_t>{5, 4096, 34000, 140005}) {
       Stream stream{Key(count)};
       std::vector<uint16_t> joint(count), decoded(count);
       std::array<uint8_t, 32> contexts{};
