@@ -27,6 +27,17 @@ std::span<const float> ParameterSet::values(std::string_view name) const {
   return values(*tensor);
 }
 
+void write_values(const ParameterSet& set, ByteWriter& out) {
+  out.put(static_cast<uint64_t>(set.size()));
+  out.array(set.values());
+}
+
+void read_values(ByteReader& in, ParameterSet& set) {
+  const auto size = in.get<uint64_t>();
+  if (size != set.size()) fail(in.where(), "expected ", set.size(), " values, got ", size, "; is this another model?");
+  in.array(set.values());
+}
+
 void subtract(std::span<const float> a, std::span<const float> b, std::span<float> out) {
   ESPALIER_CHECK(a.size() == b.size() && a.size() == out.size());
   for (size_t i = 0; i < a.size(); ++i) out[i] = a[i] - b[i];

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "espalier/base/bytes.h"
 #include "espalier/params/layout.h"
 
 namespace espalier {
@@ -57,6 +58,10 @@ class ParameterSet {
   std::shared_ptr<const ParameterLayout> layout_;
   AlignedVector<float> values_;
 };
+
+// The values as bytes (u64 count, then float32), for checkpoints; read_values throws Error when the count is not the set's.
+void write_values(const ParameterSet& set, ByteWriter& out);
+void read_values(ByteReader& in, ParameterSet& set);
 
 // Plain elementwise operations on equally long spans.
 void subtract(std::span<const float> a, std::span<const float> b, std::span<float> out);   // out = a − b

@@ -4,7 +4,6 @@
 
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
-#include "espalier/strategy/strategy.h"
 
 namespace espalier::round {
 
@@ -26,7 +25,7 @@ Bytes encode_checkpoint(const Checkpoint& checkpoint) {
   Json ledger = Json::object();
   write_options(checkpoint.ledger, ledger);
   out.string(ledger.dump());
-  strategy::write_values(checkpoint.global, out);
+  write_values(checkpoint.global, out);
   out.put(static_cast<uint64_t>(checkpoint.strategy.size()));
   out.bytes(checkpoint.strategy);
   out.put(static_cast<uint64_t>(checkpoint.state_versions.size()));
@@ -57,7 +56,7 @@ Checkpoint decode_checkpoint(std::span<const uint8_t> bytes, const std::shared_p
   if (!ledger.is_object()) fail(where, "the ledger of the checkpoint is damaged", kAdvice);
   read_options({&ledger, "ledger"}, {}, checkpoint.ledger);
   checkpoint.global = ParameterSet(layout);
-  strategy::read_values(in, checkpoint.global);
+  read_values(in, checkpoint.global);
   const auto strategy = in.take(in.get<uint64_t>());
   checkpoint.strategy.assign(strategy.begin(), strategy.end());
   const auto count = in.get<uint64_t>();

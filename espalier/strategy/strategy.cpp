@@ -6,27 +6,6 @@
 
 namespace espalier::strategy {
 
-const Payload& Task::payload(const std::string& name) const {
-  for (const Payload& candidate : payloads) {
-    if (candidate.name == name) return candidate;
-  }
-  fail("strategy/task", "the task has no payload '", name, "' (client ", client, ", round ", round, ")");
-}
-
-double Task::scalar(const std::string& name) const {
-  const auto found = scalars.find(name);
-  if (found == scalars.end()) {
-    fail("strategy/task", "the task has no scalar '", name, "' (client ", client, ", round ", round, ")");
-  }
-  return found->second;
-}
-
-double Update::scalar(const std::string& name) const {
-  const auto found = scalars.find(name);
-  if (found == scalars.end()) fail("strategy/update", "the update has no scalar '", name, "'");
-  return found->second;
-}
-
 void RoundSums::add(uint64_t client, const Update& update) {
   if (!(update.num_samples >= 0) || update.num_samples > 0x1p53) {
     fail("strategy/update", "expected a number of samples, got ", update.num_samples, " (client ", client, ")");
@@ -102,17 +81,6 @@ void Strategy::accumulate(const RoundInfo&, uint64_t client, const Update& updat
 
 void Strategy::save(ByteWriter&) const {}
 void Strategy::load(ByteReader&) {}
-
-void write_values(const ParameterSet& set, ByteWriter& out) {
-  out.put(static_cast<uint64_t>(set.size()));
-  out.array(set.values());
-}
-
-void read_values(ByteReader& in, ParameterSet& set) {
-  const auto size = in.get<uint64_t>();
-  if (size != set.size()) fail(in.where(), "expected ", set.size(), " values, got ", size, "; is this another model?");
-  in.array(set.values());
-}
 
 const StrategyRow& find_strategy(const std::string& name) {
   std::vector<std::string> known;

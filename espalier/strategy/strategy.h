@@ -102,10 +102,6 @@ class Strategy {
   virtual bool has_client_state() const { return false; }
 };
 
-// Serialized parameter values for save(); read_values checks the size against the set's layout.
-void write_values(const ParameterSet& set, ByteWriter& out);
-void read_values(ByteReader& in, ParameterSet& set);
-
 // ---- registry
 struct StrategyRow {
   std::string name;

@@ -1,0 +1,64 @@
+// Tasks, updates, checkpoints and client states from hostile bytes. The checksum is made right, so that the parsers behind it are
+// reached; what they accept must survive being encoded again.
+#include <cstdint>
+
+#include "espalier/base/error.h"
+#include "espalier/codec/codec.h"
+#include "espalier/round/checkpoint.h"
+#include "espalier/round/client_state.h"
+#include "espalier/round/wire.h"
+
+namespace {
+
+using namespace espalier;
+
+const std::shared_ptr<const ParameterLayout>& layout() {
+  static const auto shared = std::make_shared<const ParameterLayout>(
+      std::vector<ParameterInfo>{{"w", {3, 2}, Role::kWeight}, {"b", {3}, Role::kBias}});
+  return shared;
+}
+
+Bytes with_checksum(std::span<const uint8_t> content) {
+  Bytes bytes(content.begin(), content.end());
+  ByteWriter(bytes).put(checksum32(content));
+  return bytes;
+}
+
+void decode(uint8_t kind, std::span<const uint8_t> data) {
+  static const auto codec = codec::make_codec(Json::array(), "fuzz");
+  const round::WireLimits limits{layout(), 1000};
+  if (kind % 4 == 2) {
+    const auto checkpoint = round::decode_checkpoint(with_checksum(data), layout(), "fuzz");
+    round::encode_checkpoint(checkpoint);
+    return;
+  }
+  if (kind % 4 == 3) {
+    round::encode_state(round::decode_state(with_checksum(data), "fuzz"));
+    return;
+  }
+  // A message: u16 head size, head, then bodies of u16 size each.
+  ByteReader in(data, "fuzz");
+  round::EncodedMessage message;
+  message.head = with_checksum(in.take(in.get<uint16_t>()));
+  while (in.remaining() > 0) {
+    const auto body = in.take(in.get<uint16_t>());
+    message.bodies.push_back(std::make_shared<Bytes>(body.begin(), body.end()));
+  }
+  if (kind % 4 == 0) {
+    Key key(0);
+    round::decode_task(message, *codec, limits, nullptr, key);
+  } else {
+    round::decode_update(message, *codec, limits);
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (size == 0) return 0;
+  try {
+    decode(data[0], {data + 1, size - 1});
+  } catch (const Error&) {
+  }
+  return 0;
+}
