@@ -203,6 +203,15 @@ void flip_signs_kernel(const float* in, size_t n, uint64_t key, float scale, flo
   }
 }
 
+void scale_kernel(float* x, size_t n, float factor) {
+  const hn::CappedTag<float, 16> d;
+  const size_t lanes = hn::Lanes(d);
+  const auto f = hn::Set(d, factor);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) hn::StoreU(hn::Mul(hn::LoadU(d, x + i), f), d, x + i);
+  for (; i < n; ++i) x[i] *= factor;
+}
+
 uint32_t max_magnitude_kernel(const float* x, size_t n) {
   const hn::CappedTag<int32_t, 16> di;
   const hn::Rebind<float, decltype(di)> df;
@@ -227,6 +236,7 @@ namespace espalier::codec {
 
 HWY_EXPORT(fwht_kernel);
 HWY_EXPORT(flip_signs_kernel);
+HWY_EXPORT(scale_kernel);
 HWY_EXPORT(max_magnitude_kernel);
 
 void fwht(std::span<float> x) {
@@ -243,6 +253,10 @@ void flip_signs(std::span<const float> in, Key key, float scale, std::span<float
   ESPALIER_CHECK(in.size() <= out.size(), in.size(), " into ", out.size());
   HWY_DYNAMIC_DISPATCH(flip_signs_kernel)(in.data(), in.size(), key.value(), scale, out.data());
   std::fill(out.begin() + static_cast<std::ptrdiff_t>(in.size()), out.end(), 0.0f);
+}
+
+void scale(std::span<float> x, float factor) {
+  HWY_DYNAMIC_DISPATCH(scale_kernel)(x.data(), x.size(), factor);
 }
 
 uint32_t max_magnitude_bits(std::span<const float> x) {

@@ -22,6 +22,9 @@ void fwht_blocks(std::span<float> x, size_t block);
 // again. in and out may be the same memory; in.size() ≤ out.size().
 void flip_signs(std::span<const float> in, Key key, float scale, std::span<float> out);
 
+// x ← factor·x: the plainest pass over memory, which the others are measured against.
+void scale(std::span<float> x, float factor);
+
 // The largest magnitude in x as the bits of a float; infinities and NaN are at least 0x7f800000.
 uint32_t max_magnitude_bits(std::span<const float> x);
 

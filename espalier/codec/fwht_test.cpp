@@ -102,6 +102,17 @@ TEST(FlipSigns, AreBitsOfPhilox) {
   }
 }
 
+TEST(Scale, MultipliesEveryValue) {
+  for (size_t n : {0u, 1u, 15u, 100u}) {
+    const auto x = normal_vector(n, n);
+    for_every_target([&] {
+      auto y = x;
+      scale(y, 0.7f);
+      for (size_t i = 0; i < n; ++i) EXPECT_EQ(y[i], 0.7f * x[i]);
+    });
+  }
+}
+
 TEST(MaxMagnitude, FindsNumbersInfinitiesAndNan) {
   for (size_t n : {1u, 15u, 33u, 1000u}) {
     for (size_t at = 0; at < n; at += 1 + n / 7) {

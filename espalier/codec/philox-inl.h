@@ -20,26 +20,30 @@ namespace hn = hwy::HWY_NAMESPACE;
 // write the same 64 words.
 constexpr size_t kLineWords = 64;
 
-template <int kRounds>
-HWY_INLINE void philox_line(uint64_t key, uint32_t domain, uint64_t line,
-                            uint32_t* HWY_RESTRICT words) {
+// Lines line … line + kLines − 1, one after the other; several at once hide the multiplications'
+// latency.
+template <int kRounds, size_t kLines>
+HWY_INLINE void philox_lines(uint64_t key, uint32_t domain, uint64_t line,
+                             uint32_t* HWY_RESTRICT words) {
   constexpr uint32_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;
   constexpr uint32_t kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
-  const auto low = static_cast<uint32_t>(line << 4), high = static_cast<uint32_t>(line >> 28);
 #if HWY_TARGET == HWY_SCALAR
-  for (uint32_t j = 0; j < 16; ++j) {
-    uint32_t c0 = low + j, c1 = high, c2 = domain, c3 = 0;
-    auto k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-    for (int round = 0; round < kRounds; ++round) {
-      const uint64_t p0 = uint64_t{kMultiplier0} * c0, p1 = uint64_t{kMultiplier1} * c2;
-      c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-      c1 = static_cast<uint32_t>(p1);
-      c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-      c3 = static_cast<uint32_t>(p0);
-      k0 += kWeyl0;
-      k1 += kWeyl1;
+  for (size_t l = 0; l < kLines; ++l, ++line, words += kLineWords) {
+    for (uint32_t j = 0; j < 16; ++j) {
+      uint32_t c0 = static_cast<uint32_t>(line << 4) + j, c1 = static_cast<uint32_t>(line >> 28);
+      uint32_t c2 = domain, c3 = 0;
+      auto k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+      for (int round = 0; round < kRounds; ++round) {
+        const uint64_t p0 = uint64_t{kMultiplier0} * c0, p1 = uint64_t{kMultiplier1} * c2;
+        c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
+        c1 = static_cast<uint32_t>(p1);
+        c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
+        c3 = static_cast<uint32_t>(p0);
+        k0 += kWeyl0;
+        k1 += kWeyl1;
+      }
+      words[j] = c0, words[16 + j] = c1, words[32 + j] = c2, words[48 + j] = c3;
     }
-    words[j] = c0, words[16 + j] = c1, words[32 + j] = c2, words[48 + j] = c3;
   }
 #else
   const hn::CappedTag<uint32_t, 16> d;
@@ -52,25 +56,43 @@ HWY_INLINE void philox_line(uint64_t key, uint32_t domain, uint64_t line,
     return hn::OddEven(hn::BitCast(d, odd), hn::BitCast(d, hn::ShiftRight<32>(even)));
   };
   for (size_t j = 0; j < 16; j += hn::Lanes(d)) {
-    V c0 = hn::Iota(d, low + static_cast<uint32_t>(j)), c1 = hn::Set(d, high);
-    V c2 = hn::Set(d, domain), c3 = hn::Zero(d);
+    V c0[kLines], c1[kLines], c2[kLines], c3[kLines];
+#pragma GCC unroll 4
+    for (size_t l = 0; l < kLines; ++l) {
+      c0[l] = hn::Iota(d, static_cast<uint32_t>((line + l) << 4) + static_cast<uint32_t>(j));
+      c1[l] = hn::Set(d, static_cast<uint32_t>((line + l) >> 28));
+      c2[l] = hn::Set(d, domain);
+      c3[l] = hn::Zero(d);
+    }
     auto k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
     for (int round = 0; round < kRounds; ++round) {
-      const V next0 = hn::Xor(hn::Xor(high_half(c2, m1), c1), hn::Set(d, k0));
-      const V next2 = hn::Xor(hn::Xor(high_half(c0, m0), c3), hn::Set(d, k1));
-      c1 = hn::Mul(c2, m1);
-      c3 = hn::Mul(c0, m0);
-      c0 = next0;
-      c2 = next2;
+#pragma GCC unroll 4
+      for (size_t l = 0; l < kLines; ++l) {
+        const V next0 = hn::Xor(hn::Xor(high_half(c2[l], m1), c1[l]), hn::Set(d, k0));
+        const V next2 = hn::Xor(hn::Xor(high_half(c0[l], m0), c3[l]), hn::Set(d, k1));
+        c1[l] = hn::Mul(c2[l], m1);
+        c3[l] = hn::Mul(c0[l], m0);
+        c0[l] = next0;
+        c2[l] = next2;
+      }
       k0 += kWeyl0;
       k1 += kWeyl1;
     }
-    hn::StoreU(c0, d, words + j);
-    hn::StoreU(c1, d, words + 16 + j);
-    hn::StoreU(c2, d, words + 32 + j);
-    hn::StoreU(c3, d, words + 48 + j);
+#pragma GCC unroll 4
+    for (size_t l = 0; l < kLines; ++l) {
+      hn::StoreU(c0[l], d, words + kLineWords * l + j);
+      hn::StoreU(c1[l], d, words + kLineWords * l + 16 + j);
+      hn::StoreU(c2[l], d, words + kLineWords * l + 32 + j);
+      hn::StoreU(c3[l], d, words + kLineWords * l + 48 + j);
+    }
   }
 #endif
+}
+
+template <int kRounds>
+HWY_INLINE void philox_line(uint64_t key, uint32_t domain, uint64_t line,
+                            uint32_t* HWY_RESTRICT words) {
+  philox_lines<kRounds, 1>(key, domain, line, words);
 }
 
 }  // namespace espalier::codec::HWY_NAMESPACE

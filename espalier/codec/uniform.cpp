@@ -50,6 +50,9 @@ constexpr size_t kGroup = 512;
 constexpr size_t kRowsPerLine =
     8;  // a row is 16 codes; a line of 64 words serves 8 of them, first its low halves
 
+// As many as the registers hold.
+constexpr size_t kLinesAtOnce = HWY_MAX_BYTES >= 64 ? 4 : 2;
+
 using DI = hn::CappedTag<int32_t, 16>;
 using DU = hn::CappedTag<uint32_t, 16>;
 using DF = hn::CappedTag<float, 16>;
@@ -88,8 +91,10 @@ void encode_kernel(const float* x, size_t n, const UniformGrid& grid, int bits, 
   const auto low_half = hn::Set(du, 0xffffu);
   size_t begin = 0;
   for (; begin + kGroup <= n; begin += kGroup) {
-    for (size_t i = 0; i < 4; ++i)
-      philox_line<7>(key, kRoundingDomain, begin / 128 + i, random + i * kLineWords);
+    philox_lines<7, kLinesAtOnce>(key, kRoundingDomain, begin / 128, random);
+    if constexpr (kLinesAtOnce == 2) {
+      philox_lines<7, 2>(key, kRoundingDomain, begin / 128 + 2, random + 2 * kLineWords);
+    }
     for (size_t j = 0; j < 16; j += lanes) {
       auto word = hn::Zero(du);
       int filled = 0;
