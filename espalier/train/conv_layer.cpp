@@ -18,8 +18,9 @@ using Tag = memory::format_tag;
 class ConvLayer final : public Layer {
  public:
   explicit ConvLayer(const LayerContext& c)
-      : type_(c.out), mask_(c.node.relu && c.pool == nullptr),
-        sparse_(c.pool != nullptr && sparse_backward(c.node, *c.pool)) {
+      : type_(c.out),
+        mask_(c.node.relu && c.pool == nullptr),
+        sparse_(c.pool != nullptr && sparse_backward(c.node, *c.pool, c.out)) {
     const Node& n = c.node;
     weight_ = tensor_offset(c.layout, n.weight);
     bias_ = n.bias == kNone ? kNoSlot : tensor_offset(c.layout, n.bias);
@@ -96,11 +97,7 @@ class ConvLayer final : public Layer {
 
   void backward(const Frame& frame) override {
     if (sparse_) {
-      if (type_ == Type::kFloat) {
-        run_sparse<float>(frame);
-      } else {
-        run_sparse<Bf16>(frame);
-      }
+      run_sparse(frame);
       return;
     }
     uint8_t* scratch = frame.at<uint8_t>(slots.scratch);
@@ -168,30 +165,31 @@ class ConvLayer final : public Layer {
   void make_sparse(const LayerContext& c, const memory::desc& taps, const memory::desc& user) {
     const auto size = [](int64_t value) { return static_cast<size_t>(value); };
     const Node &n = c.node, &pool = *c.pool;
-    sparse_shape_ = {size(c.batch),        size(n.in.height), size(n.in.width),      size(n.in.channels),
-                     size(n.out.channels), size(n.kernel),    size(n.padding),       size(pool.out.height),
-                     size(pool.out.width), size(pool.kernel)};
+    sparse_shape_ = {size(c.batch),       size(n.in.height),     size(n.in.width),
+                     size(n.in.channels), size(n.out.channels),  size(n.kernel),
+                     size(n.padding),     size(pool.out.height), size(pool.out.width),
+                     size(pool.kernel)};
     tap_bytes_ = (taps.get_size() + 63) / 64 * 64;
     data_weights_ = Reorder(user, taps);
     gradient_weights_ = Reorder(taps, user);
     scratch_bytes_ = std::max(scratch_bytes_, 2 * tap_bytes_);
   }
 
-  template <class T>
   void run_sparse(const Frame& frame) {
     auto* weights = frame.at<float>(slots.scratch);
     auto* gradient = frame.at<float>(slots.scratch + tap_bytes_);
     if (slots.dx != kNoSlot) data_weights_.run(frame.weights + weight_, weights);
-    sparse_conv_backward(sparse_shape_,
-                         SparseConvData<T>{.x = frame.at<T>(slots.x),
-                                           .dy = frame.at<T>(slots.dy),
-                                           .y = frame.at<T>(slots.pooled),
-                                           .argmax = frame.at<uint8_t>(slots.argmax),
-                                           .weights = weights,
-                                           .weight_gradient = gradient,
-                                           .bias_gradient = bias_ == kNoSlot ? nullptr : frame.gradients + bias_,
-                                           .dx = frame.at<T>(slots.dx)},
-                         sparse_scratch_);
+    sparse_conv_backward(
+        sparse_shape_,
+        SparseConvData{.x = frame.at<float>(slots.x),
+                       .dy = frame.at<float>(slots.dy),
+                       .y = frame.at<float>(slots.pooled),
+                       .argmax = frame.at<uint8_t>(slots.argmax),
+                       .weights = weights,
+                       .weight_gradient = gradient,
+                       .bias_gradient = bias_ == kNoSlot ? nullptr : frame.gradients + bias_,
+                       .dx = frame.at<float>(slots.dx)},
+        sparse_scratch_);
     gradient_weights_.run(gradient, frame.gradients + weight_);
   }
 
@@ -207,8 +205,9 @@ class ConvLayer final : public Layer {
 
 }  // namespace
 
-bool sparse_backward(const Node& conv, const Node& pool) {
-  return conv.stride == 1 && conv.in.channels % 16 == 0 && pool.kernel >= 2 && pool.kernel <= 15;
+bool sparse_backward(const Node& conv, const Node& pool, Type type) {
+  return type == Type::kFloat && conv.stride == 1 && conv.in.channels % 16 == 0 &&
+         pool.kernel >= 2 && pool.kernel <= 15;
 }
 
 std::unique_ptr<Layer> make_conv_layer(const LayerContext& context) {

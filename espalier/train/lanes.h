@@ -6,8 +6,9 @@
 #include "espalier/train/kernels.h"
 #include "espalier/train/simd.h"
 
-// Vectors of 16 floats for kernels whose loops the compiler does not vectorize by itself. Where registers are narrower the
-// compiler splits them. They are never passed between functions that are not inlined, which is what the warning is about.
+// Vectors of 16 floats for kernels whose loops the compiler does not vectorize by itself. Where
+// registers are narrower the compiler splits them. They are never passed between functions that are
+// not inlined, which is what the warning is about.
 #pragma GCC diagnostic ignored "-Wpsabi"
 
 namespace espalier::train {

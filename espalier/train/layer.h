@@ -26,7 +26,8 @@ struct Slots {
   size_t dx = kNoSlot;       // kNoSlot: not wanted. May equal dy when backward_in_place()
   size_t saved = kNoSlot;    // saved_bytes(), kept from forward to backward
   size_t scratch = kNoSlot;  // scratch_bytes(), only during one call
-  // sparse_backward() convolutions: the pooled values and positions; dy is then the gradient of the pooled values.
+  // sparse_backward() convolutions: the pooled values and positions; dy is then the gradient of the
+  // pooled values.
   size_t pooled = kNoSlot, argmax = kNoSlot;
 };
 
@@ -50,8 +51,9 @@ struct LayerContext {
   int64_t batch;
   bool training;
   Type in, out;
-  // A convolution with ReLU and the max-pooling that alone reads it know of each other: the pooling does the ReLU's backward
-  // pass, or hands its own gradient on for the convolution to do all three at once (sparse_backward). Null otherwise.
+  // A convolution with ReLU and the max-pooling that alone reads it know of each other: the pooling
+  // does the ReLU's backward pass, or hands its own gradient on for the convolution to do all three
+  // at once (sparse_backward). Null otherwise.
   const Node* pool = nullptr;
   const Node* front = nullptr;
 };
@@ -81,8 +83,9 @@ std::unique_ptr<Layer> make_norm_layer(const LayerContext& context);    // kBatc
 std::unique_ptr<Layer> make_vector_layer(const LayerContext& context);  // kFlatten, kGlobalAverage
 std::unique_ptr<Layer> make_layer(const LayerContext& context);         // by the node's Op
 
-// Whether a convolution followed by `pool` takes its gradient from the pooled values (sparse_conv.h).
-bool sparse_backward(const Node& conv, const Node& pool);
+// Whether a convolution followed by `pool` takes its gradient from the pooled values
+// (sparse_conv.h).
+bool sparse_backward(const Node& conv, const Node& pool, Type type);
 
 // Offset of a tensor of the layout, for addressing flat buffers.
 inline size_t tensor_offset(const ParameterLayout& layout, int tensor) {

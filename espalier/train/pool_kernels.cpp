@@ -6,7 +6,8 @@
 namespace espalier::train {
 namespace {
 
-// The largest of a window's values at `in`, 16 channels at a time and the rest one by one. The first of equal values wins.
+// The largest of a window's values at `in`, 16 channels at a time and the rest one by one. The
+// first of equal values wins.
 template <class T>
 ESPALIER_INLINE void pool_window(const PoolShape& s, const T* in, T* out, uint8_t* argmax) {
   const size_t row = s.width * s.channels, taps = s.window * s.window;
@@ -51,7 +52,8 @@ ESPALIER_INLINE void max_pool_any(const PoolShape& s, const T* x, T* y, uint8_t*
 }
 
 template <class T>
-ESPALIER_INLINE void scatter_window(const PoolShape& s, const T* dy, const T* y, const uint8_t* argmax, float floor, T* dx) {
+ESPALIER_INLINE void scatter_window(const PoolShape& s, const T* dy, const T* y,
+                                    const uint8_t* argmax, float floor, T* dx) {
   const size_t row = s.width * s.channels, taps = s.window * s.window;
   size_t c = 0;
   for (; c + kLanes <= s.channels; c += kLanes) {
@@ -72,14 +74,15 @@ ESPALIER_INLINE void scatter_window(const PoolShape& s, const T* dy, const T* y,
   for (; c < s.channels; ++c) {
     const float gradient = to_float(y[c]) > floor ? to_float(dy[c]) : 0.0f;
     for (size_t k = 0; k < taps; ++k) {
-      put(dx[(k / s.window) * row + (k % s.window) * s.channels + c], argmax[c] == k ? gradient : 0.0f);
+      put(dx[(k / s.window) * row + (k % s.window) * s.channels + c],
+          argmax[c] == k ? gradient : 0.0f);
     }
   }
 }
 
 template <class T>
-ESPALIER_INLINE void max_pool_backward_any(const PoolShape& s, const T* dy, const T* y, const uint8_t* argmax, bool positive,
-                                           T* dx) {
+ESPALIER_INLINE void max_pool_backward_any(const PoolShape& s, const T* dy, const T* y,
+                                           const uint8_t* argmax, bool positive, T* dx) {
   // Pixels outside every window.
   if (s.out_height * s.window != s.height || s.out_width * s.window != s.width) {
     std::memset(dx, 0, s.batch * s.height * s.width * s.channels * sizeof(T));
@@ -104,12 +107,12 @@ ESPALIER_KERNEL void max_pool(const PoolShape& shape, const float* x, float* y, 
 ESPALIER_KERNEL void max_pool(const PoolShape& shape, const Bf16* x, Bf16* y, uint8_t* argmax) {
   max_pool_any(shape, x, y, argmax);
 }
-ESPALIER_KERNEL void max_pool_backward(const PoolShape& shape, const float* dy, const float* y, const uint8_t* argmax,
-                                       bool positive, float* dx) {
+ESPALIER_KERNEL void max_pool_backward(const PoolShape& shape, const float* dy, const float* y,
+                                       const uint8_t* argmax, bool positive, float* dx) {
   max_pool_backward_any(shape, dy, y, argmax, positive, dx);
 }
-ESPALIER_KERNEL void max_pool_backward(const PoolShape& shape, const Bf16* dy, const Bf16* y, const uint8_t* argmax,
-                                       bool positive, Bf16* dx) {
+ESPALIER_KERNEL void max_pool_backward(const PoolShape& shape, const Bf16* dy, const Bf16* y,
+                                       const uint8_t* argmax, bool positive, Bf16* dx) {
   max_pool_backward_any(shape, dy, y, argmax, positive, dx);
 }
 

@@ -7,8 +7,10 @@ namespace {
 class MaxPoolLayer final : public Layer {
  public:
   explicit MaxPoolLayer(const LayerContext& c)
-      : type_(c.out), training_(c.training), positive_(c.front != nullptr),
-        handed_on_(c.front != nullptr && sparse_backward(*c.front, c.node)) {
+      : type_(c.out),
+        training_(c.training),
+        positive_(c.front != nullptr),
+        handed_on_(c.front != nullptr && sparse_backward(*c.front, c.node, c.in)) {
     const Node& n = c.node;
     const auto size = [](int64_t value) { return static_cast<size_t>(value); };
     shape_ = {size(c.batch),  size(n.in.height),  size(n.in.width), size(n.in.channels),

@@ -15,7 +15,8 @@ void configure_process() {
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 2147483647);
   mallopt(M_TOP_PAD, 64 << 20);
-  // One heap for all threads: nothing in the hot path allocates, and heaps of their own keep 200 MB more.
+  // One heap for all threads: nothing in the hot path allocates, and heaps of their own keep 200 MB
+  // more.
   mallopt(M_ARENA_MAX, 1);
 #endif
   // Debian's pthread OpenBLAS heeds neither OpenMP's nor libtorch's thread count.

@@ -9,8 +9,8 @@ namespace {
 
 using Entry = SparseConvScratch::Entry;
 
-// The taps of one kernel row are contiguous in the padded input: `kernel·channels` values, taken in parts of up to kPart vectors
-// that stay in registers while a list is walked.
+// The taps of one kernel row are contiguous in the padded input: `kernel·channels` values, taken in
+// parts of up to kPart vectors that stay in registers while a list is walked.
 constexpr size_t kPart = 10;
 // A band of the input that is walked for all output channels should stay in the first-level cache.
 constexpr size_t kBandBytes = 24 << 10;
@@ -22,7 +22,7 @@ ESPALIER_INLINE void add_taps(const Entry* entries, size_t count, const float* i
   for (size_t r = 0; r < R; ++r) load(sum + r * kLanes, part[r]);
   for (size_t i = 0; i < count; ++i) {
     const float* at = input + entries[i].offset;
-    const Lanes gradient = Lanes{} + entries[i].gradient;
+    const Lanes gradient = entries[i].gradient - Lanes{};  // a broadcast
     for (size_t r = 0; r < R; ++r) {
       Lanes value;
       load(at + r * kLanes, value);
@@ -34,12 +34,13 @@ ESPALIER_INLINE void add_taps(const Entry* entries, size_t count, const float* i
 
 // out[offset + v] += gradient·weights[v] for R vectors v.
 template <size_t R>
-ESPALIER_INLINE void spread_taps(const Entry* entries, size_t count, const float* weights, float* out) {
+ESPALIER_INLINE void spread_taps(const Entry* entries, size_t count, const float* weights,
+                                 float* out) {
   Lanes part[R];
   for (size_t r = 0; r < R; ++r) load(weights + r * kLanes, part[r]);
   for (size_t i = 0; i < count; ++i) {
     float* at = out + entries[i].offset;
-    const Lanes gradient = Lanes{} + entries[i].gradient;
+    const Lanes gradient = entries[i].gradient - Lanes{};  // a broadcast
     for (size_t r = 0; r < R; ++r) {
       Lanes value;
       load(at + r * kLanes, value);
@@ -52,66 +53,83 @@ ESPALIER_INLINE void spread_taps(const Entry* entries, size_t count, const float
 template <class Call>
 ESPALIER_INLINE void with_vectors(size_t vectors, Call call) {
   switch (vectors) {
-    case 1: return call.template operator()<1>();
-    case 2: return call.template operator()<2>();
-    case 3: return call.template operator()<3>();
-    case 4: return call.template operator()<4>();
-    case 5: return call.template operator()<5>();
-    case 6: return call.template operator()<6>();
-    case 7: return call.template operator()<7>();
-    case 8: return call.template operator()<8>();
-    case 9: return call.template operator()<9>();
-    default: return call.template operator()<kPart>();
+    case 1:
+      return call.template operator()<1>();
+    case 2:
+      return call.template operator()<2>();
+    case 3:
+      return call.template operator()<3>();
+    case 4:
+      return call.template operator()<4>();
+    case 5:
+      return call.template operator()<5>();
+    case 6:
+      return call.template operator()<6>();
+    case 7:
+      return call.template operator()<7>();
+    case 8:
+      return call.template operator()<8>();
+    case 9:
+      return call.template operator()<9>();
+    default:
+      return call.template operator()<kPart>();
   }
 }
 
-// The outputs with a gradient among pooled rows [begin, end) of image n, one list per output channel.
-template <class T>
-ESPALIER_INLINE void list_outputs(const SparseConvShape& s, const SparseConvData<T>& d, size_t n, size_t begin, size_t end,
-                                  SparseConvScratch& scratch) {
+// The outputs with a gradient among pooled rows [begin, end) of image n, one list per output
+// channel.
+ESPALIER_INLINE void list_outputs(const SparseConvShape& s, const SparseConvData& d, size_t n,
+                                  size_t begin, size_t end, SparseConvScratch& scratch) {
   const size_t padded = s.width + 2 * s.padding, capacity = (end - begin) * s.pooled_width;
   std::fill(scratch.counts.begin(), scratch.counts.end(), 0U);
-  for (size_t py = begin; py < end; ++py) {
-    for (size_t px = 0; px < s.pooled_width; ++px) {
+  // Down the columns: the taps of windows below each other do not overlap row by row, so that
+  // spreading one does not wait for the stores of the one before.
+  for (size_t px = 0; px < s.pooled_width; ++px) {
+    for (size_t py = begin; py < end; ++py) {
       const size_t at = ((n * s.pooled_height + py) * s.pooled_width + px) * s.out_channels;
       uint32_t place[256];  // offset of each position in the window
       for (size_t k = 0; k < s.window * s.window; ++k) {
-        place[k] = static_cast<uint32_t>(((py * s.window + k / s.window) * padded + px * s.window + k % s.window) * s.channels);
+        place[k] = static_cast<uint32_t>(
+            ((py * s.window + k / s.window) * padded + px * s.window + k % s.window) * s.channels);
       }
       for (size_t c = 0; c < s.out_channels; ++c) {
-        const float gradient = to_float(d.dy[at + c]);
+        const float gradient = d.dy[at + c];
         uint32_t& count = scratch.counts[c];
         scratch.entries[c * capacity + count] = {place[d.argmax[at + c]], gradient};
-        count += to_float(d.y[at + c]) > 0 && gradient != 0 ? 1U : 0U;  // without a branch: it cannot be predicted
+        count +=
+            d.y[at + c] > 0 && gradient != 0 ? 1U : 0U;  // without a branch: it cannot be predicted
       }
     }
   }
 }
 
-template <class T>
-ESPALIER_INLINE void copy_rows(const SparseConvShape& s, const T* image, float* padded) {
+ESPALIER_INLINE void copy_rows(const SparseConvShape& s, const float* image, float* padded) {
   const size_t line = (s.width + 2 * s.padding) * s.channels, inside = s.width * s.channels;
   for (size_t y = 0; y < s.height; ++y) {
     float* to = padded + (y + s.padding) * line + s.padding * s.channels;
-    for (size_t i = 0; i < inside; ++i) to[i] = to_float(image[y * inside + i]);
+    for (size_t i = 0; i < inside; ++i) to[i] = image[y * inside + i];
   }
 }
 
-template <class T>
-ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>& d, SparseConvScratch& scratch) {
-  const size_t line = (s.width + 2 * s.padding) * s.channels, image = (s.height + 2 * s.padding) * line;
+ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData& d,
+                              SparseConvScratch& scratch) {
+  const size_t line = (s.width + 2 * s.padding) * s.channels,
+               image = (s.height + 2 * s.padding) * line;
   const size_t row = s.kernel * s.channels, filter = s.kernel * row;
-  const size_t rows = std::clamp<size_t>(kBandBytes / (line * sizeof(float) * s.window), 1, s.pooled_height);
+  const size_t rows =
+      std::clamp<size_t>(kBandBytes / (line * sizeof(float) * s.window), 1, s.pooled_height);
   scratch.input.assign(image, 0.0f);  // the padding stays zero
   if (d.dx != nullptr) scratch.input_gradient.resize(image);
   scratch.entries.resize(s.out_channels * rows * s.pooled_width + 1);
   scratch.counts.resize(s.out_channels);
   std::fill(d.weight_gradient, d.weight_gradient + s.out_channels * filter, 0.0f);
-  if (d.bias_gradient != nullptr) std::fill(d.bias_gradient, d.bias_gradient + s.out_channels, 0.0f);
+  if (d.bias_gradient != nullptr)
+    std::fill(d.bias_gradient, d.bias_gradient + s.out_channels, 0.0f);
 
   for (size_t n = 0; n < s.batch; ++n) {
     copy_rows(s, d.x + n * s.height * s.width * s.channels, scratch.input.data());
-    if (d.dx != nullptr) std::fill(scratch.input_gradient.begin(), scratch.input_gradient.end(), 0.0f);
+    if (d.dx != nullptr)
+      std::fill(scratch.input_gradient.begin(), scratch.input_gradient.end(), 0.0f);
     for (size_t begin = 0; begin < s.pooled_height; begin += rows) {
       const size_t end = std::min(s.pooled_height, begin + rows);
       list_outputs(s, d, n, begin, end, scratch);
@@ -124,12 +142,16 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>&
         for (size_t k = 0; k < s.kernel; ++k) {
           for (size_t v = 0; v < row; v += kPart * kLanes) {
             const size_t in_image = k * line + v, in_filter = c * filter + k * row + v;
-            with_vectors(std::min(kPart, (row - v) / kLanes), [&]<size_t R>() __attribute__((always_inline)) {
-              add_taps<R>(entries, count, scratch.input.data() + in_image, d.weight_gradient + in_filter);
-              if (d.dx != nullptr) {
-                spread_taps<R>(entries, count, d.weights + in_filter, scratch.input_gradient.data() + in_image);
-              }
-            });
+            with_vectors(
+                std::min(kPart, (row - v) / kLanes), [&]<size_t R>() __attribute__((
+                                                         always_inline)) {
+                  add_taps<R>(entries, count, scratch.input.data() + in_image,
+                              d.weight_gradient + in_filter);
+                  if (d.dx != nullptr) {
+                    spread_taps<R>(entries, count, d.weights + in_filter,
+                                   scratch.input_gradient.data() + in_image);
+                  }
+                });
           }
         }
       }
@@ -137,20 +159,17 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>&
     if (d.dx == nullptr) continue;
     const size_t inside = s.width * s.channels;
     for (size_t y = 0; y < s.height; ++y) {
-      const float* from = scratch.input_gradient.data() + (y + s.padding) * line + s.padding * s.channels;
-      T* to = d.dx + (n * s.height + y) * inside;
-      for (size_t i = 0; i < inside; ++i) put(to[i], from[i]);
+      const float* from =
+          scratch.input_gradient.data() + (y + s.padding) * line + s.padding * s.channels;
+      float* to = d.dx + (n * s.height + y) * inside;
+      for (size_t i = 0; i < inside; ++i) to[i] = from[i];
     }
   }
 }
 
 }  // namespace
 
-ESPALIER_KERNEL void sparse_conv_backward(const SparseConvShape& shape, const SparseConvData<float>& data,
-                                          SparseConvScratch& scratch) {
-  backward(shape, data, scratch);
-}
-ESPALIER_KERNEL void sparse_conv_backward(const SparseConvShape& shape, const SparseConvData<Bf16>& data,
+ESPALIER_KERNEL void sparse_conv_backward(const SparseConvShape& shape, const SparseConvData& data,
                                           SparseConvScratch& scratch) {
   backward(shape, data, scratch);
 }
