@@ -28,6 +28,15 @@ inline void require_rotation(std::string_view stage, const StageContext& context
          "its levels are made for rotated coordinates; put hadamard before it");
 }
 
+inline void refuse_scaled_up(std::string_view stage, const StageContext& context) {
+  if (context.scaled_up) {
+    fail(concat("codec/", stage),
+         "it is biased, and what subsample scales up is then neither unbiased nor fit for error "
+         "feedback; "
+         "use randomk, or an unbiased coder");
+  }
+}
+
 inline constexpr size_t kSizePrefix = 4;
 
 // Calls `write`, which appends to `bytes`, and puts the number of bytes before them.

@@ -39,6 +39,7 @@ const std::vector<Good> kGood = {
     {"v1_hadamard2_eden1", "hadamard:rotations=2,eden:bits=1"},
     {"v1_hadamard_eden2_585", "hadamard,eden:bits=2.585:unbiased=false"},
     {"v1_hadamard_dithered2", "hadamard,dithered:bits=2"},
+    {"v1_hadamard_trellis3", "hadamard,trellis:bits=3"},
     {"v1_dithered_half", "dithered:bits=0.5"},
 };
 

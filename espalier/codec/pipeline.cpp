@@ -29,6 +29,13 @@ std::string step_text(const Pipeline::Step& step) {
   return text;
 }
 
+// Asks for the first values of the next block, so that they arrive while this one is coded.
+void prefetch(std::span<const float> next, size_t size) {
+  constexpr size_t kLine = 64 / sizeof(float);
+  const size_t count = std::min({next.size(), size, size_t{4096}});
+  for (size_t i = 0; i < count; i += kLine) __builtin_prefetch(next.data() + i, 0, 2);
+}
+
 constexpr uint32_t kInfinityBits = 0x7f800000u;
 
 }  // namespace
@@ -167,6 +174,7 @@ void Pipeline::encode(std::span<const float> x, Key key, std::string_view name, 
     for_each_block(unit, block_, [&](size_t offset, size_t size, size_t index) {
       std::span<const float> in = x.subspan(begin + offset, size);
       check(in);
+      prefetch(x.subspan(std::min(begin + offset + size, x.size())), size);
       const Key block_key = key.child(first_block + index);
       for (size_t s = 0; s < coder; ++s) {
         const bool last = s + 1 == coder;

@@ -10,15 +10,27 @@ StageRow subsample_row();
 StageRow quantize_row();
 StageRow eden_row();
 StageRow dithered_row();
+StageRow trellis_row();
 StageRow topk_row();
 StageRow randomk_row();
 StageRow cast_row();
 
 const std::vector<StageRow>& stage_rows() {
+  // clang-format off
   static const std::vector<StageRow> rows = {
-      identity_row(), hadamard_row(), kashin_row(), subsample_row(), topk_row(),
-      randomk_row(),  quantize_row(), eden_row(),   dithered_row(),  cast_row(),
+      identity_row(),
+      hadamard_row(),
+      kashin_row(),
+      subsample_row(),
+      topk_row(),
+      randomk_row(),
+      quantize_row(),
+      eden_row(),
+      dithered_row(),
+      trellis_row(),
+      cast_row(),
   };
+  // clang-format on
   return rows;
 }
 

@@ -24,6 +24,7 @@ struct StageContext {
   bool rotated = false;     // coordinates are alike: a rotation or a frame stands before
   bool gaussian = false;    // … and normal, so that codes made for N(0,1) fit
   bool sparsified = false;  // only some coordinates are left
+  bool scaled_up = false;   // … multiplied by N/m, to be unbiased
   bool first = true;
   size_t block = 0;  // values per block; 0 is the whole tensor
 };

@@ -53,6 +53,7 @@ class Eden final : public Stage {
 std::unique_ptr<Stage> make_eden(const EdenOptions& options, StageContext& context) {
   refuse_frame("eden", context);
   require_rotation("eden", context);
+  if (!options.unbiased) refuse_scaled_up("eden", context);
   return std::make_unique<Eden>(options, context);
 }
 

@@ -81,7 +81,7 @@ class Subsample final : public Stage {
 };
 
 std::unique_ptr<Stage> make_subsample(const KeepOptions& options, StageContext& context) {
-  context.sparsified = true;
+  context.sparsified = context.scaled_up = true;
   return std::make_unique<Subsample>(options.keep, context.rotated, true);
 }
 
