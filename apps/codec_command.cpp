@@ -43,6 +43,9 @@ const std::vector<std::string>& default_benches() {
       "hadamard,quantize:bits=4",
       "hadamard,subsample:keep=0.5,quantize:bits=4",
       "kashin,quantize:bits=2",
+      "hadamard:rotations=2,eden:bits=2",
+      "hadamard,dithered:bits=2",
+      "hadamard,trellis:bits=3",
       "topk:keep=0.01",
   };
   return list;
