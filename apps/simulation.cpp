@@ -45,8 +45,9 @@ Simulation::Simulation(round::RunConfig config, size_t num_threads)
   }
   parameters_ = initial.size();
   states_ = std::make_unique<sim::SimStateStore>(static_cast<uint64_t>(config_.run.client_state_mb) * 1'000'000);
+  const round::Feedback feedback = round::choose_feedback(config_.run.error_feedback, *uplink_);
   round::ClientEnvironment environment{*strategy_, *downlink_, *uplink_,
-                                       {initial.shared_layout(), initial.layout().size() * 4 + 1024}, states_.get(), nullptr};
+                                       {initial.shared_layout(), initial.layout().size() * 4 + 1024}, states_.get(), nullptr, feedback};
   backend_ = std::make_unique<sim::SimBackend>(sim::SimBackend::Setup{data_, *partition_, config_.model, config_.train, num_threads,
                                                                       config_.run.eval_batch, environment});
   loop_ = std::make_unique<round::RoundLoop>(

@@ -10,6 +10,7 @@ namespace espalier::round {
 namespace {
 constexpr uint32_t kMagic = 0x43505345;  // "ESPC"
 constexpr uint8_t kVersion = 1;
+constexpr size_t kMaxEstimates = 64;
 constexpr const char* kAdvice = "; start the run again in a new folder";
 }  // namespace
 
@@ -33,6 +34,13 @@ Bytes encode_checkpoint(const Checkpoint& checkpoint) {
     out.put(client);
     out.put(version);
   }
+  out.put(static_cast<uint32_t>(checkpoint.estimates.size()));
+  for (const auto& [name, estimate] : checkpoint.estimates) {
+    out.string(name);
+    write_values(estimate, out);
+  }
+  out.put(static_cast<uint8_t>(!checkpoint.downlink_state.empty()));
+  if (!checkpoint.downlink_state.empty()) write_values(checkpoint.downlink_state, out);
   out.put(checksum32(bytes));
   return bytes;
 }
@@ -64,6 +72,18 @@ Checkpoint decode_checkpoint(std::span<const uint8_t> bytes, const std::shared_p
   for (uint64_t i = 0; i < count; ++i) {
     const auto client = in.get<uint64_t>();
     checkpoint.state_versions[client] = in.get<uint32_t>();
+  }
+  const auto estimates = in.get<uint32_t>();
+  if (estimates > kMaxEstimates) fail(where, "the checkpoint is damaged", kAdvice);
+  for (uint32_t i = 0; i < estimates; ++i) {
+    const std::string name = in.string();
+    ParameterSet estimate(layout);
+    read_values(in, estimate);
+    checkpoint.estimates.insert_or_assign(name, std::move(estimate));
+  }
+  if (in.get<uint8_t>() != 0) {
+    checkpoint.downlink_state = ParameterSet(layout);
+    read_values(in, checkpoint.downlink_state);
   }
   in.finish();
   return checkpoint;

@@ -19,6 +19,8 @@ struct Checkpoint {
   ParameterSet global;
   Bytes strategy;                              // Strategy::save
   std::map<uint64_t, uint32_t> state_versions;  // client → round of its committed state
+  std::map<std::string, ParameterSet> estimates;  // EF21: mean of what the clients have said, by payload; model layout
+  ParameterSet downlink_state;                    // delta downlink: what clients hold; empty when it is off
 };
 
 // As one file: written beside, synced, renamed. Reading checks magic, version, checksum and sizes; `layout` is the model's.

@@ -17,6 +17,8 @@ Checkpoint example() {
   checkpoint.global.values()[1] = -0.1f;
   checkpoint.strategy = {1, 2, 3};
   checkpoint.state_versions = {{7, 2}, {uint64_t{1} << 50, 5}};
+  checkpoint.estimates.emplace("delta", checkpoint.global);
+  checkpoint.downlink_state = checkpoint.global;
   return checkpoint;
 }
 

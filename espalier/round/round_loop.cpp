@@ -14,7 +14,9 @@ class RoundLoop::Traffic : public RoundTraffic {
  public:
   Traffic(RoundLoop& loop, const strategy::RoundInfo& info, std::span<const uint64_t> clients, double max_weight)
       : loop_(loop), info_(info), num_clients_(clients.size()), sums_(clients.size(), max_weight),
-        limits_{loop.global_->shared_layout(), loop.global_->layout().size() * 4 + 1024} {}
+        limits_{loop.global_->shared_layout(), loop.global_->layout().size() * 4 + 1024} {
+    if (loop_.feedback_ == Feedback::kEf21) sums_.use_estimates(loop_.estimates_, loop_.setup_.backend.num_clients());
+  }
 
   EncodedMessage task(uint64_t client) override {
     strategy::Task task;
@@ -28,8 +30,14 @@ class RoundLoop::Traffic : public RoundTraffic {
       const std::lock_guard lock(configure_mutex_);
       loop_.setup_.strategy.configure(info_, loop_.global_, task);
     }
+    std::shared_ptr<const Bytes> delta;
+    if (loop_.delta_sender_) {
+      const auto held = task.state_version > 0 ? std::optional(task.state_version) : std::nullopt;
+      const auto bytes = loop_.delta_sender_->message_for(held);
+      delta = std::make_shared<Bytes>(bytes.begin(), bytes.end());
+    }
     EncodedMessage message = encode_task(task, info_.key.child(client), loop_.setup_.downlink,
-                                         info_.key.child(Purpose::kDownlink), limits_, &encoded_);
+                                         info_.key.child(Purpose::kDownlink), limits_, &encoded_, std::move(delta));
     bytes_down_ += message.size_bytes();
     return message;
   }
@@ -37,7 +45,10 @@ class RoundLoop::Traffic : public RoundTraffic {
   void delivered(uint64_t client, const EncodedMessage& message) override {
     bytes_up_ += message.size_bytes();
     try {
-      const strategy::Update update = decode_update(message, loop_.setup_.uplink, limits_);
+      strategy::Update update = decode_update(message, loop_.setup_.uplink, limits_);
+      if (loop_.feedback_ == Feedback::kEf21) {
+        for (strategy::Payload& payload : update.payloads) payload.weight = 1;  // its mean is over all clients, uniformly
+      }
       loop_.setup_.strategy.accumulate(info_, client, update, sums_);
     } catch (const Error& error) {
       failed(client, error.what());
@@ -89,8 +100,16 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
     fail("config", "strategy.clients_per_round is ", setup_.selection.clients_per_round, ", but there are only ", clients,
          " clients; lower it or raise data.partition.clients");
   }
-  ESPALIER_CHECK(setup_.states != nullptr || !setup_.strategy.has_client_state());
+  feedback_ = choose_feedback(setup_.run.error_feedback, setup_.uplink);
+  if (setup_.run.delta_downlink) {
+    delta_sender_ = std::make_unique<codec::DeltaSender>(setup_.downlink, global_->shared_layout());
+  }
+  ESPALIER_CHECK(setup_.states != nullptr || !clients_have_state());
   setup_.strategy.start({global_->shared_layout(), clients});
+}
+
+bool RoundLoop::clients_have_state() const {
+  return setup_.strategy.has_client_state() || feedback_ != Feedback::kNone || delta_sender_ != nullptr;
 }
 
 bool RoundLoop::evaluates(uint32_t round) const {
@@ -113,6 +132,7 @@ RoundRecord RoundLoop::run_round() {
   for (uint64_t client : clients) {
     max_weight = std::max(max_weight, static_cast<double>(setup_.backend.num_samples(client)));
   }
+  if (delta_sender_) delta_sender_->advance(*global_, info.key.child(Purpose::kDownlink));
   Traffic traffic(*this, info, clients, max_weight);
   const Stopwatch training;
   setup_.backend.run(clients, traffic);
@@ -136,10 +156,15 @@ RoundRecord RoundLoop::run_round() {
   record.train_accuracy = traffic.sums().weighted_mean(strategy::kTrainAccuracy);
 
   setup_.strategy.finish(info, traffic.sums(), *global_);
+  if (feedback_ == Feedback::kEf21) {
+    for (const std::string& payload : traffic.sums().payloads()) {
+      estimates_.insert_or_assign(payload, traffic.sums().mean(payload, global_->shared_layout()));
+    }
+  }
   if (!all_finite(global_->values())) {
     fail("round", "the global model is no longer finite after round ", round, "; lower train.lr or strategy.server_lr");
   }
-  if (setup_.strategy.has_client_state()) {
+  if (clients_have_state()) {
     for (uint64_t client : traffic.answered()) {
       state_versions_[client] = round;
       uncommitted_.push_back(client);
@@ -162,7 +187,8 @@ RoundRecord RoundLoop::run_round() {
 
 Checkpoint RoundLoop::checkpoint(uint64_t configuration) const {
   if (setup_.states != nullptr) setup_.states->make_durable();
-  Checkpoint checkpoint{configuration, round_, ledger_, *global_, {}, state_versions_};
+  Checkpoint checkpoint{configuration, round_, ledger_, *global_, {}, state_versions_, estimates_, {}};
+  if (delta_sender_ && delta_sender_->version() > 0) checkpoint.downlink_state = delta_sender_->state();
   ByteWriter out(checkpoint.strategy);
   setup_.strategy.save(out);
   return checkpoint;
@@ -180,6 +206,12 @@ void RoundLoop::restore(Checkpoint checkpoint) {
   ledger_ = checkpoint.ledger;
   state_versions_ = std::move(checkpoint.state_versions);
   global_ = std::make_shared<ParameterSet>(std::move(checkpoint.global));
+  estimates_ = std::move(checkpoint.estimates);
+  if (delta_sender_) {
+    delta_sender_ = checkpoint.downlink_state.empty()
+                        ? std::make_unique<codec::DeltaSender>(setup_.downlink, global_->shared_layout())
+                        : std::make_unique<codec::DeltaSender>(setup_.downlink, std::move(checkpoint.downlink_state), round_);
+  }
   ByteReader in(checkpoint.strategy, "round/checkpoint");
   setup_.strategy.load(in);
   in.finish();

@@ -7,9 +7,11 @@
 
 #include "espalier/base/random.h"
 #include "espalier/codec/codec.h"
+#include "espalier/codec/delta.h"
 #include "espalier/params/parameter_set.h"
 #include "espalier/round/backend.h"
 #include "espalier/round/checkpoint.h"
+#include "espalier/round/client_session.h"
 #include "espalier/round/client_state.h"
 #include "espalier/round/ledger.h"
 #include "espalier/round/run_options.h"
@@ -32,7 +34,7 @@ class RoundLoop {
     const codec::Codec& downlink;
     const codec::Codec& uplink;
     Backend& backend;
-    ClientStateStore* states = nullptr;  // needed when the strategy has client state
+    ClientStateStore* states = nullptr;  // needed when clients have state: the strategy's, error feedback's, delta downlink's
   };
 
   // Throws Error when the configuration asks for more clients than there are.
@@ -59,11 +61,15 @@ class RoundLoop {
  private:
   class Traffic;
   bool evaluates(uint32_t round) const;
+  bool clients_have_state() const;
 
   Setup setup_;
   uint32_t round_ = 0;
   std::shared_ptr<ParameterSet> global_;
   Ledger ledger_;
+  Feedback feedback_;
+  std::map<std::string, ParameterSet> estimates_;    // EF21
+  std::unique_ptr<codec::DeltaSender> delta_sender_;  // delta downlink
   std::map<uint64_t, uint32_t> state_versions_;
   std::vector<uint64_t> uncommitted_;  // clients whose state changed since the last written checkpoint
 };

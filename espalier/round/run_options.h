@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "espalier/base/options.h"
 
@@ -14,6 +15,8 @@ struct RunOptions {
   int64_t eval_batch = 100;
   int64_t checkpoint_every = 1;
   int64_t client_state_mb = 512;
+  std::string error_feedback = "auto";
+  bool delta_downlink = false;
 
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {
@@ -26,6 +29,13 @@ struct RunOptions {
           Field("Write the checkpoint every so many rounds, and when the run ends or is interrupted.").at_least(1));
     visit("client_state_mb", self.client_state_mb,
           Field("Memory for what simulated clients remember between rounds (scaffold), in MB; more goes to disk.").at_least(0).at_most(1e9));
+    visit("error_feedback", self.error_feedback,
+          Field("What a lossy uplink does with what it lost: none; residual: the client adds it to its next update; ef21: client and "
+                "server keep estimates and send differences; auto: residual when the uplink codec is biased, else none.")
+              .one_of({"auto", "none", "residual", "ef21"}));
+    visit("delta_downlink", self.delta_downlink,
+          Field("Send clients that took part in the round before the coded difference, and all others the whole state in float32; "
+                "pays when nearly all clients take part in every round."));
   }
 };
 

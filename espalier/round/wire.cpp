@@ -106,8 +106,11 @@ std::shared_ptr<const ParameterLayout> read_layout(ByteReader& in, int64_t max_v
   return layout;
 }
 
+// How a payload is laid out and coded.
+constexpr uint8_t kInlineLayout = 1, kModelDelta = 2;
+
 void write_payload_table(const std::vector<strategy::Payload>& payloads, const EncodedMessage& message, const WireLimits& limits,
-                         ByteWriter& out) {
+                         bool model_delta, ByteWriter& out) {
   out.put(static_cast<uint16_t>(payloads.size()));
   for (size_t i = 0; i < payloads.size(); ++i) {
     const strategy::Payload& payload = payloads[i];
@@ -115,7 +118,8 @@ void write_payload_table(const std::vector<strategy::Payload>& payloads, const E
     out.put(payload.weight);
     const bool inline_layout =
         payload.values->shared_layout() != limits.model && !(payload.values->layout() == *limits.model);
-    out.put(static_cast<uint8_t>(inline_layout));
+    const bool delta = model_delta && payload.name == strategy::kModel;
+    out.put(static_cast<uint8_t>((inline_layout ? kInlineLayout : 0) | (delta ? kModelDelta : 0)));
     if (inline_layout) write_layout(payload.values->layout(), out);
     out.put(static_cast<uint64_t>(message.bodies[i]->size()));
   }
@@ -141,7 +145,8 @@ void read_magic(ByteReader& in, uint32_t magic) {
 }
 
 std::vector<strategy::Payload> read_payloads(ByteReader& in, const EncodedMessage& message, const codec::Codec& codec,
-                                             const WireLimits& limits, DecodedBodies* shared) {
+                                             const WireLimits& limits, DecodedBodies* shared,
+                                             const std::function<std::shared_ptr<const ParameterSet>(std::span<const uint8_t>)>& delta) {
   const auto count = in.get<uint16_t>();
   if (count != message.bodies.size()) fail(in.where(), "expected ", count, " payloads, got ", message.bodies.size());
   std::vector<strategy::Payload> payloads;
@@ -149,8 +154,9 @@ std::vector<strategy::Payload> read_payloads(ByteReader& in, const EncodedMessag
     strategy::Payload payload;
     payload.name = in.string(kMaxName);
     payload.weight = in.get<double>();
-    const bool inline_layout = in.get<uint8_t>() != 0;
-    const auto layout = inline_layout ? read_layout(in, limits.max_values) : limits.model;
+    const auto flags = in.get<uint8_t>();
+    if ((flags & ~(kInlineLayout | kModelDelta)) != 0) fail(in.where(), "payload '", payload.name, "' has unknown flags ", int{flags});
+    const auto layout = (flags & kInlineLayout) != 0 ? read_layout(in, limits.max_values) : limits.model;
     const auto size = in.get<uint64_t>();
     const auto& body = message.bodies[i];
     if (size != body->size()) fail(in.where(), "payload '", payload.name, "': expected ", size, " bytes, got ", body->size());
@@ -159,7 +165,12 @@ std::vector<strategy::Payload> read_payloads(ByteReader& in, const EncodedMessag
       codec.decode(*body, *values);
       return values;
     };
-    payload.values = shared != nullptr ? shared->get(body, decode) : decode();
+    if ((flags & kModelDelta) != 0) {
+      if (!delta) fail(in.where(), "payload '", payload.name, "' is a difference, but no state is held");
+      payload.values = delta(*body);
+    } else {
+      payload.values = shared != nullptr ? shared->get(body, decode) : decode();
+    }
     if (!(payload.values->layout() == *layout)) fail(in.where(), "payload '", payload.name, "' has another layout");
     payloads.push_back(std::move(payload));
   }
@@ -182,9 +193,13 @@ uint64_t EncodedMessage::size_bytes() const {
 }
 
 EncodedMessage encode_task(const strategy::Task& task, Key client_key, const codec::Codec& codec, Key codec_key,
-                           const WireLimits& limits, EncodedBodies* shared) {
+                           const WireLimits& limits, EncodedBodies* shared, std::shared_ptr<const Bytes> model_delta) {
   EncodedMessage message;
   for (size_t i = 0; i < task.payloads.size(); ++i) {
+    if (model_delta != nullptr && task.payloads[i].name == strategy::kModel) {
+      message.bodies.push_back(model_delta);
+      continue;
+    }
     const auto& values = task.payloads[i].values;
     const auto encode = [&] { return encode_body(*values, codec, codec_key.child(i)); };
     message.bodies.push_back(shared != nullptr ? shared->get(values, encode) : encode());
@@ -205,13 +220,13 @@ EncodedMessage encode_task(const strategy::Task& task, Key client_key, const cod
   out.put(client_key.value());
   write_record(changed, out);
   write_record(scalars_record(task.scalars), out);
-  write_payload_table(task.payloads, message, limits, out);
+  write_payload_table(task.payloads, message, limits, model_delta != nullptr, out);
   finish_head(message.head);
   return message;
 }
 
 strategy::Task decode_task(const EncodedMessage& message, const codec::Codec& codec, const WireLimits& limits,
-                           DecodedBodies* shared, Key& client_key) {
+                           DecodedBodies* shared, Key& client_key, const DeltaDecoder& delta) {
   ByteReader in(open_head(message.head, "round/task"), "round/task");
   read_magic(in, kTaskMagic);
   strategy::Task task;
@@ -222,21 +237,32 @@ strategy::Task decode_task(const EncodedMessage& message, const codec::Codec& co
   const Json changed = read_record(in);
   read_options({&changed, "task.train"}, {}, task.train);
   task.scalars = read_scalars(in);
-  task.payloads = read_payloads(in, message, codec, limits, shared);
+  if (delta) {
+    task.payloads = read_payloads(in, message, codec, limits, shared, [&](std::span<const uint8_t> body) { return delta(task, body); });
+  } else {
+    task.payloads = read_payloads(in, message, codec, limits, shared, {});
+  }
   return task;
 }
 
 EncodedMessage encode_update(const strategy::Update& update, const codec::Codec& codec, Key codec_key, const WireLimits& limits) {
+  return encode_update(
+      update, [&](const strategy::Payload& payload, Key key, Bytes& out) { codec.encode(*payload.values, key, out); }, codec_key, limits);
+}
+
+EncodedMessage encode_update(const strategy::Update& update, const BodyEncoder& encode, Key codec_key, const WireLimits& limits) {
   EncodedMessage message;
   for (size_t i = 0; i < update.payloads.size(); ++i) {
-    message.bodies.push_back(encode_body(*update.payloads[i].values, codec, codec_key.child(i)));
+    auto body = std::make_shared<Bytes>();
+    encode(update.payloads[i], codec_key.child(i), *body);
+    message.bodies.push_back(std::move(body));
   }
   ByteWriter out(message.head);
   out.put(kUpdateMagic);
   out.put(kVersion);
   out.put(update.num_samples);
   write_record(scalars_record(update.scalars), out);
-  write_payload_table(update.payloads, message, limits, out);
+  write_payload_table(update.payloads, message, limits, /*model_delta=*/false, out);
   finish_head(message.head);
   return message;
 }
@@ -247,7 +273,7 @@ strategy::Update decode_update(const EncodedMessage& message, const codec::Codec
   strategy::Update update;
   update.num_samples = in.get<double>();
   update.scalars = read_scalars(in);
-  update.payloads = read_payloads(in, message, codec, limits, nullptr);
+  update.payloads = read_payloads(in, message, codec, limits, nullptr, {});
   return update;
 }
 

@@ -64,13 +64,19 @@ struct WireLimits {
   int64_t max_values = int64_t{1} << 31;         // of a payload that describes its own layout
 };
 
-// `key` seeds the codec's randomness. `shared` may be null (every body is encoded anew).
+// `codec_key` seeds the codec's randomness. `shared` may be null (every body is encoded anew). With `model_delta`, the payload
+// "model" travels as that message of a codec::DeltaSender.
 EncodedMessage encode_task(const strategy::Task& task, Key client_key, const codec::Codec& codec, Key codec_key,
-                           const WireLimits& limits, EncodedBodies* shared);
+                           const WireLimits& limits, EncodedBodies* shared, std::shared_ptr<const Bytes> model_delta = nullptr);
+// Turns such a message into the model, given the version of the state that the client holds.
+using DeltaDecoder = std::function<std::shared_ptr<const ParameterSet>(const strategy::Task& head, std::span<const uint8_t> message)>;
 // `client_key` is filled with the key the server sent along. Throws Error for anything malformed.
 strategy::Task decode_task(const EncodedMessage& message, const codec::Codec& codec, const WireLimits& limits,
-                           DecodedBodies* shared, Key& client_key);
+                           DecodedBodies* shared, Key& client_key, const DeltaDecoder& delta = {});
 
+// Appends the message of one payload to a body; the default is the codec's.
+using BodyEncoder = std::function<void(const strategy::Payload& payload, Key key, Bytes& out)>;
+EncodedMessage encode_update(const strategy::Update& update, const BodyEncoder& encode, Key codec_key, const WireLimits& limits);
 EncodedMessage encode_update(const strategy::Update& update, const codec::Codec& codec, Key codec_key, const WireLimits& limits);
 strategy::Update decode_update(const EncodedMessage& message, const codec::Codec& codec, const WireLimits& limits);
 

@@ -43,18 +43,20 @@ class TestRun {
     for (const auto& assignment : assignments) set_config_value(tree, assignment);
     config_ = round::read_run_config(tree);
     strategy_ = round::make_strategy(config_);
-    codec_ = codec::make_codec(Json::array(), "test");
+    downlink_ = codec::make_codec(config_.downlink, "downlink");
+    uplink_ = codec::make_codec(config_.uplink, "uplink");
     data_ = data::load_dataset(config_.data, Key(1));
     partition_ = data::make_partition(config_.partition, *data_.train, Key(2));
     train::configure_process();
     const auto trainer = train::make_trainer(config_.model, train::spec_of(*data_.train), "fp32", "cpu");
     ParameterSet initial(trainer->layout());
     trainer->initialize(Key(3), initial);
-    round::ClientEnvironment environment{*strategy_, *codec_, *codec_, {initial.shared_layout(), 1 << 20}, &states_, nullptr};
+    const round::Feedback feedback = round::choose_feedback(config_.run.error_feedback, *uplink_);
+    round::ClientEnvironment environment{*strategy_, *downlink_, *uplink_, {initial.shared_layout(), 1 << 20}, &states_, nullptr, feedback};
     backend_ = std::make_unique<SimBackend>(
         SimBackend::Setup{data_, *partition_, config_.model, config_.train, threads, config_.run.eval_batch, environment});
     loop_ = std::make_unique<round::RoundLoop>(
-        round::RoundLoop::Setup{config_.run, config_.selection, config_.train, *strategy_, *codec_, *codec_, *backend_, &states_},
+        round::RoundLoop::Setup{config_.run, config_.selection, config_.train, *strategy_, *downlink_, *uplink_, *backend_, &states_},
         std::move(initial));
   }
   round::RoundLoop& loop() { return *loop_; }
@@ -68,7 +70,7 @@ class TestRun {
  private:
   round::RunConfig config_;
   std::unique_ptr<strategy::Strategy> strategy_;
-  std::unique_ptr<codec::Codec> codec_;
+  std::unique_ptr<codec::Codec> downlink_, uplink_;
   data::DataSource data_;
   std::unique_ptr<data::Partition> partition_;
   SimStateStore states_{1 << 30};
@@ -111,6 +113,53 @@ std::vector<std::string> names() {
   return out;
 }
 INSTANTIATE_TEST_SUITE_P(Registry, EveryStrategy, testing::ValuesIn(names()), [](const auto& row) { return row.param; });
+
+// How the links are set up, with a name for the test.
+struct Link {
+  std::string name;
+  std::vector<std::string> assignments;
+};
+class EveryLink : public testing::TestWithParam<Link> {};
+
+TEST_P(EveryLink, ThreadsAndCheckpointsChangeNothingAndItLearns) {
+  std::vector<std::string> assignments = GetParam().assignments;
+  assignments.push_back("rounds=12");
+  assignments.push_back("model.hidden=[128]");
+  TestRun one("fedavg", 1, assignments);
+  const auto expected = one.finish();
+  EXPECT_GT(*one.last().accuracy, 0.4);
+  TestRun five("fedavg", 5, assignments);
+  EXPECT_EQ(five.finish(), expected);
+  TestRun crashed("fedavg", 2, assignments);
+  for (int i = 0; i < 7; ++i) crashed.loop().run_round();
+  const Bytes saved = encode_checkpoint(crashed.loop().checkpoint(1));
+  crashed.loop().run_round();
+  crashed.loop().restore(round::decode_checkpoint(saved, crashed.loop().global().shared_layout(), "test"));
+  EXPECT_EQ(crashed.finish(), expected);
+}
+
+const std::string kQuantize = R"([{stage="hadamard"},{stage="quantize",bits=4}])";
+const std::string kTopk = R"([{stage="topk",keep=0.1}])";
+INSTANTIATE_TEST_SUITE_P(
+    Links, EveryLink,
+    testing::Values(Link{"lossy_both_ways", {"downlink=" + kQuantize, "uplink=" + kQuantize}},
+                    Link{"topk_without_feedback", {"uplink=" + kTopk, "error_feedback=none"}},
+                    Link{"topk_with_residual", {"uplink=" + kTopk}},
+                    Link{"topk_with_ef21", {"uplink=" + kTopk, "error_feedback=ef21", "strategy.clients_per_round=12"}},
+                    Link{"delta_downlink", {"downlink=" + kQuantize, "delta_downlink=true", "strategy.clients_per_round=11"}}),
+    [](const auto& row) { return row.param.name; });
+
+TEST(Simulation, LossyLinksCostFewerBytes) {
+  TestRun dense("fedavg", 2, {"model.hidden=[256]"}), lossy("fedavg", 2, {"model.hidden=[256]", "downlink=" + kQuantize, "uplink=" + kTopk}),
+      delta("fedavg", 2, {"model.hidden=[256]", "downlink=" + kQuantize, "delta_downlink=true", "strategy.clients_per_round=12"});
+  dense.finish();
+  lossy.finish();
+  delta.finish();
+  EXPECT_LT(lossy.loop().ledger().bytes_down * 4, dense.loop().ledger().bytes_down);
+  EXPECT_LT(lossy.loop().ledger().bytes_up * 4, dense.loop().ledger().bytes_up);
+  // The first of four rounds sends whole states, the others differences of about an eighth.
+  EXPECT_LT(delta.last().bytes_down * 4, 12 * 4 * delta.loop().global().size());
+}
 
 TEST(Simulation, LearnsAndCountsWhatItSends) {
   TestRun run("fedavg", 2, {"rounds=20"});

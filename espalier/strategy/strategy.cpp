@@ -45,8 +45,21 @@ ParameterSet RoundSums::mean(const std::string& payload, const std::shared_ptr<c
   if (sum == nullptr) fail("strategy/round", "no client sent '", payload, "'");
   if (!(sum->total_weight() > 0)) fail("strategy/round", "all weights of '", payload, "' are 0: the clients hold no samples");
   ParameterSet out(layout);
-  sum->mean(sum->total_weight(), out.values());
+  if (estimates_ == nullptr) {
+    sum->mean(sum->total_weight(), out.values());
+    return out;
+  }
+  sum->mean(static_cast<double>(estimated_clients_), out.values());
+  if (const auto found = estimates_->find(payload); found != estimates_->end()) add_scaled(out.values(), 1.0f, found->second.values());
   return out;
+}
+
+std::vector<std::string> RoundSums::payloads() const {
+  std::vector<std::string> names;
+  for (const auto& [name, sum] : sums_) {
+    if (sum->contributions() > 0) names.push_back(name);
+  }
+  return names;
 }
 
 double RoundSums::total_samples() const {

@@ -36,6 +36,14 @@ class RoundSums {
   // Adds all payloads of an update and keeps its scalars. Either everything is added or, with an Error, nothing.
   void add(uint64_t client, const Update& update);
 
+  // EF21: the mean of a payload becomes estimate + Σ x / num_clients, where the estimate is the mean of what all clients have said
+  // so far (absent: 0) and x are this round's corrections. `estimates` must outlive this. Before any add().
+  void use_estimates(const std::map<std::string, ParameterSet>& estimates, uint64_t num_clients) {
+    estimates_ = &estimates;
+    estimated_clients_ = num_clients;
+  }
+  std::vector<std::string> payloads() const;
+
   // Σ weight·x of a payload; nullptr when no update carried it.
   const ExactAccumulator* find(const std::string& payload) const;
   // The weighted mean of a payload; an Error when nobody sent it or all weights were 0.
@@ -55,6 +63,8 @@ class RoundSums {
   };
   uint64_t max_clients_;
   double max_weight_;
+  const std::map<std::string, ParameterSet>* estimates_ = nullptr;
+  uint64_t estimated_clients_ = 0;
   mutable std::mutex mutex_;
   std::map<std::string, std::unique_ptr<ExactAccumulator>> sums_;
   std::map<uint64_t, Scalars> by_client_;
