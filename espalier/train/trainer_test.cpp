@@ -33,8 +33,9 @@ ParameterSet trained(Trainer& trainer, const data::Dataset& set, const TrainOpti
 
 TEST(Trainer, LearnsBlocks) {
   const data::Dataset set = block_images({1, 28, 28}, 100, 10);
-  for (const std::string model : {"mlp", "cnn"}) {
-    const auto trainer = trainer_for(model, set);
+  for (const std::string name : {"mlp fp32", "cnn fp32", "cnn bf16"}) {
+    const std::string model = name.substr(0, 3);
+    const auto trainer = trainer_for(model, set, name.substr(4));
     ParameterSet weights(trainer->layout());
     trainer->initialize(Key(1), weights);
     trainer->load(weights);
@@ -130,6 +131,32 @@ TEST(Trainer, HooksSeeFlatBuffersAndDoNotChangeThePlainStep) {
   // The hook takes the unfused road, which rounds differently.
   for (size_t i = 0; i < weights.size(); ++i)
     ASSERT_NEAR(weights.values()[i], plain.values()[i], 1e-5);
+}
+
+// Float samples stand channel by channel, images pixel by pixel: the same values must give the same
+// loss.
+TEST(Trainer, FloatSamplesEqualImages) {
+  const data::Dataset images = block_images({3, 12, 10}, 6, 3);
+  data::Dataset floats = images;
+  floats.kind = data::Kind::kFloat;
+  floats.pixels.clear();
+  for (size_t i = 0; i < images.size(); ++i) {
+    for (size_t c = 0; c < 3; ++c) {
+      for (size_t p = 0; p < 120; ++p) {
+        const auto pixel = static_cast<float>(images.pixels[(i * 120 + p) * 3 + c]);
+        floats.floats.push_back((pixel / 255 - images.mean[c]) / images.stddev[c]);
+      }
+    }
+  }
+  floats.mean.clear();
+  floats.stddev.clear();
+  const auto a = trainer_for("cnn", images), b = trainer_for("cnn", floats);
+  ParameterSet weights(a->layout());
+  a->initialize(Key(1), weights);
+  a->load(weights);
+  b->load(weights);
+  EXPECT_NEAR(a->evaluate(images, first_samples(6)).loss,
+              b->evaluate(floats, first_samples(6)).loss, 1e-4);
 }
 
 TEST(Trainer, GradientHookCanStopTraining) {
