@@ -67,8 +67,9 @@ Bytes read_file(const fs::path& path, uint64_t max_bytes) {
   if (::fstat(file.get(), &status) != 0) fail("base/file", "cannot read ", path.string(), ": ", reason());
   if (S_ISDIR(status.st_mode)) fail("base/file", "expected a file, got a folder: ", path.string());
   Bytes data;
+  // One more than the size: the read that finds the end must not double the buffer.
   if (status.st_size > 0) data.reserve(static_cast<size_t>(std::min<uint64_t>(
-      static_cast<uint64_t>(status.st_size), max_bytes)));
+      static_cast<uint64_t>(status.st_size), max_bytes)) + 1);
   size_t used = 0;
   for (;;) {
     if (used == data.size()) {
