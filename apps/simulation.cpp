@@ -63,10 +63,17 @@ void Simulation::attach(report::RunFolder& folder) {
 void Simulation::resume() {
   ESPALIER_CHECK(folder_ != nullptr);
   const auto path = checkpoint_file(*folder_);
+  if (!std::filesystem::exists(path) && !folder_->summary()) {
+    // Killed before its first checkpoint: nothing is lost but time.
+    folder_->truncate_metrics(0);
+    states_->keep_only({});
+    return;
+  }
   round::Checkpoint checkpoint = round::read_checkpoint(path, loop_->global().shared_layout());
   if (checkpoint.configuration != configuration_) {
     fail("simulate", path.string(), " was written with another configuration; only rounds, eval_every and checkpoint_every may change");
   }
+  states_->keep_only(checkpoint.state_versions);
   loop_->restore(std::move(checkpoint));
   checkpointed_ = loop_->rounds_completed();
   folder_->truncate_metrics(loop_->rounds_completed());
@@ -96,6 +103,10 @@ void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_
       }
       if (progress != nullptr) progress->finish_round(line);
     }
+  } catch (const round::RoundFailed&) {
+    if (progress != nullptr) progress->finish();
+    if (folder_ != nullptr && loop_->rounds_completed() > 0) write_checkpoint();
+    throw;
   } catch (...) {
     if (progress != nullptr) progress->finish();
     throw;

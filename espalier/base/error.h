@@ -20,6 +20,12 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Our own storage failed (a full disk, a damaged file of ours): nobody else's fault, so it ends the run and not a client.
+class StorageError : public Error {
+ public:
+  using Error::Error;
+};
+
 // Joins its arguments with operator<<, for messages.
 template <class... Parts>
 std::string concat(const Parts&... parts) {

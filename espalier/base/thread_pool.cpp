@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include <system_error>
 #include <utility>
 
 #include "espalier/base/error.h"
@@ -12,11 +13,18 @@ ThreadPool::ThreadPool(size_t num_threads, std::function<void(size_t)> start) : 
   ESPALIER_CHECK(num_threads > 0);
   threads_.reserve(num_threads);
   for (size_t worker = 0; worker < num_threads; ++worker) {
-    threads_.emplace_back([this, worker] { loop(worker); });
+    try {
+      threads_.emplace_back([this, worker] { loop(worker); });
+    } catch (const std::system_error& error) {
+      stop();
+      fail("base/thread_pool", "cannot start thread ", worker + 1, " of ", num_threads, ": ", error.what(), "; use fewer threads");
+    }
   }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;

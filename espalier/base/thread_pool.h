@@ -28,6 +28,7 @@ class ThreadPool {
 
  private:
   void loop(size_t worker);
+  void stop();
 
   std::function<void(size_t)> start_;
   std::mutex mutex_;

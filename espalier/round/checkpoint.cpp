@@ -8,7 +8,7 @@
 namespace espalier::round {
 
 namespace {
-constexpr uint32_t kMagic = 0x43505345;  // "ESPC"
+constexpr uint32_t kMagic = 0x4b505345;  // "ESPK"
 constexpr uint8_t kVersion = 1;
 constexpr size_t kMaxEstimates = 64;
 constexpr const char* kAdvice = "; start the run again in a new folder";
@@ -95,7 +95,7 @@ void write_checkpoint(const std::filesystem::path& path, const Checkpoint& check
 
 Checkpoint read_checkpoint(const std::filesystem::path& path, const std::shared_ptr<const ParameterLayout>& layout) {
   if (!std::filesystem::exists(path)) {
-    fail("round/checkpoint", "there is no checkpoint at ", path.string(), "; the run ended before its first round: start it again");
+    fail("round/checkpoint", "there is no checkpoint at ", path.string(), kAdvice);
   }
   return decode_checkpoint(read_file(path), layout, path.string());
 }

@@ -1,5 +1,7 @@
 #include "espalier/round/client_session.h"
 
+#include <algorithm>
+
 #include "espalier/base/error.h"
 #include "espalier/codec/delta.h"
 #include "espalier/codec/feedback.h"
@@ -27,7 +29,12 @@ void encode_with_feedback(Feedback feedback, const codec::Codec& codec, const st
   if (feedback == Feedback::kEf21) {
     codec::Ef21 ef21(std::move(memory));
     ef21.encode(codec, *payload.values, key, out);
-    next.sets.insert_or_assign(name, ef21.estimate());
+    ParameterSet estimate = ef21.estimate();
+    // Statistics and counters travel whole every time: their estimate stays 0 on both sides.
+    for (const ParameterInfo& tensor : estimate.layout().tensors()) {
+      if (!is_trainable(tensor.role)) std::ranges::fill(estimate.values(tensor), 0.0f);
+    }
+    next.sets.insert_or_assign(name, std::move(estimate));
   } else {
     codec::ResidualFeedback residual(std::move(memory));
     residual.encode(codec, *payload.values, key, out);

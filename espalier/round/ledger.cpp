@@ -16,7 +16,7 @@ void Ledger::add(const RoundRecord& record) {
   eval_seconds += record.eval_seconds;
   if (record.accuracy) {
     final_accuracy = *record.accuracy;
-    final_loss = record.loss.value_or(0);
+    if (record.loss) final_loss = *record.loss;
     best_accuracy = evaluated ? std::max(best_accuracy, final_accuracy) : final_accuracy;
     evaluated = true;
   }

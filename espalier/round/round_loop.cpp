@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <mutex>
+#include <optional>
 
 #include "espalier/base/clock.h"
 #include "espalier/base/error.h"
@@ -46,6 +48,7 @@ class RoundLoop::Traffic : public RoundTraffic {
     bytes_up_ += message.size_bytes();
     try {
       strategy::Update update = decode_update(message, loop_.setup_.uplink, limits_);
+      check(client, update);
       if (loop_.feedback_ == Feedback::kEf21) {
         for (strategy::Payload& payload : update.payloads) payload.weight = 1;  // its mean is over all clients, uniformly
       }
@@ -76,6 +79,28 @@ class RoundLoop::Traffic : public RoundTraffic {
   const std::vector<uint64_t>& answered() const { return answered_; }
 
  private:
+  // A peer may send anything; what it sends must not reach an invariant of ours.
+  void check(uint64_t client, const strategy::Update& update) const {
+    constexpr double kMaxScalar = 1e18;
+    const auto held = static_cast<double>(loop_.setup_.backend.num_samples(client));
+    if (update.num_samples != held) fail("round/update", "expected ", held, " samples, got ", update.num_samples);
+    std::vector<std::string> names;
+    for (const strategy::Payload& payload : update.payloads) {
+      names.push_back(payload.name);
+      if (!(payload.values->layout() == loop_.global_->layout())) fail("round/update", "payload '", payload.name, "' has another layout");
+      if (!(payload.weight >= 0 && payload.weight <= std::max(1.0, held))) {
+        fail("round/update", "payload '", payload.name, "' claims the weight ", payload.weight, " for ", held, " samples");
+      }
+    }
+    std::vector<std::string> expected = loop_.setup_.strategy.update_payloads();
+    std::sort(names.begin(), names.end());
+    std::sort(expected.begin(), expected.end());
+    if (names != expected) fail("round/update", "expected ", expected.size(), " payloads, got others or ", names.size());
+    for (const auto& [name, value] : update.scalars) {
+      if (!(std::abs(value) <= kMaxScalar)) fail("round/update", "the scalar '", name, "' is out of range: ", value);
+    }
+  }
+
   void one_done() {
     const uint64_t done = ++done_;
     if (loop_.on_client) loop_.on_client(done, num_clients_);
@@ -93,6 +118,30 @@ class RoundLoop::Traffic : public RoundTraffic {
   std::vector<uint64_t> answered_;
 };
 
+namespace {
+
+// Error feedback and differences converge only with a codec that keeps more than it loses, E‖C(x) − x‖² < ‖x‖².
+void require_contraction(const codec::Codec& codec, std::string_view what) {
+  ParameterSet sample(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"sample.weight", {64, 128}, Role::kWeight}}));
+  Stream stream{Key(1)};
+  for (float& value : sample.values()) value = static_cast<float>(stream.normal());
+  double error = 0;
+  for (uint64_t trial = 0; trial < 4; ++trial) {
+    Bytes message;
+    codec.encode(sample, Key(trial), message);
+    ParameterSet decoded(sample.shared_layout());
+    codec.decode(message, decoded);
+    subtract(decoded.values(), sample.values(), decoded.values());
+    error += squared_norm(decoded.values()) / squared_norm(sample.values()) / 4;
+  }
+  if (!(error < 1)) {
+    fail("config", what, " needs a codec that loses less than it keeps; ", codec.describe(), " has a relative error of ", error,
+         "; keep more, use more bits, or set error_feedback = \"none\"");
+  }
+}
+
+}  // namespace
+
 RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
     : setup_(setup), global_(std::make_shared<ParameterSet>(std::move(initial))) {
   const uint64_t clients = setup_.backend.num_clients();
@@ -106,6 +155,12 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
   }
   ESPALIER_CHECK(setup_.states != nullptr || !clients_have_state());
   setup_.strategy.start({global_->shared_layout(), clients});
+  if (feedback_ != Feedback::kNone) require_contraction(setup_.uplink, "error feedback (uplink)");
+  if (delta_sender_) require_contraction(setup_.downlink, "delta_downlink");
+  // A strategy that does not fit the training options says so now and not client by client.
+  strategy::Task probe;
+  probe.train = setup_.train;
+  setup_.strategy.configure({1, static_cast<uint32_t>(setup_.run.rounds), Key(0), setup_.train}, global_, probe);
 }
 
 bool RoundLoop::clients_have_state() const {
@@ -132,6 +187,8 @@ RoundRecord RoundLoop::run_round() {
   for (uint64_t client : clients) {
     max_weight = std::max(max_weight, static_cast<double>(setup_.backend.num_samples(client)));
   }
+  std::optional<ParameterSet> delta_before;
+  if (delta_sender_ && delta_sender_->version() > 0) delta_before = delta_sender_->state();
   if (delta_sender_) delta_sender_->advance(*global_, info.key.child(Purpose::kDownlink));
   Traffic traffic(*this, info, clients, max_weight);
   const Stopwatch training;
@@ -146,7 +203,8 @@ RoundRecord RoundLoop::run_round() {
     if (record.failures.size() < 8) record.failures.push_back(concat("client ", client, ": ", reason));
   }
   if (traffic.answered().empty()) {
-    fail("round", "all ", clients.size(), " clients of round ", round, " failed; ", record.failures.front());
+    if (delta_sender_) set_downlink_state(std::move(delta_before));
+    throw RoundFailed(concat("[round] all ", clients.size(), " clients of round ", round, " failed; ", record.failures.front()));
   }
   record.bytes_down = traffic.bytes_down();
   record.bytes_up = traffic.bytes_up();
@@ -175,7 +233,8 @@ RoundRecord RoundLoop::run_round() {
     const train::EvalSums sums = setup_.backend.evaluate(*global_);
     if (sums.count > 0) {
       record.accuracy = static_cast<double>(sums.correct) / static_cast<double>(sums.count);
-      record.loss = sums.loss / static_cast<double>(sums.count);
+      // A model may be finite and its loss not; then there is no number to report.
+      if (std::isfinite(sums.loss)) record.loss = sums.loss / static_cast<double>(sums.count);
     }
     record.eval_seconds = evaluation.seconds();
   }
@@ -201,6 +260,11 @@ void RoundLoop::checkpoint_written() {
   uncommitted_.clear();
 }
 
+void RoundLoop::set_downlink_state(std::optional<ParameterSet> state) {
+  delta_sender_ = state ? std::make_unique<codec::DeltaSender>(setup_.downlink, std::move(*state), round_)
+                        : std::make_unique<codec::DeltaSender>(setup_.downlink, global_->shared_layout());
+}
+
 void RoundLoop::restore(Checkpoint checkpoint) {
   round_ = checkpoint.round;
   ledger_ = checkpoint.ledger;
@@ -208,9 +272,7 @@ void RoundLoop::restore(Checkpoint checkpoint) {
   global_ = std::make_shared<ParameterSet>(std::move(checkpoint.global));
   estimates_ = std::move(checkpoint.estimates);
   if (delta_sender_) {
-    delta_sender_ = checkpoint.downlink_state.empty()
-                        ? std::make_unique<codec::DeltaSender>(setup_.downlink, global_->shared_layout())
-                        : std::make_unique<codec::DeltaSender>(setup_.downlink, std::move(checkpoint.downlink_state), round_);
+    set_downlink_state(checkpoint.downlink_state.empty() ? std::nullopt : std::optional(std::move(checkpoint.downlink_state)));
   }
   ByteReader in(checkpoint.strategy, "round/checkpoint");
   setup_.strategy.load(in);

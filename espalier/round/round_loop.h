@@ -3,8 +3,10 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "espalier/base/error.h"
 #include "espalier/base/random.h"
 #include "espalier/codec/codec.h"
 #include "espalier/codec/delta.h"
@@ -18,6 +20,12 @@
 #include "espalier/strategy/strategy.h"
 
 namespace espalier::round {
+
+// All clients of a round failed.
+class RoundFailed : public Error {
+ public:
+  using Error::Error;
+};
 
 // The one round loop: select → configure → send → train → return → check → accumulate → finish. Who carries the tasks is the
 // backend's business; everything else is here, for simulation and devices alike.
@@ -40,8 +48,8 @@ class RoundLoop {
   // Throws Error when the configuration asks for more clients than there are.
   RoundLoop(const Setup& setup, ParameterSet initial);
 
-  // Runs the next round. A client's failure is recorded, not thrown; an Error when all clients of the round failed, with the
-  // state as before the round.
+  // Runs the next round. A client's failure is recorded, not thrown. RoundFailed when all clients of the round failed, with the
+  // state as before the round; another Error when the model is no longer finite or storage failed: the run cannot go on from here.
   RoundRecord run_round();
 
   uint32_t rounds_completed() const { return round_; }
@@ -62,6 +70,7 @@ class RoundLoop {
   class Traffic;
   bool evaluates(uint32_t round) const;
   bool clients_have_state() const;
+  void set_downlink_state(std::optional<ParameterSet> state);  // as of round_
 
   Setup setup_;
   uint32_t round_ = 0;

@@ -37,6 +37,8 @@ void SimBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tra
     try {
       setup_.partition.samples(client, mine.samples);
       update = round::run_client_task(traffic.task(client), setup_.environment, trainer(worker), *setup_.data.train, mine.samples);
+    } catch (const StorageError&) {
+      throw;  // ours, not the client's: the run cannot go on
     } catch (const Error& error) {
       traffic.failed(client, error.what());
       return;

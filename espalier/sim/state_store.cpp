@@ -1,6 +1,7 @@
 #include "espalier/sim/state_store.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <vector>
 
 #include "espalier/base/error.h"
@@ -15,23 +16,33 @@ std::filesystem::path SimStateStore::path(uint64_t client, uint32_t version) con
 std::shared_ptr<const strategy::ClientState> SimStateStore::get(uint64_t client, uint32_t version) {
   const std::lock_guard lock(mutex_);
   Versions& versions = clients_[client];
-  Entry& entry = versions[version];
-  if (!entry.state) {
-    const auto file = path(client, version);
-    if (folder_.empty() || !std::filesystem::exists(file)) {
-      versions.erase(version);
-      fail("sim/state", "the state of client ", client, " of round ", version, " is gone; start the run again in a new folder");
-    }
+  auto at = versions.find(version);
+  if (at == versions.end() || !at->second.state) {
+    Entry loaded = read(client, version);
+    // What this process did not write was named by the checkpoint it resumed from.
+    loaded.committed = at == versions.end() || at->second.committed;
+    memory_bytes_ += loaded.bytes;
+    at = versions.insert_or_assign(version, std::move(loaded)).first;
+  }
+  at->second.last_used = ++clock_;
+  const auto state = at->second.state;
+  shrink();
+  return state;
+}
+
+SimStateStore::Entry SimStateStore::read(uint64_t client, uint32_t version) const {
+  const auto file = path(client, version);
+  try {
     const Bytes bytes = read_file(file);
+    Entry entry;
     entry.state = std::make_shared<strategy::ClientState>(round::decode_state(bytes, file.string()));
     entry.bytes = bytes.size();
     entry.on_disk = true;
-    memory_bytes_ += entry.bytes;
+    return entry;
+  } catch (const Error& error) {
+    throw StorageError(concat("[sim/state] the state of client ", client, " of round ", version,
+                              " cannot be read; start the run again in a new folder: ", error.what()));
   }
-  entry.last_used = ++clock_;
-  const auto state = entry.state;
-  shrink();
-  return state;
 }
 
 void SimStateStore::put(uint64_t client, uint32_t round, uint32_t base, strategy::ClientState state) {
@@ -41,22 +52,27 @@ void SimStateStore::put(uint64_t client, uint32_t round, uint32_t base, strategy
   Versions& versions = clients_[client];
   for (auto entry = versions.begin(); entry != versions.end();) {
     const auto current = entry++;
-    if (current->first != base) drop(client, versions, current);
+    if (current->first != base && !current->second.committed) drop(client, versions, current);
   }
-  versions[round] = {std::make_shared<strategy::ClientState>(std::move(state)), bytes, false, ++clock_};
+  versions[round] = {std::make_shared<strategy::ClientState>(std::move(state)), bytes, false, false, ++clock_};
   memory_bytes_ += bytes;
   shrink();
 }
 
 void SimStateStore::save(uint64_t client, uint32_t version, Entry& entry) {
-  make_folder(folder_);
-  write_file_atomic(path(client, version), round::encode_state(*entry.state));
+  try {
+    make_folder(folder_);
+    write_file_atomic(path(client, version), round::encode_state(*entry.state));
+  } catch (const Error& error) {
+    throw StorageError(error.what());
+  }
   entry.on_disk = true;
 }
 
 void SimStateStore::drop(uint64_t client, Versions& versions, Versions::iterator entry) {
   if (entry->second.state) memory_bytes_ -= entry->second.bytes;
-  if (entry->second.on_disk) std::filesystem::remove(path(client, entry->first));
+  std::error_code ignored;  // a file that stays does no harm
+  if (entry->second.on_disk) std::filesystem::remove(path(client, entry->first), ignored);
   versions.erase(entry);
 }
 
@@ -76,7 +92,25 @@ void SimStateStore::commit(uint64_t client, uint32_t version) {
   if (found == clients_.end()) return;
   for (auto entry = found->second.begin(); entry != found->second.end();) {
     const auto current = entry++;
-    if (current->first < version) drop(client, found->second, current);
+    if (current->first < version) {
+      drop(client, found->second, current);
+    } else if (current->first == version) {
+      current->second.committed = true;
+    }
+  }
+}
+
+void SimStateStore::keep_only(const std::map<uint64_t, uint32_t>& versions) {
+  std::error_code ignored;
+  for (const auto& file : std::filesystem::directory_iterator(folder_, ignored)) {
+    bool named = false;
+    const std::string name = file.path().stem().string();
+    if (const size_t dash = name.find('-'); dash != std::string::npos) {
+      const auto found = versions.find(std::strtoull(name.c_str(), nullptr, 10));
+      named = file.path().extension() == ".state" && found != versions.end() &&
+              std::strtoull(name.c_str() + dash + 1, nullptr, 10) == found->second;
+    }
+    if (!named) std::filesystem::remove(file.path(), ignored);
   }
 }
 

@@ -12,8 +12,8 @@ namespace espalier::sim {
 
 // The states of simulated clients: in memory up to a limit, on disk beyond it. A client that was never selected costs nothing.
 //
-// With a folder, make_durable() writes what changed since the last checkpoint, so that a resumed run finds it; files of rounds
-// that were never committed are harmless and go with the next commit.
+// With a folder, make_durable() writes what changed since the last checkpoint, so that a resumed run finds it. The version that the
+// last written checkpoint names is kept until the next one is written. Failures of the storage are StorageErrors.
 class SimStateStore : public round::ClientStateStore {
  public:
   // `memory_limit_bytes` counts the values. Without a folder everything stays in memory, whatever the limit.
@@ -26,6 +26,9 @@ class SimStateStore : public round::ClientStateStore {
   void make_durable() override;
   void commit(uint64_t client, uint32_t version) override;
 
+  // After a resume: deletes the files of rounds that the checkpoint does not name.
+  void keep_only(const std::map<uint64_t, uint32_t>& versions);
+
   uint64_t memory_bytes() const;
 
  private:
@@ -33,10 +36,12 @@ class SimStateStore : public round::ClientStateStore {
     std::shared_ptr<const strategy::ClientState> state;  // null: on disk only
     uint64_t bytes = 0;
     bool on_disk = false;
+    bool committed = false;  // the last written checkpoint names it
     uint64_t last_used = 0;
   };
   using Versions = std::map<uint32_t, Entry>;
   std::filesystem::path path(uint64_t client, uint32_t version) const;
+  Entry read(uint64_t client, uint32_t version) const;
   void save(uint64_t client, uint32_t version, Entry& entry);
   void drop(uint64_t client, Versions& versions, Versions::iterator entry);
   void shrink();

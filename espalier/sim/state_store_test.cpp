@@ -48,6 +48,44 @@ TEST_F(StateStore, TheBaseVersionStaysUntilCommit) {
   EXPECT_EQ(value_of(store.get(3, 4)), 5);
 }
 
+TEST_F(StateStore, TheVersionOfTheLastCheckpointStaysThroughManyRounds) {
+  {
+    SimStateStore store(1 << 20);
+    store.set_folder(folder_);
+    store.put(5, 8, 0, state(8));
+    store.make_durable();
+    store.commit(5, 8);  // checkpoint of round 10 names version 8
+    store.put(5, 12, 8, state(12));
+    store.put(5, 14, 12, state(14));
+  }
+  SimStateStore next(1 << 20);
+  next.set_folder(folder_);
+  next.keep_only({{5, 8}});
+  EXPECT_EQ(value_of(next.get(5, 8)), 8);  // the rounds after the checkpoint are run again
+  next.put(5, 12, 8, state(12));
+  next.put(5, 14, 12, state(14));
+  EXPECT_EQ(value_of(next.get(5, 8)), 8);
+  next.make_durable();
+  next.commit(5, 14);
+  EXPECT_EQ(files(), 1u);
+}
+
+TEST_F(StateStore, ADamagedFileIsAStorageErrorAndBreaksNothingElse) {
+  {
+    SimStateStore store(1 << 20);
+    store.set_folder(folder_);
+    store.put(5, 1, 0, state(1));
+    store.make_durable();
+  }
+  std::filesystem::resize_file(folder_ / "5-1.state", 40);
+  SimStateStore next(1 << 20);
+  next.set_folder(folder_);
+  EXPECT_THROW(next.get(5, 1), StorageError);
+  next.put(6, 2, 0, state(2));
+  next.make_durable();
+  EXPECT_EQ(value_of(next.get(6, 2)), 2);
+}
+
 TEST_F(StateStore, SpillsToDiskAboveTheLimitAndReadsBack) {
   SimStateStore store(1000);  // two states of 400 bytes
   store.set_folder(folder_);

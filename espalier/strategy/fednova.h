@@ -23,6 +23,7 @@ class FedNova : public FedAvg {
   using Options = FedNovaOptions;
   explicit FedNova(const Options& options) : FedAvg(options), server_lr_(options.server_lr) {}
   void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global, Task& task) override;
+  void accumulate(const RoundInfo& round, uint64_t client, const Update& update, RoundSums& sums) override;
   void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) override;
   Update run_client(ClientContext& context, const Task& task) const override;
 

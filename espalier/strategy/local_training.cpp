@@ -1,5 +1,6 @@
 #include "espalier/strategy/local_training.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "espalier/base/clock.h"
@@ -14,6 +15,11 @@ Update train_locally(ClientContext& context, const Task& task, const train::FitH
   auto delta = std::make_shared<ParameterSet>(before.shared_layout());
   context.trainer.store(*delta);
   subtract(delta->values(), before.values(), delta->values());
+  // A counter of steps may outgrow what sums exactly; its exact value matters to nobody.
+  for (const ParameterInfo& tensor : delta->layout().tensors()) {
+    if (tensor.role != Role::kCounter) continue;
+    for (float& value : delta->values(tensor)) value = std::min(value, ExactAccumulator::kMaxValue);
+  }
 
   Update update;
   update.num_samples = static_cast<double>(context.samples.size());

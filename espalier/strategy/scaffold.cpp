@@ -26,6 +26,10 @@ void Scaffold::configure(const RoundInfo& round, const std::shared_ptr<const Par
     fail("strategy/scaffold", "expected train.optimizer = \"sgd\", got \"", task.train.optimizer,
          "\": the control variates are mean SGD gradients");
   }
+  if (task.train.momentum != 0) {
+    fail("strategy/scaffold", "expected train.momentum = 0, got ", task.train.momentum,
+         ": with momentum the mean change is no longer the mean gradient that the control variates are");
+  }
   FedAvg::configure(round, global, task);
   task.payloads.push_back({kControl, control_, 1});
 }
@@ -64,6 +68,8 @@ Update Scaffold::run_client(ClientContext& context, const Task& task) const {
   update.payloads.push_back({kControlDelta, std::move(change), 1});
   return update;
 }
+
+std::vector<std::string> Scaffold::update_payloads() const { return {kDelta, kControlDelta}; }
 
 void Scaffold::finish(const RoundInfo&, const RoundSums& sums, ParameterSet& global) {
   const ParameterSet mean = sums.mean(kDelta, layout());

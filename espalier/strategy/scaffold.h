@@ -18,8 +18,8 @@ struct ScaffoldOptions : WeightingOptions {
 // Δy = y_k − x and Δc = c_k⁺ − c_k. Server: x ← x + η_g·mean Δy; c ← c + (|S|/N)·mean Δc.
 //
 // We differ from the paper in weighting Δy by samples by default (`weighting = "uniform"` is the paper's mean); Δc is always
-// averaged uniformly, as the analysis needs. The variate c_k lives with the client. Meant for plain SGD clients: with momentum
-// or Adam, (x − y)/(Kη) is no longer a mean gradient.
+// averaged uniformly, as the analysis needs. The variate c_k lives with the client. Plain SGD clients only: with momentum or Adam,
+// (x − y)/(Kη) is no longer a mean gradient.
 class Scaffold : public FedAvg {
  public:
   using Options = ScaffoldOptions;
@@ -30,6 +30,7 @@ class Scaffold : public FedAvg {
   void save(ByteWriter& out) const override { write_values(*control_, out); }
   void load(ByteReader& in) override;
   Update run_client(ClientContext& context, const Task& task) const override;
+  std::vector<std::string> update_payloads() const override;
   bool has_client_state() const override { return true; }
 
  private:

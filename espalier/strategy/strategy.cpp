@@ -16,7 +16,7 @@ void RoundSums::add(uint64_t client, const Update& update) {
   std::vector<ExactAccumulator*> targets;
   {
     const std::lock_guard lock(mutex_);
-    if (by_client_.contains(client)) fail("strategy/update", "client ", client, " has already answered in this round");
+    if (!answering_.insert(client).second) fail("strategy/update", "client ", client, " has already answered in this round");
     for (const Payload& payload : update.payloads) {
       auto& sum = sums_[payload.name];
       if (!sum) sum = std::make_unique<ExactAccumulator>(payload.values->size(), max_clients_, max_weight_);
@@ -49,8 +49,18 @@ ParameterSet RoundSums::mean(const std::string& payload, const std::shared_ptr<c
     sum->mean(sum->total_weight(), out.values());
     return out;
   }
+  // Statistics and counters are no directions to be estimated: they stay the mean of who answered.
+  ParameterSet answered(layout);
+  sum->mean(sum->total_weight(), answered.values());
   sum->mean(static_cast<double>(estimated_clients_), out.values());
-  if (const auto found = estimates_->find(payload); found != estimates_->end()) add_scaled(out.values(), 1.0f, found->second.values());
+  const auto estimate = estimates_->find(payload);
+  for (const ParameterInfo& tensor : layout->tensors()) {
+    if (!is_trainable(tensor.role)) {
+      std::ranges::copy(answered.values(tensor), out.values(tensor).begin());
+    } else if (estimate != estimates_->end()) {
+      add_scaled(out.values(tensor), 1.0f, estimate->second.values(tensor));
+    }
+  }
   return out;
 }
 

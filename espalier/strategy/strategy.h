@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -37,7 +38,8 @@ class RoundSums {
   void add(uint64_t client, const Update& update);
 
   // EF21: the mean of a payload becomes estimate + Σ x / num_clients, where the estimate is the mean of what all clients have said
-  // so far (absent: 0) and x are this round's corrections. `estimates` must outlive this. Before any add().
+  // so far (absent: 0) and x are this round's corrections. What is not trained stays the mean of who answered. `estimates` must
+  // outlive this. Before any add().
   void use_estimates(const std::map<std::string, ParameterSet>& estimates, uint64_t num_clients) {
     estimates_ = &estimates;
     estimated_clients_ = num_clients;
@@ -68,6 +70,7 @@ class RoundSums {
   mutable std::mutex mutex_;
   std::map<std::string, std::unique_ptr<ExactAccumulator>> sums_;
   std::map<uint64_t, Scalars> by_client_;
+  std::set<uint64_t> answering_;  // who has answered or is being added
 };
 
 // What a strategy must know at the start of a run.
@@ -98,7 +101,9 @@ class Strategy {
   virtual void start(const ServerSetup& setup) = 0;
   // Fills payloads and scalars of a task; round, client, version and train options are set. `global` is shared, not copied.
   virtual void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global, Task& task) = 0;
-  // One update has arrived and was decoded; any thread. The default adds it to the sums.
+  // What an update must carry: exactly these payloads, each with the model's layout. Anything else is that client's failure.
+  virtual std::vector<std::string> update_payloads() const { return {kDelta}; }
+  // One update has arrived, was decoded and checked; any thread. The default adds it to the sums.
   virtual void accumulate(const RoundInfo& round, uint64_t client, const Update& update, RoundSums& sums);
   // All updates are in (at least one): change the global parameters.
   virtual void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) = 0;

@@ -54,6 +54,12 @@ with Folder() as folder:
     refused(folder, setting("model.init=nothing.safetensors"), "nothing.safetensors")
     refused(folder, setting("model.name=lstm"), "lstm")
     refused(folder, setting("nothing"), "key=value")
+    refused(folder, setting("strategy.name=scaffold", "train.optimizer=adam"), "scaffold", "sgd")
+    refused(folder, setting("strategy.name=scaffold", "train.momentum=0.9"), "momentum")
+    refused(folder, setting("strategy.name=fednova", "train.optimizer=adam"), "fednova", "sgd")
+    refused(folder, setting('uplink=[{stage = "hadamard"}, {stage = "subsample", keep = 0.1}]', "error_feedback=residual"), "loses less")
+    refused(folder, setting('uplink=[{stage = "quantise"}]'), "did you mean 'quantize'")
+    refused(folder, setting('uplink=[{stage = "quantize", bits = 99}]'), "bits")
     (folder / "broken.toml").write_text("rounds = = 3\n")
     refused(folder, ["simulate", "broken.toml"], "line 1")
 

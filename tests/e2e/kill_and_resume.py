@@ -11,11 +11,13 @@ from common import ESPALIER, Folder, check, metrics, ok, run
 parser = argparse.ArgumentParser()
 parser.add_argument("--kills", type=int, default=4)
 parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--checkpoint-every", type=int, default=3)
 arguments = parser.parse_args()
 random.seed(arguments.seed)
 
 # SCAFFOLD has state on both sides, so that the server's variate and the clients' files are tried too.
-LONG = ["--set", "rounds=40", "--set", "strategy.name=scaffold", "--set", "model.hidden=[512]", "--set", "client_state_mb=1"]
+LONG = ["--set", "rounds=40", "--set", "strategy.name=scaffold", "--set", "model.hidden=[512]", "--set", "client_state_mb=1",
+        "--set", f"checkpoint_every={arguments.checkpoint_every}"]
 
 with Folder() as folder:
     config = folder / "small.toml"
@@ -44,7 +46,7 @@ with Folder() as folder:
                     break
                 check("no checkpoint" in error or "not a run" in error or "config.toml" in error, f"resume failed: {error}")
                 shutil.rmtree(target, ignore_errors=True)
-            if (target / "checkpoint/checkpoint.bin").exists():
+            if (target / "config.toml").exists():
                 command = [ESPALIER, "simulate", "--resume", str(target), "--quiet"]
                 restarts += 1
             else:
@@ -58,7 +60,7 @@ with Folder() as folder:
     # Ctrl-C finishes the round, checkpoints, and says how to go on.
     process = subprocess.Popen([ESPALIER, "simulate", str(config), *LONG, "--set", "rounds=400", "--out", str(folder / "stopped")],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (folder / "stopped/checkpoint/checkpoint.bin").exists():
+    while not (folder / "stopped/metrics.jsonl").exists() or not (folder / "stopped/metrics.jsonl").read_bytes():
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
