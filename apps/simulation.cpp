@@ -12,7 +12,7 @@ namespace espalier::apps {
 
 namespace {
 
-std::filesystem::path checkpoint_file(const report::RunFolder& folder) { return folder.checkpoint_path() / "checkpoint.bin"; }
+std::filesystem::path checkpoint_file(const report::RunFolder& folder) { return folder.checkpoint_path() / "checkpoint.safetensors"; }
 
 // What must not change between a run and its continuation: everything but how long it runs and how often it is looked at.
 uint64_t configuration_fingerprint(const Json& resolved) {

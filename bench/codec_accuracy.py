@@ -34,10 +34,11 @@ LINKS = {
     "trellis 4/2": ("hadamard,trellis:bits=4", "hadamard,trellis:bits=2"),
     "trellis 3/1": ("hadamard,trellis:bits=3", "hadamard,trellis:bits=1"),
     "trellis 3/0.5": ("hadamard,trellis:bits=3", "hadamard,trellis:bits=0.5"),
-    "trellis 2/0.25": ("hadamard,trellis:bits=2", "hadamard,trellis:bits=0.25"),
-    "trellis 3 / subsample 0.1, 2 bits": ("hadamard,trellis:bits=3", "hadamard,subsample:keep=0.1,quantize:bits=2"),
     "trellis 3 / top-k 0.01": ("hadamard,trellis:bits=3", "topk:keep=0.01"),
-    "trellis 2 / top-k 0.003": ("hadamard,trellis:bits=2", "topk:keep=0.003"),
+    "trellis 3 / dithered 0.25": ("hadamard,trellis:bits=3", "hadamard,dithered:bits=0.25"),
+    "trellis 3 / subsample 0.1, 2 bits": ("hadamard,trellis:bits=3", "hadamard,subsample:keep=0.1,quantize:bits=2"),
+    "trellis 3 / subsample 0.03, 2 bits": ("hadamard,trellis:bits=3", "hadamard,subsample:keep=0.03,quantize:bits=2"),
+    "trellis 2 / subsample 0.1, 2 bits": ("hadamard,trellis:bits=2", "hadamard,subsample:keep=0.1,quantize:bits=2"),
 }
 
 parser = argparse.ArgumentParser()

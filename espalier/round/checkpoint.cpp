@@ -2,90 +2,141 @@
 
 #include <xxhash.h>
 
+#include <algorithm>
+#include <charconv>
+#include <sstream>
+
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
+#include "espalier/params/safetensors.h"
 
 namespace espalier::round {
 
 namespace {
-constexpr uint32_t kMagic = 0x4b505345;  // "ESPK"
-constexpr uint8_t kVersion = 1;
-constexpr size_t kMaxEstimates = 64;
+
+constexpr const char* kFormat = "espalier-checkpoint-1";
 constexpr const char* kAdvice = "; start the run again in a new folder";
+constexpr const char* kModelPrefix = "model/";
+constexpr const char* kHeldPrefix = "held/";
+constexpr const char* kEstimatePrefix = "estimate/";
+
+using Metadata = std::map<std::string, std::string>;
+
+std::span<const uint8_t> bytes_of(const auto& values) {
+  return {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(values[0])};
+}
+
+// Every tensor of a set under a prefix, as float32 whatever its role, so that reading gives the same bits.
+void append(const std::string& prefix, const ParameterSet& set, std::vector<TensorData>& tensors) {
+  for (const ParameterInfo& info : set.layout().tensors()) {
+    tensors.push_back({prefix + info.name, DType::kF32, info.shape, bytes_of(set.values(info))});
+  }
+}
+
+ParameterSet read_set(const SafetensorsFile& file, const std::string& prefix, const std::shared_ptr<const ParameterLayout>& layout) {
+  ParameterSet set(layout);
+  for (const ParameterInfo& info : layout->tensors()) {
+    const TensorView* tensor = file.find(prefix + info.name);
+    if (tensor == nullptr || tensor->dtype != DType::kF32 || tensor->shape != info.shape) {
+      fail(file.where(), "the checkpoint has no tensor '", prefix, info.name, "' of shape ", shape_text(info.shape),
+           "; is this another model?");
+    }
+    if (!tensor->data.empty()) std::memcpy(set.values(info).data(), tensor->data.data(), tensor->data.size());
+  }
+  return set;
+}
+
+// Of metadata and contents; safetensors has no checksum of its own.
+std::string checksum_text(const Metadata& metadata, const std::vector<std::pair<std::string, std::span<const uint8_t>>>& tensors) {
+  std::string all;
+  for (const auto& [key, value] : metadata) {
+    if (key != "checksum") all += concat(key, "=", value, "\n");
+  }
+  for (const auto& [name, data] : tensors) all += concat(name, "=", checksum32(data), "\n");
+  return std::to_string(checksum32({reinterpret_cast<const uint8_t*>(all.data()), all.size()}));
+}
+
 }  // namespace
 
 uint64_t fingerprint(std::string_view text) { return XXH3_64bits(text.data(), text.size()); }
 
 Bytes encode_checkpoint(const Checkpoint& checkpoint) {
-  Bytes bytes;
-  ByteWriter out(bytes);
-  out.put(kMagic);
-  out.put(kVersion);
-  out.put(checkpoint.configuration);
-  out.put(checkpoint.round);
   Json ledger = Json::object();
   write_options(checkpoint.ledger, ledger);
-  out.string(ledger.dump());
-  write_values(checkpoint.global, out);
-  out.put(static_cast<uint64_t>(checkpoint.strategy.size()));
-  out.bytes(checkpoint.strategy);
-  out.put(static_cast<uint64_t>(checkpoint.state_versions.size()));
-  for (const auto& [client, version] : checkpoint.state_versions) {
-    out.put(client);
-    out.put(version);
-  }
-  out.put(static_cast<uint32_t>(checkpoint.estimates.size()));
+  std::string estimates;  // the payloads' names, one per line
+  std::vector<TensorData> tensors;
+  append(kModelPrefix, checkpoint.global, tensors);
   for (const auto& [name, estimate] : checkpoint.estimates) {
-    out.string(name);
-    write_values(estimate, out);
+    estimates += name + "\n";
+    append(concat(kEstimatePrefix, name, "/"), estimate, tensors);
   }
-  out.put(static_cast<uint8_t>(!checkpoint.downlink_state.empty()));
-  if (!checkpoint.downlink_state.empty()) write_values(checkpoint.downlink_state, out);
-  out.put(checksum32(bytes));
-  return bytes;
+  if (!checkpoint.downlink_state.empty()) append(kHeldPrefix, checkpoint.downlink_state, tensors);
+  tensors.push_back({"strategy", DType::kU8, {static_cast<int64_t>(checkpoint.strategy.size())}, checkpoint.strategy});
+  std::vector<uint64_t> versions;
+  for (const auto& [client, version] : checkpoint.state_versions) {
+    versions.push_back(client);
+    versions.push_back(version);
+  }
+  tensors.push_back({"state_versions", DType::kU64, {static_cast<int64_t>(versions.size() / 2), 2}, bytes_of(versions)});
+
+  Metadata metadata = {{"format", kFormat},
+                       {"configuration", std::to_string(checkpoint.configuration)},
+                       {"round", std::to_string(checkpoint.round)},
+                       {"ledger", ledger.dump()},
+                       {"estimates", estimates},
+                       {"held", checkpoint.downlink_state.empty() ? "no" : "yes"}};
+  std::vector<std::pair<std::string, std::span<const uint8_t>>> contents;
+  for (const TensorData& tensor : tensors) contents.emplace_back(tensor.name, tensor.data);
+  std::sort(contents.begin(), contents.end(), [](const auto& x, const auto& y) { return x.first < y.first; });
+  metadata["checksum"] = checksum_text(metadata, contents);
+  return write_safetensors(tensors, metadata);
 }
 
 Checkpoint decode_checkpoint(std::span<const uint8_t> bytes, const std::shared_ptr<const ParameterLayout>& layout,
                              std::string_view where) {
-  if (bytes.size() < 4) fail(where, "the checkpoint is truncated", kAdvice);
-  const auto content = bytes.first(bytes.size() - 4);
-  uint32_t checksum;
-  std::memcpy(&checksum, bytes.data() + content.size(), 4);
-  if (checksum32(content) != checksum) fail(where, "the checkpoint is damaged: its checksum does not match", kAdvice);
-  ByteReader in(content, where);
-  if (in.get<uint32_t>() != kMagic) fail(where, "this is not a checkpoint");
-  if (const auto version = in.get<uint8_t>(); version != kVersion) {
-    fail(where, "expected checkpoint version ", int{kVersion}, ", got ", int{version}, "; resume with the release that wrote it");
+  const auto file = SafetensorsFile::parse(Bytes(bytes.begin(), bytes.end()), where);
+  const auto text = [&](const std::string& key) -> const std::string& {
+    const auto found = file.metadata().find(key);
+    if (found == file.metadata().end()) fail(where, "the checkpoint is damaged: it has no '", key, "'", kAdvice);
+    return found->second;
+  };
+  const auto number = [&](const std::string& key) {
+    uint64_t value = 0;
+    const std::string& digits = text(key);
+    const auto [end, status] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    if (status != std::errc() || end != digits.data() + digits.size()) fail(where, "the checkpoint is damaged: '", key, "'", kAdvice);
+    return value;
+  };
+  if (text("format") != kFormat) {
+    fail(where, "expected a checkpoint of format ", kFormat, ", got ", text("format"), "; resume with the release that wrote it");
   }
   Checkpoint checkpoint;
-  checkpoint.configuration = in.get<uint64_t>();
-  checkpoint.round = in.get<uint32_t>();
-  const Json ledger = Json::parse(in.string(), nullptr, /*allow_exceptions=*/false);
+  checkpoint.configuration = number("configuration");
+  checkpoint.round = static_cast<uint32_t>(std::min<uint64_t>(number("round"), UINT32_MAX));
+  const Json ledger = Json::parse(text("ledger"), nullptr, /*allow_exceptions=*/false);
   if (!ledger.is_object()) fail(where, "the ledger of the checkpoint is damaged", kAdvice);
   read_options({&ledger, "ledger"}, {}, checkpoint.ledger);
-  checkpoint.global = ParameterSet(layout);
-  read_values(in, checkpoint.global);
-  const auto strategy = in.take(in.get<uint64_t>());
-  checkpoint.strategy.assign(strategy.begin(), strategy.end());
-  const auto count = in.get<uint64_t>();
-  if (count > in.remaining() / 12) fail(where, "the checkpoint is truncated", kAdvice);
-  for (uint64_t i = 0; i < count; ++i) {
-    const auto client = in.get<uint64_t>();
-    checkpoint.state_versions[client] = in.get<uint32_t>();
+  checkpoint.global = read_set(file, kModelPrefix, layout);
+  std::istringstream names(text("estimates"));
+  for (std::string name; std::getline(names, name);) {
+    checkpoint.estimates.insert_or_assign(name, read_set(file, concat(kEstimatePrefix, name, "/"), layout));
   }
-  const auto estimates = in.get<uint32_t>();
-  if (estimates > kMaxEstimates) fail(where, "the checkpoint is damaged", kAdvice);
-  for (uint32_t i = 0; i < estimates; ++i) {
-    const std::string name = in.string();
-    ParameterSet estimate(layout);
-    read_values(in, estimate);
-    checkpoint.estimates.insert_or_assign(name, std::move(estimate));
+  if (text("held") == "yes") checkpoint.downlink_state = read_set(file, kHeldPrefix, layout);
+  const TensorView* strategy = file.find("strategy");
+  const TensorView* versions = file.find("state_versions");
+  if (strategy == nullptr || versions == nullptr || versions->dtype != DType::kU64) fail(where, "the checkpoint is damaged", kAdvice);
+  checkpoint.strategy.assign(strategy->data.begin(), strategy->data.end());
+  ByteReader pairs(versions->data, where);
+  while (pairs.remaining() > 0) {
+    const auto client = pairs.get<uint64_t>();
+    checkpoint.state_versions[client] = static_cast<uint32_t>(pairs.get<uint64_t>());
   }
-  if (in.get<uint8_t>() != 0) {
-    checkpoint.downlink_state = ParameterSet(layout);
-    read_values(in, checkpoint.downlink_state);
+  // Last, so that nothing above may rely on it.
+  std::vector<std::pair<std::string, std::span<const uint8_t>>> contents;
+  for (const auto& [name, tensor] : file.tensors()) contents.emplace_back(name, tensor.data);
+  if (checksum_text(file.metadata(), contents) != text("checksum")) {
+    fail(where, "the checkpoint is damaged: its checksum does not match", kAdvice);
   }
-  in.finish();
   return checkpoint;
 }
 

@@ -23,7 +23,9 @@ struct Checkpoint {
   ParameterSet downlink_state;                    // delta downlink: what clients hold; empty when it is off
 };
 
-// As one file: written beside, synced, renamed. Reading checks magic, version, checksum and sizes; `layout` is the model's.
+// As one safetensors file: written beside, synced, renamed. Tensors model/NAME, estimate/PAYLOAD/NAME and held/NAME are float32,
+// strategy is bytes, state_versions pairs of client and round; the rest, with a checksum of everything, is metadata. Reading checks
+// format, sizes, shapes and checksum; `layout` is the model's.
 void write_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint);
 Checkpoint read_checkpoint(const std::filesystem::path& path, const std::shared_ptr<const ParameterLayout>& layout);
 // The same without a file, for tests and fuzzing.

@@ -89,7 +89,7 @@ with Folder() as folder:
     refused(folder, ["simulate", "small.toml", "--resume", "run"], "both")
     refused(folder, ["simulate", "--resume", "nowhere"], "nowhere")
     refused(folder, ["simulate", "--resume", "run", "--set", "train.lr=0.5", "--set", "rounds=4"], "another configuration")
-    checkpoint = folder / "run/checkpoint/checkpoint.bin"
+    checkpoint = folder / "run/checkpoint/checkpoint.safetensors"
     good = checkpoint.read_bytes()
     for bad in (good[: len(good) // 2], b"", good[:100] + bytes([good[100] ^ 1]) + good[101:]):
         checkpoint.write_bytes(bad)

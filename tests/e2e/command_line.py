@@ -1,7 +1,7 @@
 """The command line as a person uses it: simulate, resume, evaluate, compare, report, list; thread counts give the same bytes."""
 import json
 
-from common import Folder, check, metrics, ok, run
+from common import Folder, check, metrics, ok, read_safetensors, run
 
 SUMMARY_KEYS = ("strategy seed rounds_completed final_accuracy best_accuracy final_loss bytes_down_total bytes_up_total "
                 "bytes_down_per_client_round bytes_up_per_client_round dense_bytes_per_client_round client_macs_total "
@@ -14,11 +14,14 @@ with Folder() as folder:
     check(all(key in summary for key in SUMMARY_KEYS), f"summary keys: {sorted(summary)}")
     check(summary == {**json.loads((folder / "one/summary.json").read_text()), **{k: summary[k] for k in ("run", "wall_seconds", "peak_rss_bytes")}},
           "summary.json differs from --json")
-    for name in ("config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "checkpoint/checkpoint.bin", "report.html"):
+    for name in ("config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "checkpoint/checkpoint.safetensors", "report.html"):
         check((folder / "one" / name).exists(), f"{name} is missing")
     check(len(metrics(folder / "one")) == 6, "one metrics line per round")
     check(summary["client_updates"] == 30 and summary["clients_failed"] == 0, "client updates")
     check(summary["bytes_down_total"] > 30 * summary["dense_bytes_per_client_round"], "dense bytes travel down")
+
+    model, saved = read_safetensors(folder / "one/model.safetensors"), read_safetensors(folder / "one/checkpoint/checkpoint.safetensors")
+    check(all(saved["model/" + name] == values for name, values in model.items()), "the checkpoint holds the model")
 
     # Any number of threads: the same bytes.
     for threads in (2, 5):

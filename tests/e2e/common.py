@@ -55,5 +55,14 @@ class Folder(tempfile.TemporaryDirectory):
         return path
 
 
+def read_safetensors(path):
+    """The tensors of a file as bytes, by name: the whole format is a header size, a JSON header and the data."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header.pop("__metadata__", None)
+    return {name: data[8 + size + t["data_offsets"][0] : 8 + size + t["data_offsets"][1]] for name, t in header.items()}
+
+
 def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -28,8 +28,7 @@ void decode(uint8_t kind, std::span<const uint8_t> data) {
   static const auto codec = codec::make_codec(Json::array(), "fuzz");
   const round::WireLimits limits{layout(), 1000};
   if (kind % 4 == 2) {
-    const auto checkpoint = round::decode_checkpoint(with_checksum(data), layout(), "fuzz");
-    round::encode_checkpoint(checkpoint);
+    round::decode_checkpoint(data, layout(), "fuzz");  // its checksum is looked at last
     return;
   }
   if (kind % 4 == 3) {
