@@ -36,6 +36,8 @@ inline void plain_level(float* HWY_RESTRICT x, size_t n, size_t h) {
 
 #if HWY_TARGET == HWY_SCALAR
 
+Rotation rotate_kernel(const float*, size_t, uint64_t, float, float*) { return {}; }
+
 void fwht_kernel(float* x, size_t n, size_t block) {
   for (size_t i = 0; i < n; i += block) {
     for (size_t h = 1; h < block; h *= 2) plain_level(x + i, block, h);
@@ -84,9 +86,18 @@ HWY_INLINE V within(D d, V v, V sign1, V sign2, V sign4, V sign8) {
   return v;
 }
 
+// What rotation needs on the way of the first pass: signs before it, and the sum of the squares of
+// what came in, which no large value or NaN leaves finite.
+struct Signs {
+  const float* in;
+  uint64_t key;
+  float scale;
+  float energy;
+};
+
 // Levels 1 … K·lanes/2 of pieces of K vectors. With `ahead`, asks for the values that many behind.
-template <size_t K>
-HWY_INLINE void first_pass(float* HWY_RESTRICT x, size_t n, size_t ahead) {
+template <size_t K, bool kSigned = false>
+HWY_INLINE void first_pass(float* HWY_RESTRICT x, size_t n, size_t ahead, Signs* flip = nullptr) {
   const D d;
   HWY_ALIGN float signs[4][kLanes];
   for (size_t level = 0; level < 4; ++level) {
@@ -95,8 +106,35 @@ HWY_INLINE void first_pass(float* HWY_RESTRICT x, size_t n, size_t ahead) {
   }
   const V sign1 = hn::Load(d, signs[0]), sign2 = hn::Load(d, signs[1]);
   const V sign4 = hn::Load(d, signs[2]), sign8 = hn::Load(d, signs[3]);
+  const hn::Repartition<uint32_t, D> du;
+  constexpr size_t kColumns = 16 / kLanes;
+  HWY_ALIGN uint32_t words[kSigned ? kLineWords : 1];
+  V energy = hn::Zero(d);
   for (size_t i = 0; i < n; i += K * kLanes) {
     V v[K];
+    if constexpr (kSigned) {
+      if (i % (32 * kLineWords) == 0)
+        philox_line<10>(flip->key, kSignDomain, i / (32 * kLineWords), words);
+      hn::Vec<decltype(du)> bits[kColumns];
+      for (size_t c = 0; c < kColumns; ++c) {
+        const auto word = hn::Load(du, words + i % (32 * kLineWords) / 512 * 16 + c * kLanes);
+        bits[c] = hn::ShiftLeftSame(word, static_cast<int>(i % 512 / 16));
+      }
+      const auto factor = hn::BitCast(du, hn::Set(d, flip->scale)), sign = hn::Set(du, 0x80000000u);
+#pragma GCC unroll 16
+      for (size_t k = 0; k < K; ++k) {
+        auto& bit = bits[k % kColumns];
+        const V signed_factor = hn::BitCast(d, hn::OrAnd(factor, bit, sign));
+        bit = hn::Add(bit, bit);
+        const V value = hn::Mul(hn::LoadU(d, flip->in + i + k * kLanes), signed_factor);
+        energy = hn::MulAdd(value, value, energy);
+        v[k] = within(d, value, sign1, sign2, sign4, sign8);
+      }
+      across<K>(v);
+#pragma GCC unroll 16
+      for (size_t k = 0; k < K; ++k) hn::StoreU(v[k], d, x + i + k * kLanes);
+      continue;
+    }
     if (ahead > 0) {
 #pragma GCC unroll 16
       for (size_t k = 0; k < K; ++k) __builtin_prefetch(x + i + k * kLanes + ahead);
@@ -108,6 +146,7 @@ HWY_INLINE void first_pass(float* HWY_RESTRICT x, size_t n, size_t ahead) {
 #pragma GCC unroll 16
     for (size_t k = 0; k < K; ++k) hn::StoreU(v[k], d, x + i + k * kLanes);
   }
+  if constexpr (kSigned) flip->energy = hn::GetLane(hn::SumOfLanes(d, energy));
 }
 
 // Levels h, 2h, …, K·h/2.
@@ -124,6 +163,32 @@ HWY_INLINE void pass(float* HWY_RESTRICT x, size_t n, size_t h) {
       for (size_t k = 0; k < K; ++k) hn::StoreU(v[k], d, x + j + k * h);
     }
   }
+}
+
+// The last levels, from h on, of a whole block; finds the range of what leaves it.
+template <size_t K>
+HWY_INLINE Range last_pass(float* HWY_RESTRICT x, size_t h) {
+  const D d;
+  V low[2], high[2];
+  low[0] = low[1] = hn::Set(d, hwy::HighestValue<float>());
+  high[0] = high[1] = hn::Set(d, hwy::LowestValue<float>());
+  for (size_t j = 0; j < h; j += kLanes) {
+    V v[K];
+#pragma GCC unroll 16
+    for (size_t k = 0; k < K; ++k) {
+      v[k] = hn::LoadU(d, x + j + k * h);
+    }
+    across<K>(v);
+#pragma GCC unroll 16
+    for (size_t k = 0; k < K; ++k) {
+      low[k % 2] = hn::Min(low[k % 2], v[k]);
+      high[k % 2] = hn::Max(high[k % 2], v[k]);
+      hn::StoreU(v[k], d, x + j + k * h);
+    }
+  }
+  // Which of two zeros is found depends on the order: −0 + 0 = +0 for all.
+  return {hn::GetLane(hn::MinOfLanes(d, hn::Min(low[0], low[1]))) + 0.0f,
+          hn::GetLane(hn::MaxOfLanes(d, hn::Max(high[0], high[1]))) + 0.0f};
 }
 
 // The remaining levels from h on, the short pass first so that the long ones have whole cache lines
@@ -156,6 +221,29 @@ void fwht_piece(float* x, size_t n, size_t ahead) {
   else
     first_pass<4>(x, n, ahead);
   passes(x, n, k * kLanes, kRadix);
+}
+
+Rotation rotate_kernel(const float* in, size_t n, uint64_t key, float scale, float* out) {
+  Rotation result;
+  size_t h = kFirstRadix * kLanes;
+  if (n < 1024 || n > kPiece) return result;
+  Signs signs{in, key, scale, 0};
+  first_pass<kFirstRadix, true>(out, n, 0, &signs);
+  while (n / h > kRadix) {
+    pass<kRadix>(out, n, h);
+    h *= kRadix;
+  }
+  if (n / h == 16)
+    result.range = last_pass<kRadix>(out, h);
+  else if (n / h == 8)
+    result.range = last_pass<8>(out, h);
+  else if (n / h == 4)
+    result.range = last_pass<4>(out, h);
+  else
+    result.range = last_pass<2>(out, h);
+  result.done = true;
+  result.small = signs.energy <= hwy::HighestValue<float>();
+  return result;
 }
 
 void fwht_kernel(float* x, size_t n, size_t block) {
@@ -236,6 +324,7 @@ namespace espalier::codec {
 
 HWY_EXPORT(fwht_kernel);
 HWY_EXPORT(flip_signs_kernel);
+HWY_EXPORT(rotate_kernel);
 HWY_EXPORT(scale_kernel);
 HWY_EXPORT(max_magnitude_kernel);
 
@@ -253,6 +342,11 @@ void flip_signs(std::span<const float> in, Key key, float scale, std::span<float
   ESPALIER_CHECK(in.size() <= out.size(), in.size(), " into ", out.size());
   HWY_DYNAMIC_DISPATCH(flip_signs_kernel)(in.data(), in.size(), key.value(), scale, out.data());
   std::fill(out.begin() + static_cast<std::ptrdiff_t>(in.size()), out.end(), 0.0f);
+}
+
+Rotation rotate(std::span<const float> in, Key key, float scale, std::span<float> out) {
+  ESPALIER_CHECK(in.size() == out.size(), in.size(), " into ", out.size());
+  return HWY_DYNAMIC_DISPATCH(rotate_kernel)(in.data(), in.size(), key.value(), scale, out.data());
 }
 
 void scale(std::span<float> x, float factor) {

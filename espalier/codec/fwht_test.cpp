@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -99,6 +100,31 @@ TEST(FlipSigns, AreBitsOfPhilox) {
     const size_t line = i / 2048, k = i % 2048 / 512, t = i % 512 / 16, j = i % 16;
     const auto words = philox4x32({static_cast<uint32_t>(16 * line + j), 0, 0x5349474Eu, 0}, 77);
     ASSERT_EQ(y[i] < 0, ((words[k] >> (31 - t)) & 1) != 0) << i;
+  }
+}
+
+TEST(Rotate, EveryTargetGivesTheBitsOfSignsAndTransform) {
+  for (size_t n : {1024u, 2048u, 4096u}) {
+    auto x = normal_vector(n, n);
+    std::vector<float> expected(n);
+    flip_signs(x, Key(n), 0.015625f, expected);
+    expected = reference_fwht(expected);
+    const auto [low, high] = std::minmax_element(expected.begin(), expected.end());
+    for_every_target([&] {
+      std::vector<float> y(n);
+      const Rotation rotation = rotate(x, Key(n), 0.015625f, y);
+      if (!rotation.done) return;  // plain code has no fast way
+      EXPECT_EQ(bits_of(y), bits_of(expected));
+      EXPECT_EQ(rotation.range.low, *low);
+      EXPECT_EQ(rotation.range.high, *high);
+      EXPECT_TRUE(rotation.small);
+      for (const float bad : {std::numeric_limits<float>::quiet_NaN(),
+                              -std::numeric_limits<float>::infinity(), 0x1p97f}) {
+        auto spoiled = x;
+        spoiled[n - 3] = bad;
+        EXPECT_FALSE(rotate(spoiled, Key(n), 0.015625f, y).small) << bad;
+      }
+    });
   }
 }
 

@@ -46,44 +46,75 @@ HWY_INLINE void philox_lines(uint64_t key, uint32_t domain, uint64_t line,
     }
   }
 #else
+  static_assert(kRounds >= 4);
+  // Not hn::Iota, which stores 16 words and waits to load them as one vector.
+  alignas(64) static constexpr uint32_t kColumns[16] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                        8, 9, 10, 11, 12, 13, 14, 15};
   const hn::CappedTag<uint32_t, 16> d;
   const hn::Repartition<uint64_t, decltype(d)> d64;
   using V = hn::Vec<decltype(d)>;
+  using V64 = hn::Vec<decltype(d64)>;
   const V m0 = hn::Set(d, kMultiplier0), m1 = hn::Set(d, kMultiplier1);
-  const auto high_half = [&](V a, V m) HWY_ATTR {
-    const auto even = hn::MulEven(a, m);
-    const auto odd = hn::MulEven(hn::BitCast(d, hn::ShiftRight<32>(hn::BitCast(d64, a))), m);
+  // Even and odd counters stand in vectors of their own, a word in the low half of 64 bits: a
+  // product is then the next word in its low half and, shifted, the other one. What the upper
+  // halves hold does not matter before the last round.
+  const auto times = [&](V64 a, V m) HWY_ATTR { return hn::MulEven(hn::BitCast(d, a), m); };
+  const auto word = [&](uint32_t value) HWY_ATTR { return hn::Set(d64, value); };
+  const auto merge_low = [&](V64 even, V64 odd) HWY_ATTR {
+    return hn::OddEven(hn::BitCast(d, hn::ShiftLeft<32>(odd)), hn::BitCast(d, even));
+  };
+  const auto merge_high = [&](V64 even, V64 odd) HWY_ATTR {
     return hn::OddEven(hn::BitCast(d, odd), hn::BitCast(d, hn::ShiftRight<32>(even)));
   };
+  constexpr size_t kHalves = 2 * kLines;
   for (size_t j = 0; j < 16; j += hn::Lanes(d)) {
-    V c0[kLines], c1[kLines], c2[kLines], c3[kLines];
-#pragma GCC unroll 4
-    for (size_t l = 0; l < kLines; ++l) {
-      c0[l] = hn::Iota(d, static_cast<uint32_t>((line + l) << 4) + static_cast<uint32_t>(j));
-      c1[l] = hn::Set(d, static_cast<uint32_t>((line + l) >> 28));
-      c2[l] = hn::Set(d, domain);
-      c3[l] = hn::Zero(d);
-    }
+    V64 c0[kHalves], c1[kHalves], c2[kHalves], c3[kHalves];
     auto k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-    for (int round = 0; round < kRounds; ++round) {
-#pragma GCC unroll 4
-      for (size_t l = 0; l < kLines; ++l) {
-        const V next0 = hn::Xor(hn::Xor(high_half(c2[l], m1), c1[l]), hn::Set(d, k0));
-        const V next2 = hn::Xor(hn::Xor(high_half(c0[l], m0), c3[l]), hn::Set(d, k1));
-        c1[l] = hn::Mul(c2[l], m1);
-        c3[l] = hn::Mul(c0[l], m0);
-        c0[l] = next0;
-        c2[l] = next2;
+    // Two words of a counter are constants, hence in the first two rounds one product each is.
+    const uint64_t domain_product = uint64_t{kMultiplier1} * domain;
+#pragma GCC unroll 8
+    for (size_t l = 0; l < kHalves; ++l) {
+      const uint64_t at = line + l / 2;
+      const auto counter = hn::BitCast(
+          d64, hn::Add(hn::Load(d, kColumns + j), hn::Set(d, static_cast<uint32_t>(at << 4))));
+      const V64 product0 = times(l % 2 == 0 ? counter : hn::ShiftRight<32>(counter), m0);
+      const uint32_t second0 =
+          static_cast<uint32_t>(domain_product >> 32) ^ static_cast<uint32_t>(at >> 28) ^ k0;
+      const uint64_t constant0 = uint64_t{kMultiplier0} * second0;
+      const V64 second2 = hn::Xor(hn::ShiftRight<32>(product0), word(k1));
+      const V64 product1 = times(second2, m1);
+      c0[l] = hn::Xor(hn::ShiftRight<32>(product1),
+                      word(static_cast<uint32_t>(domain_product) ^ (k0 + kWeyl0)));
+      c1[l] = product1;
+      c2[l] = hn::Xor(product0, word(static_cast<uint32_t>(constant0 >> 32) ^ (k1 + kWeyl1)));
+      c3[l] = word(static_cast<uint32_t>(constant0));
+    }
+    k0 += 2 * kWeyl0;
+    k1 += 2 * kWeyl1;
+    for (int round = 2; round + 1 < kRounds; ++round) {
+      const V64 key0 = word(k0), key1 = word(k1);
+#pragma GCC unroll 8
+      for (size_t l = 0; l < kHalves; ++l) {
+        const V64 product0 = times(c0[l], m0), product1 = times(c2[l], m1);
+        c0[l] = hn::Xor(hn::Xor(hn::ShiftRight<32>(product1), c1[l]), key0);
+        c2[l] = hn::Xor(hn::Xor(hn::ShiftRight<32>(product0), c3[l]), key1);
+        c1[l] = product1;
+        c3[l] = product0;
       }
       k0 += kWeyl0;
       k1 += kWeyl1;
     }
 #pragma GCC unroll 4
     for (size_t l = 0; l < kLines; ++l) {
-      hn::StoreU(c0[l], d, words + kLineWords * l + j);
-      hn::StoreU(c1[l], d, words + kLineWords * l + 16 + j);
-      hn::StoreU(c2[l], d, words + kLineWords * l + 32 + j);
-      hn::StoreU(c3[l], d, words + kLineWords * l + 48 + j);
+      const size_t e = 2 * l, o = e + 1;
+      const V64 even0 = times(c0[e], m0), even1 = times(c2[e], m1);
+      const V64 odd0 = times(c0[o], m0), odd1 = times(c2[o], m1);
+      uint32_t* to = words + kLineWords * l + j;
+      const V low1 = merge_low(c1[e], c1[o]), low3 = merge_low(c3[e], c3[o]);
+      hn::StoreU(hn::Xor(hn::Xor(merge_high(even1, odd1), low1), hn::Set(d, k0)), d, to);
+      hn::StoreU(merge_low(even1, odd1), d, to + 16);
+      hn::StoreU(hn::Xor(hn::Xor(merge_high(even0, odd0), low3), hn::Set(d, k1)), d, to + 32);
+      hn::StoreU(merge_low(even0, odd0), d, to + 48);
     }
   }
 #endif

@@ -171,22 +171,37 @@ void Pipeline::encode(std::span<const float> x, Key key, std::string_view name, 
       return;
     }
     size_t filled = 0;
+    Key first_key(0);
+    BlockNotes notes;
+    bool one_transform = false;  // the notes are of all the coder's values
     for_each_block(unit, block_, [&](size_t offset, size_t size, size_t index) {
       std::span<const float> in = x.subspan(begin + offset, size);
-      check(in);
-      prefetch(x.subspan(std::min(begin + offset + size, x.size())), size);
       const Key block_key = key.child(first_block + index);
+      if (index == 0) first_key = block_key;
+      notes = {.upcoming = x.subspan(begin + offset + size), .range = {}, .small = false};
+      if (!stages_[0]->tells_small()) {
+        check(in);
+      }
+      if (!stages_[coder]->fetches_upcoming()) prefetch(notes.upcoming, size);
       for (size_t s = 0; s < coder; ++s) {
         const bool last = s + 1 == coder;
         const auto next = (last ? std::span(coefficients).subspan(filled) : std::span(between))
                               .first(stages_[s]->output_size(in.size()));
-        stages_[s]->encode(in, block_key.child(s), next, out);
+        if (s == 0) {
+          stages_[s]->encode_noted(in, block_key.child(s), next, out, notes);
+          // A sparsifier or coder may not survive NaN, so the look back comes first.
+          if (stages_[0]->tells_small() && !notes.small) check(in);
+        } else {
+          stages_[s]->encode(in, block_key.child(s), next, out);
+        }
         in = next;
       }
+      one_transform = coder == 1 && size == unit;
       filled += in.size();
     });
-    stages_[coder]->encode(std::span(coefficients).first(filled),
-                           key.child(first_block).child(coder), {}, out);
+    if (!one_transform) notes.range.reset();
+    stages_[coder]->encode_noted(std::span(coefficients).first(filled), first_key.child(coder), {},
+                                 out, notes);
   });
 }
 

@@ -1,12 +1,21 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <span>
 
 #include "espalier/base/bytes.h"
 #include "espalier/base/random.h"
+#include "espalier/codec/range.h"
 
 namespace espalier::codec {
+
+// What stages tell each other of a block, so that none looks for what another has seen.
+struct BlockNotes {
+  std::span<const float> upcoming;  // what follows the block in the tensor, worth fetching early
+  std::optional<Range> range;       // of a transform's coefficients
+  bool small = false;               // a first stage saw finite values within kMaxMagnitude
+};
 
 // One step of a pipeline, applied to one block of values. A transform or a sparsifier hands
 // coefficients to the next stage; a coder ends the pipeline by turning them into bytes. Stages are
@@ -29,6 +38,18 @@ class Stage {
   // written; bytes: appended to. Everything random comes from `key`.
   virtual void encode(std::span<const float> in, Key key, std::span<float> out,
                       Bytes& bytes) const = 0;
+
+  // As encode(), with what is known of the block besides. As the first stage of a pipeline, a stage
+  // with tells_small() takes any values, NaN too, and says in the notes whether it saw that they
+  // are small; other stages get values that were looked at before.
+  virtual void encode_noted(std::span<const float> in, Key key, std::span<float> out, Bytes& bytes,
+                            BlockNotes&) const {
+    encode(in, key, out, bytes);
+  }
+  virtual bool tells_small() const { return false; }
+  // As a coder: encode_noted() asks for the upcoming values bit by bit, which is better than at
+  // once.
+  virtual bool fetches_upcoming() const { return false; }
 
   // The inverse. in: output_size(n) values, which may be overwritten; bytes: what encode() appended
   // for this block, from anybody: throws Error when it cannot be; out: n values, all to be written.

@@ -45,10 +45,26 @@ class Hadamard final : public Stage {
   size_t block() const override { return block_; }
   bool unbiased() const override { return true; }
 
-  void encode(std::span<const float> in, Key key, std::span<float> out, Bytes&) const override {
+  bool tells_small() const override { return true; }
+
+  void encode(std::span<const float> in, Key key, std::span<float> out,
+              Bytes& bytes) const override {
+    BlockNotes notes;
+    encode_noted(in, key, out, bytes, notes);
+  }
+
+  void encode_noted(std::span<const float> in, Key key, std::span<float> out, Bytes&,
+                    BlockNotes& notes) const override {
     const float scale = scale_of(out.size());
-    flip_signs(in, key.child(0), scale, out);
-    fwht(out);
+    Rotation first;
+    if (in.size() == out.size()) first = rotate(in, key.child(0), scale, out);
+    if (first.done) {
+      notes.small = first.small;
+      if (rotations_ == 1) notes.range = first.range;
+    } else {
+      flip_signs(in, key.child(0), scale, out);
+      fwht(out);
+    }
     for (uint64_t r = 1; r < rotations_; ++r) {
       flip_signs(out, key.child(r), scale, out);
       fwht(out);

@@ -48,10 +48,18 @@ class Quantize final : public Stage {
   }
   size_t block() const override { return block_; }
   bool unbiased() const override { return true; }
+  bool fetches_upcoming() const override { return bits_ <= 6; }
 
-  void encode(std::span<const float> in, Key key, std::span<float>, Bytes& bytes) const override {
+  void encode(std::span<const float> in, Key key, std::span<float> out,
+              Bytes& bytes) const override {
+    BlockNotes notes;
+    encode_noted(in, key, out, bytes, notes);
+  }
+
+  void encode_noted(std::span<const float> in, Key key, std::span<float>, Bytes& bytes,
+                    BlockNotes& notes) const override {
     if (in.empty()) return;
-    Range range = range_of(in);
+    Range range = notes.range ? *notes.range : range_of(in);
     ByteWriter writer(bytes);
     if (short_ends(in.size())) {
       const uint16_t low = bfloat_down(range.low), high = bfloat_up(range.high);
@@ -64,7 +72,7 @@ class Quantize final : public Stage {
     }
     const size_t at = bytes.size();
     bytes.resize(at + packed_bytes(in.size(), bits_));
-    quantize_uniform(in, range, bits_, key, bytes.data() + at);
+    quantize_uniform(in, range, bits_, key, bytes.data() + at, notes.upcoming);
   }
 
   void decode(std::span<float>, std::span<const uint8_t> bytes, Key,

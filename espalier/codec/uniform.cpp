@@ -81,15 +81,115 @@ inline uint32_t code_of(float x, uint32_t random, const UniformGrid& grid) {
                   grid.levels);
 }
 
+#if HWY_TARGET == HWY_SCALAR
+
+size_t encode_plain(const float*, size_t, const UniformGrid&, int, uint64_t, uint8_t*,
+                    const float*) {
+  return 0;
+}
+
+#else
+
+// Whether the short way below gives the definition's codes. Up to six bits, v exceeds the last
+// level by less than half a unit of the fixed point, as x − low ≤ high − low and two roundings
+// follow: no code is too large.
+bool plain_grid(const UniformGrid& grid, int bits) { return bits <= 6 && grid.lift == 1.0f; }
+
+// Shifts by a constant in either direction.
+template <int kLeft>
+HWY_INLINE hn::Vec<DU> moved(hn::Vec<DU> x) {
+  if constexpr (kLeft > 0)
+    return hn::ShiftLeft<kLeft>(x);
+  else if constexpr (kLeft < 0)
+    return hn::ShiftRight<-kLeft>(x);
+  else
+    return x;
+}
+
+// Rows kRow … 31 of a group on a plain grid, for one vector's columns. The code stands in bits
+// 16 … 15 + kBits below the bits of kMagic, and is moved from there to its place in the word.
+template <int kBits, int kRow>
+HWY_INLINE void pack_rows(const float* HWY_RESTRICT x, const uint32_t* HWY_RESTRICT random,
+                          hn::Vec<DF> low, hn::Vec<DF> inverse_step, hn::Vec<DU> word,
+                          uint8_t* HWY_RESTRICT to, const float* upcoming) {
+  // Every row asks for the line that takes its place in the next block.
+  if constexpr (kRow < 32) {
+    __builtin_prefetch(upcoming + 16 * kRow);
+    constexpr int kAt = kRow * kBits % 32;
+    constexpr uint32_t kMask = (1u << kBits) - 1;
+    const DU du;
+    const DF df;
+    const auto v = hn::Mul(hn::Sub(hn::LoadU(df, x + 16 * kRow), low), inverse_step);
+    const auto fixed = hn::BitCast(du, hn::Add(v, hn::Set(df, kMagic)));
+    const auto raw = hn::Load(du, random + kRow / 8 * kLineWords + 16 * (kRow % 4));
+    const auto noise = kRow & 4 ? hn::ShiftRight<16>(raw) : hn::And(raw, hn::Set(du, 0xffffu));
+    const auto sum = hn::Add(fixed, noise);
+    word = hn::OrAnd(word, moved<kAt - 16>(sum), hn::Set(du, kMask << kAt));
+    if constexpr (kAt + kBits >= 32) {
+      const hn::Repartition<uint8_t, DU> bytes;
+      hn::StoreU(hn::BitCast(bytes, word), bytes, to);
+      to += 64;
+      constexpr int kOver = kAt + kBits - 32;
+      word = hn::Zero(du);
+      if constexpr (kOver > 0) {
+        word = hn::And(moved<kOver - kBits - 16>(sum), hn::Set(du, (1u << kOver) - 1));
+      }
+    }
+    pack_rows<kBits, kRow + 1>(x, random, low, inverse_step, word, to, upcoming);
+  }
+}
+
+// The whole groups of x; returns where the rest begins.
+template <int kBits>
+size_t encode_groups(const float* HWY_RESTRICT x, size_t n, const UniformGrid& grid, uint64_t key,
+                     uint8_t* HWY_RESTRICT out, const float* upcoming) {
+  const DU du;
+  const DF df;
+  HWY_ALIGN uint32_t random[4 * kLineWords];
+  const auto low = hn::Set(df, grid.low), inverse_step = hn::Set(df, grid.inverse_step);
+  size_t begin = 0;
+  for (; begin + kGroup <= n; begin += kGroup) {
+    philox_lines<7, 2>(key, kRoundingDomain, begin / 128, random);
+    philox_lines<7, 2>(key, kRoundingDomain, begin / 128 + 2, random + 2 * kLineWords);
+    for (size_t j = 0; j < 16; j += hn::Lanes(du))
+      pack_rows<kBits, 0>(x + begin + j, random + j, low, inverse_step, hn::Zero(du), out + 4 * j,
+                          upcoming + begin);
+    out += 64 * kBits;
+  }
+  return begin;
+}
+
+size_t encode_plain(const float* x, size_t n, const UniformGrid& grid, int bits, uint64_t key,
+                    uint8_t* out, const float* upcoming) {
+  if (!plain_grid(grid, bits)) return 0;
+  switch (bits) {
+    case 1:
+      return encode_groups<1>(x, n, grid, key, out, upcoming);
+    case 2:
+      return encode_groups<2>(x, n, grid, key, out, upcoming);
+    case 3:
+      return encode_groups<3>(x, n, grid, key, out, upcoming);
+    case 4:
+      return encode_groups<4>(x, n, grid, key, out, upcoming);
+    case 5:
+      return encode_groups<5>(x, n, grid, key, out, upcoming);
+    default:
+      return encode_groups<6>(x, n, grid, key, out, upcoming);
+  }
+}
+
+#endif
+
 void encode_kernel(const float* x, size_t n, const UniformGrid& grid, int bits, uint64_t key,
-                   uint8_t* out) {
+                   uint8_t* out, const float* upcoming) {
   const DU du;
   const DF df;
   const size_t lanes = hn::Lanes(du);
   HWY_ALIGN uint32_t random[4 * kLineWords];
   HWY_ALIGN uint32_t words[16 * 16];
   const auto low_half = hn::Set(du, 0xffffu);
-  size_t begin = 0;
+  size_t begin = encode_plain(x, n, grid, bits, key, out, upcoming);
+  out += begin / 8 * static_cast<size_t>(bits);
   for (; begin + kGroup <= n; begin += kGroup) {
     philox_lines<7, kLinesAtOnce>(key, kRoundingDomain, begin / 128, random);
     if constexpr (kLinesAtOnce == 2) {
@@ -215,10 +315,12 @@ Range range_of(std::span<const float> x) {
   return HWY_DYNAMIC_DISPATCH(range_kernel)(x.data(), x.size());
 }
 
-void quantize_uniform(std::span<const float> x, Range range, int bits, Key key, uint8_t* out) {
+void quantize_uniform(std::span<const float> x, Range range, int bits, Key key, uint8_t* out,
+                      std::span<const float> upcoming) {
   ESPALIER_CHECK(bits >= 1 && bits <= 16, bits);
   HWY_DYNAMIC_DISPATCH(encode_kernel)
-  (x.data(), x.size(), UniformGrid(range, bits), bits, key.value(), out);
+  (x.data(), x.size(), UniformGrid(range, bits), bits, key.value(), out,
+   upcoming.size() < x.size() ? x.data() : upcoming.data());
 }
 
 void dequantize_uniform(const uint8_t* in, Range range, int bits, std::span<float> out) {

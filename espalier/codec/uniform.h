@@ -5,6 +5,7 @@
 #include <span>
 
 #include "espalier/base/random.h"
+#include "espalier/codec/range.h"
 
 // Stochastic uniform quantization to 2^bits levels between two ends, with dense packing: the kernel
 // of the stage `quantize`. Value x becomes v = (x − low)·(2^bits − 1)/(high − low) and is rounded
@@ -21,15 +22,13 @@ namespace espalier::codec {
 // ⌈n·bits/8⌉ bytes.
 size_t packed_bytes(size_t n, int bits);
 
-// The least and greatest value (0 and 0 when empty); a zero is +0.
-struct Range {
-  float low = 0, high = 0;
-};
 Range range_of(std::span<const float> x);
 
 // bits in [1, 16]; range.low ≤ x ≤ range.high, all within ±kMaxMagnitude; out:
 // packed_bytes(x.size(), bits) bytes.
-void quantize_uniform(std::span<const float> x, Range range, int bits, Key key, uint8_t* out);
+// Up to six bits, as many of the `upcoming` values are asked for meanwhile.
+void quantize_uniform(std::span<const float> x, Range range, int bits, Key key, uint8_t* out,
+                      std::span<const float> upcoming = {});
 // in: packed_bytes(out.size(), bits) bytes. Decoded values are in [low, high] up to float rounding.
 void dequantize_uniform(const uint8_t* in, Range range, int bits, std::span<float> out);
 
