@@ -21,11 +21,13 @@ struct EvaluateArguments {
   bool json = false;
 };
 
-// Evaluates the weights of a run, or a safetensors file with the configuration that describes it, on the test samples.
+// Evaluates the weights of a run, or a safetensors file with the configuration that describes it,
+// on the test samples.
 void evaluate(const EvaluateArguments& arguments) {
   const bool is_run = report::RunFolder::is_run(arguments.target);
   if (!is_run && arguments.config.empty()) {
-    fail("evaluate", "expected a run folder, or a model file with --config CONFIG.toml, got ", arguments.target);
+    fail("evaluate", "expected a run folder, or a model file with --config CONFIG.toml, got ",
+         arguments.target);
   }
   std::filesystem::path model = arguments.target, config_path = arguments.config;
   if (is_run) {
@@ -36,9 +38,11 @@ void evaluate(const EvaluateArguments& arguments) {
   Json tree = read_toml_file(config_path);
   for (const std::string& assignment : arguments.assignments) set_config_value(tree, assignment);
   const round::RunConfig config = round::read_run_config(tree);
-  const data::DataSource data = data::load_dataset(config.data, Key(static_cast<uint64_t>(config.run.seed)).child(Purpose::kData));
+  const data::DataSource data = data::load_dataset(
+      config.data, Key(static_cast<uint64_t>(config.run.seed)).child(Purpose::kData));
   train::configure_thread();
-  const auto trainer = train::make_trainer(config.model, train::spec_of(*data.train), config.train.precision, config.train.device);
+  const auto trainer = train::make_trainer(config.model, train::spec_of(*data.train),
+                                           config.train.precision, config.train.device);
   ParameterSet weights(trainer->layout());
   read_parameters(SafetensorsFile::read(model), weights);
   trainer->load(weights);
@@ -49,7 +53,8 @@ void evaluate(const EvaluateArguments& arguments) {
   std::iota(all.begin(), all.end(), uint32_t{0});
   const auto batch = static_cast<size_t>(config.run.eval_batch);
   for (size_t begin = 0; begin < all.size(); begin += batch) {
-    const auto part = trainer->evaluate(*data.test, std::span(all).subspan(begin, std::min(batch, all.size() - begin)));
+    const auto part = trainer->evaluate(
+        *data.test, std::span(all).subspan(begin, std::min(batch, all.size() - begin)));
     sums.loss += part.loss;
     sums.correct += part.correct;
     sums.count += part.count;
@@ -67,7 +72,9 @@ void evaluate(const EvaluateArguments& arguments) {
   if (arguments.json) {
     std::printf("%s\n", out.dump().c_str());
   } else {
-    for (const auto& [key, value] : out.items()) std::printf("%-20s %s\n", key.c_str(), value.is_string() ? value.get<std::string>().c_str() : value.dump().c_str());
+    for (const auto& [key, value] : out.items())
+      std::printf("%-20s %s\n", key.c_str(),
+                  value.is_string() ? value.get<std::string>().c_str() : value.dump().c_str());
   }
 }
 
@@ -75,12 +82,21 @@ void evaluate(const EvaluateArguments& arguments) {
 
 void add_evaluate_command(CLI::App& app) {
   auto arguments = std::make_shared<EvaluateArguments>();
-  CLI::App* command = app.add_subcommand("evaluate", "Evaluate the model of a run on the test samples");
-  command->add_option("MODEL_OR_RUN", arguments->target, "Run folder, or a safetensors file with --config")->required();
+  CLI::App* command =
+      app.add_subcommand("evaluate", "Evaluate the model of a run on the test samples");
+  command
+      ->add_option("MODEL_OR_RUN", arguments->target,
+                   "Run folder, or a safetensors file with --config")
+      ->required();
   command->add_option("--config", arguments->config, "Configuration that names model and data");
-  command->add_option("--set", arguments->assignments, "Override a key (repeatable)")->expected(1)->take_all()->allow_extra_args(false);
+  command->add_option("--set", arguments->assignments, "Override a key (repeatable)")
+      ->expected(1)
+      ->take_all()
+      ->allow_extra_args(false);
   command->add_flag("--json", arguments->json, "Print one JSON object");
-  command->footer("Examples:\n  espalier evaluate runs/fashion-mnist\n  espalier evaluate model.safetensors --config examples/fashion-mnist.toml");
+  command->footer(
+      "Examples:\n  espalier evaluate runs/fashion-mnist\n  espalier evaluate model.safetensors "
+      "--config examples/fashion-mnist.toml");
   command->callback([arguments] { evaluate(*arguments); });
 }
 

@@ -40,7 +40,8 @@ const std::vector<Listing>& listings() {
 void print_rows(const Rows& rows) {
   size_t width = 0;
   for (const auto& [name, summary] : rows) width = std::max(width, name.size());
-  for (const auto& [name, summary] : rows) std::printf("  %-*s  %s\n", static_cast<int>(width), name.c_str(), summary.c_str());
+  for (const auto& [name, summary] : rows)
+    std::printf("  %-*s  %s\n", static_cast<int>(width), name.c_str(), summary.c_str());
 }
 
 void list_options(bool json) {
@@ -49,9 +50,12 @@ void list_options(bool json) {
     if (!json) std::printf("[%s]\n", section.section.c_str());
     for (const FieldHelp& field : section.fields) {
       if (json) {
-        out[section.section][field.name] = {{"type", field.type}, {"default", Json::parse(field.default_value)}, {"doc", field.doc}};
+        out[section.section][field.name] = {{"type", field.type},
+                                            {"default", Json::parse(field.default_value)},
+                                            {"doc", field.doc}};
       } else {
-        std::printf("  %s = %s\n      %s\n", field.name.c_str(), field.default_value.c_str(), field.doc.c_str());
+        std::printf("  %s = %s\n      %s\n", field.name.c_str(), field.default_value.c_str(),
+                    field.doc.c_str());
       }
     }
   }
@@ -81,7 +85,9 @@ void add_list_command(CLI::App& app) {
   for (const Listing& listing : listings()) kinds.push_back(listing.kind);
   command->add_option("KIND", *kind, "What to list")->required()->check(CLI::IsMember(kinds));
   command->add_flag("--json", *json, "Print one JSON object");
-  command->footer("Examples:\n  espalier list strategies\n  espalier list options   (every key of a configuration)");
+  command->footer(
+      "Examples:\n  espalier list strategies\n  espalier list options   (every key of a "
+      "configuration)");
   command->callback([kind, json] { list(*kind, *json); });
 }
 

@@ -13,7 +13,8 @@
 
 int main(int argc, char** argv) {
   espalier::train::configure_process();
-  CLI::App app{"Espalier: federated learning for clients short of bandwidth, compute and memory.", "espalier"};
+  CLI::App app{"Espalier: federated learning for clients short of bandwidth, compute and memory.",
+               "espalier"};
   app.set_version_flag("--version", std::string("espalier ") + ESPALIER_VERSION);
   app.require_subcommand(1);
   app.footer(

@@ -52,8 +52,10 @@ void write_reports(const report::RunFolder& folder) {
   const report::RunData run = report::load_run(folder.path());
   {
     // The run started its wall clock this long ago; a resumed run counts on.
-    const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-    const double wall = run.metrics.empty() ? 0 : report::number_in(run.metrics.back(), "wall_seconds").value_or(0);
+    const double now =
+        std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+    const double wall =
+        run.metrics.empty() ? 0 : report::number_in(run.metrics.back(), "wall_seconds").value_or(0);
     report::EventWriter events(folder.events_path(), now - wall);
     for (const Json& line : run.metrics) events.add(line);
   }
@@ -63,22 +65,26 @@ void write_reports(const report::RunFolder& folder) {
 void simulate(const SimulateArguments& arguments) {
   const bool resuming = !arguments.resume.empty();
   if (resuming == !arguments.config.empty()) {
-    fail("simulate", "expected a configuration file or --resume DIR, ", resuming ? "got both" : "got neither");
+    fail("simulate", "expected a configuration file or --resume DIR, ",
+         resuming ? "got both" : "got neither");
   }
-  if (resuming && !arguments.out.empty()) fail("simulate", "--resume writes into the folder it resumes; leave out --out");
+  if (resuming && !arguments.out.empty())
+    fail("simulate", "--resume writes into the folder it resumes; leave out --out");
   std::optional<report::RunFolder> folder;
   if (resuming) folder = report::RunFolder::open(arguments.resume);
   Json tree = read_toml_file(resuming ? folder->config_path() : fs::path(arguments.config));
   for (const std::string& assignment : arguments.assignments) set_config_value(tree, assignment);
   round::RunConfig config = round::read_run_config(tree);
-  const size_t threads = arguments.threads > 0 ? static_cast<size_t>(arguments.threads) : available_processors();
+  const size_t threads =
+      arguments.threads > 0 ? static_cast<size_t>(arguments.threads) : available_processors();
 
   // Everything that can be wrong with the input shows before the run's folder is made.
   const std::string resolved = to_toml(config.resolved);
   const auto rounds = static_cast<uint64_t>(config.run.rounds);
   Simulation simulation(std::move(config), threads);
   if (!resuming) {
-    folder = report::RunFolder::create(arguments.out.empty() ? default_folder(arguments.config) : fs::path(arguments.out));
+    folder = report::RunFolder::create(arguments.out.empty() ? default_folder(arguments.config)
+                                                             : fs::path(arguments.out));
   }
   simulation.attach(*folder);
   if (resuming) simulation.resume();
@@ -98,11 +104,14 @@ void simulate(const SimulateArguments& arguments) {
     out["run"] = folder->path().string();
     std::printf("%s\n", out.dump().c_str());
   } else if (!arguments.quiet) {
-    std::printf("%s", report::summary_block(simulation.summary(), folder->report_path().string()).c_str());
+    std::printf(
+        "%s", report::summary_block(simulation.summary(), folder->report_path().string()).c_str());
   }
   if (!simulation.finished()) {
-    std::fprintf(stderr, "Stopped after round %u of %llu. Go on with: espalier simulate --resume %s\n",
-                 simulation.loop().rounds_completed(), static_cast<unsigned long long>(rounds), folder->path().c_str());
+    std::fprintf(stderr,
+                 "Stopped after round %u of %llu. Go on with: espalier simulate --resume %s\n",
+                 simulation.loop().rounds_completed(), static_cast<unsigned long long>(rounds),
+                 folder->path().c_str());
   }
 }
 
@@ -110,20 +119,29 @@ void simulate(const SimulateArguments& arguments) {
 
 void add_simulate_command(CLI::App& app) {
   auto arguments = std::make_shared<SimulateArguments>();
-  CLI::App* command = app.add_subcommand("simulate", "Run a federated training on this machine and leave a run folder with a report");
+  CLI::App* command = app.add_subcommand(
+      "simulate", "Run a federated training on this machine and leave a run folder with a report");
   command->add_option("CONFIG", arguments->config, "Configuration (TOML)");
-  command->add_option("--set", arguments->assignments, "Override a key: --set strategy.name=fedprox (repeatable)")
-      ->expected(1)->take_all()->allow_extra_args(false);
-  command->add_option("--out", arguments->out, "Folder of the run; default runs/<name of the configuration>");
+  command
+      ->add_option("--set", arguments->assignments,
+                   "Override a key: --set strategy.name=fedprox (repeatable)")
+      ->expected(1)
+      ->take_all()
+      ->allow_extra_args(false);
+  command->add_option("--out", arguments->out,
+                      "Folder of the run; default runs/<name of the configuration>");
   command->add_option("--resume", arguments->resume, "Go on with the run in this folder");
-  command->add_option("--threads", arguments->threads, "Clients trained at a time; default: the number of processors")
+  command
+      ->add_option("--threads", arguments->threads,
+                   "Clients trained at a time; default: the number of processors")
       ->check(CLI::Range(1, 4096));
   command->add_flag("--json", arguments->json, "Print the summary as one JSON object");
   command->add_flag("--quiet", arguments->quiet, "No progress and no summary");
   command->footer(
       "Examples:\n"
       "  espalier simulate examples/fashion-mnist.toml\n"
-      "  espalier simulate examples/fashion-mnist.toml --set train.lr=0.1 --set strategy.clients_per_round=20 --out runs/wide\n"
+      "  espalier simulate examples/fashion-mnist.toml --set train.lr=0.1 --set "
+      "strategy.clients_per_round=20 --out runs/wide\n"
       "  espalier simulate --resume runs/wide\n"
       "Every key of a configuration: espalier list options");
   command->callback([arguments] { simulate(*arguments); });

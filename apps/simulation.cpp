@@ -12,30 +12,39 @@ namespace espalier::apps {
 
 namespace {
 
-std::filesystem::path checkpoint_file(const report::RunFolder& folder) { return folder.checkpoint_path() / "checkpoint.safetensors"; }
+std::filesystem::path checkpoint_file(const report::RunFolder& folder) {
+  return folder.checkpoint_path() / "checkpoint.safetensors";
+}
 
-// What must not change between a run and its continuation: everything but how long it runs and how often it is looked at.
+// What must not change between a run and its continuation: everything but how long it runs and how
+// often it is looked at.
 uint64_t configuration_fingerprint(const Json& resolved) {
   Json kept = resolved;
-  for (const char* key : {"rounds", "eval_every", "eval_batch", "checkpoint_every", "client_state_mb"}) kept.erase(key);
+  for (const char* key :
+       {"rounds", "eval_every", "eval_batch", "checkpoint_every", "client_state_mb"})
+    kept.erase(key);
   return round::fingerprint(kept.dump());
 }
 
 }  // namespace
 
 Simulation::Simulation(round::RunConfig config, size_t num_threads)
-    : config_(std::move(config)), configuration_(configuration_fingerprint(config_.resolved)), num_threads_(num_threads) {
+    : config_(std::move(config)),
+      configuration_(configuration_fingerprint(config_.resolved)),
+      num_threads_(num_threads) {
   const Key seed(static_cast<uint64_t>(config_.run.seed));
   strategy_ = round::make_strategy(config_);
   downlink_ = codec::make_codec(config_.downlink, "downlink");
   uplink_ = codec::make_codec(config_.uplink, "uplink");
   data_ = data::load_dataset(config_.data, seed.child(Purpose::kData));
-  partition_ = data::make_partition(config_.partition, *data_.train, seed.child(Purpose::kPartition));
+  partition_ =
+      data::make_partition(config_.partition, *data_.train, seed.child(Purpose::kPartition));
 
   // One replica for the shapes and the initial weights; the workers make their own.
   ParameterSet initial;
   {
-    const auto trainer = train::make_trainer(config_.model, train::spec_of(*data_.train), config_.train.precision, config_.train.device);
+    const auto trainer = train::make_trainer(config_.model, train::spec_of(*data_.train),
+                                             config_.train.precision, config_.train.device);
     initial = ParameterSet(trainer->layout());
     if (config_.model.init.empty()) {
       trainer->initialize(seed.child(Purpose::kInitialization), initial);
@@ -44,14 +53,20 @@ Simulation::Simulation(round::RunConfig config, size_t num_threads)
     }
   }
   parameters_ = initial.size();
-  states_ = std::make_unique<sim::SimStateStore>(static_cast<uint64_t>(config_.run.client_state_mb) * 1'000'000);
+  states_ = std::make_unique<sim::SimStateStore>(
+      static_cast<uint64_t>(config_.run.client_state_mb) * 1'000'000);
   const round::Feedback feedback = round::choose_feedback(config_.run.error_feedback, *uplink_);
-  round::ClientEnvironment environment{*strategy_, *downlink_, *uplink_,
-                                       {initial.shared_layout(), initial.layout().size() * 4 + 1024}, states_.get(), nullptr, feedback};
-  backend_ = std::make_unique<sim::SimBackend>(sim::SimBackend::Setup{data_, *partition_, config_.model, config_.train, num_threads,
-                                                                      config_.run.eval_batch, environment});
+  round::ClientEnvironment environment{
+      *strategy_,    *downlink_,
+      *uplink_,      {initial.shared_layout(), initial.layout().size() * 4 + 1024},
+      states_.get(), nullptr,
+      feedback};
+  backend_ = std::make_unique<sim::SimBackend>(
+      sim::SimBackend::Setup{data_, *partition_, config_.model, config_.train, num_threads,
+                             config_.run.eval_batch, environment});
   loop_ = std::make_unique<round::RoundLoop>(
-      round::RoundLoop::Setup{config_.run, config_.selection, config_.train, *strategy_, *downlink_, *uplink_, *backend_, states_.get()},
+      round::RoundLoop::Setup{config_.run, config_.selection, config_.train, *strategy_, *downlink_,
+                              *uplink_, *backend_, states_.get()},
       std::move(initial));
 }
 
@@ -71,7 +86,9 @@ void Simulation::resume() {
   }
   round::Checkpoint checkpoint = round::read_checkpoint(path, loop_->global().shared_layout());
   if (checkpoint.configuration != configuration_) {
-    fail("simulate", path.string(), " was written with another configuration; only rounds, eval_every and checkpoint_every may change");
+    fail("simulate", path.string(),
+         " was written with another configuration; only rounds, eval_every and checkpoint_every "
+         "may change");
   }
   states_->keep_only(checkpoint.state_versions);
   loop_->restore(std::move(checkpoint));
@@ -88,7 +105,9 @@ void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_
     make_folder(folder_->checkpoint_path());
   }
   if (progress != nullptr) {
-    loop_->on_client = [progress](uint64_t done, uint64_t total) { progress->update_clients(done, total); };
+    loop_->on_client = [progress](uint64_t done, uint64_t total) {
+      progress->update_clients(done, total);
+    };
   }
   try {
     while (!loop_->finished() && (stop == nullptr || *stop == 0)) {
@@ -99,7 +118,8 @@ void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_
       const Json line = metrics_line(record);
       if (folder_ != nullptr) {
         folder_->append_metrics(line);
-        if (record.round % static_cast<uint32_t>(config_.run.checkpoint_every) == 0) write_checkpoint();
+        if (record.round % static_cast<uint32_t>(config_.run.checkpoint_every) == 0)
+          write_checkpoint();
       }
       if (progress != nullptr) progress->finish_round(line);
     }
@@ -114,10 +134,12 @@ void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_
   if (progress != nullptr) progress->finish();
   if (folder_ == nullptr) return;
   write_checkpoint();
-  write_file_atomic(folder_->model_path(), write_safetensors(loop_->global(), {{"format", "pt"},
-                                                                               {"model", config_.model.name},
-                                                                               {"rounds", std::to_string(loop_->rounds_completed())},
-                                                                               {"espalier", ESPALIER_VERSION}}));
+  write_file_atomic(
+      folder_->model_path(),
+      write_safetensors(loop_->global(), {{"format", "pt"},
+                                          {"model", config_.model.name},
+                                          {"rounds", std::to_string(loop_->rounds_completed())},
+                                          {"espalier", ESPALIER_VERSION}}));
   folder_->write_summary(summary());
 }
 
@@ -163,8 +185,10 @@ void Simulation::write_clients() const {
   const uint64_t shown = std::min<uint64_t>(partition_->num_clients(), report::kMaxStoredClients);
   for (uint64_t client = 0; client < shown; ++client) {
     partition_->samples(client, samples);
-    report::ClientLabels labels{client, samples.size(), std::vector<uint64_t>(histogram.classes, 0)};
-    for (uint32_t sample : samples) ++labels.labels[static_cast<size_t>(data_.train->labels[sample])];
+    report::ClientLabels labels{client, samples.size(),
+                                std::vector<uint64_t>(histogram.classes, 0)};
+    for (uint32_t sample : samples)
+      ++labels.labels[static_cast<size_t>(data_.train->labels[sample])];
     histogram.clients.push_back(std::move(labels));
   }
   folder_->write_clients(histogram);
@@ -172,7 +196,9 @@ void Simulation::write_clients() const {
 
 Json Simulation::summary() const {
   const round::Ledger& ledger = loop_->ledger();
-  const auto per_update = [](int64_t bytes, int64_t count) { return count > 0 ? static_cast<double>(bytes) / static_cast<double>(count) : 0.0; };
+  const auto per_update = [](int64_t bytes, int64_t count) {
+    return count > 0 ? static_cast<double>(bytes) / static_cast<double>(count) : 0.0;
+  };
   Json out = Json::object();
   out["strategy"] = config_.selection.name;
   out["model"] = config_.model.name;
@@ -192,7 +218,8 @@ Json Simulation::summary() const {
   }
   out["bytes_down_total"] = ledger.bytes_down;
   out["bytes_up_total"] = ledger.bytes_up;
-  out["bytes_down_per_client_round"] = per_update(ledger.bytes_down, ledger.client_updates + ledger.clients_failed);
+  out["bytes_down_per_client_round"] =
+      per_update(ledger.bytes_down, ledger.client_updates + ledger.clients_failed);
   out["bytes_up_per_client_round"] = per_update(ledger.bytes_up, ledger.client_updates);
   out["dense_bytes_per_client_round"] = parameters_ * sizeof(float);
   out["downlink"] = downlink_->describe();
@@ -200,7 +227,8 @@ Json Simulation::summary() const {
   out["client_macs_total"] = ledger.macs;
   out["client_updates"] = ledger.client_updates;
   out["client_updates_per_second"] =
-      ledger.train_seconds > 0 ? static_cast<double>(ledger.client_updates) / ledger.train_seconds : 0.0;
+      ledger.train_seconds > 0 ? static_cast<double>(ledger.client_updates) / ledger.train_seconds
+                               : 0.0;
   out["clients_failed"] = ledger.clients_failed;
   out["wall_seconds"] = wall_seconds();
   out["train_seconds"] = ledger.train_seconds;

@@ -18,11 +18,12 @@
 
 namespace espalier::apps {
 
-// One simulated run from configuration to summary: the glue between the round loop, the simulator and the run folder. Used by
-// `espalier simulate` and by the benchmarks.
+// One simulated run from configuration to summary: the glue between the round loop, the simulator
+// and the run folder. Used by `espalier simulate` and by the benchmarks.
 class Simulation {
  public:
-  // Loads the data, partitions it and makes the model; everything that can be wrong with a configuration shows here.
+  // Loads the data, partitions it and makes the model; everything that can be wrong with a
+  // configuration shows here.
   Simulation(round::RunConfig config, size_t num_threads);
 
   // Where to write; without it nothing is written. Before run() or resume(); must outlive this.
@@ -30,8 +31,8 @@ class Simulation {
 
   // Goes on from the folder's checkpoint.
   void resume();
-  // Runs until the last round, or until `stop` becomes nonzero: then the round in progress is finished. Every round is written to
-  // the folder and shown by `progress`.
+  // Runs until the last round, or until `stop` becomes nonzero: then the round in progress is
+  // finished. Every round is written to the folder and shown by `progress`.
   void run(report::Progress* progress, const volatile std::sig_atomic_t* stop);
 
   // One round, without folder and progress: for benchmarks.

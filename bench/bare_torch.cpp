@@ -15,10 +15,12 @@ namespace {
 
 torch::nn::Sequential make_model(const std::string& name) {
   namespace nn = torch::nn;
-  if (name == "mlp") return nn::Sequential(nn::Flatten(), nn::Linear(784, 64), nn::ReLU(), nn::Linear(64, 10));
-  return nn::Sequential(nn::Conv2d(nn::Conv2dOptions(1, 32, 5).padding(2)), nn::ReLU(), nn::MaxPool2d(2),
-                        nn::Conv2d(nn::Conv2dOptions(32, 64, 5).padding(2)), nn::ReLU(), nn::MaxPool2d(2), nn::Flatten(),
-                        nn::Linear(3136, 512), nn::ReLU(), nn::Linear(512, 10));
+  if (name == "mlp")
+    return nn::Sequential(nn::Flatten(), nn::Linear(784, 64), nn::ReLU(), nn::Linear(64, 10));
+  return nn::Sequential(nn::Conv2d(nn::Conv2dOptions(1, 32, 5).padding(2)), nn::ReLU(),
+                        nn::MaxPool2d(2), nn::Conv2d(nn::Conv2dOptions(32, 64, 5).padding(2)),
+                        nn::ReLU(), nn::MaxPool2d(2), nn::Flatten(), nn::Linear(3136, 512),
+                        nn::ReLU(), nn::Linear(512, 10));
 }
 
 }  // namespace
@@ -45,20 +47,22 @@ double run_bare_loop(const BareLoop& loop) {
       while (next++ < loop.clients) {
         {
           torch::NoGradGuard guard;
-          for (size_t i = 0; i < sums.size(); ++i) model->parameters()[i].copy_(global->parameters()[i]);
+          for (size_t i = 0; i < sums.size(); ++i)
+            model->parameters()[i].copy_(global->parameters()[i]);
         }
         const torch::Tensor order = torch::randperm(samples, torch::kLong);
         for (int64_t begin = 0; begin < samples; begin += batch) {
           const torch::Tensor index = order.slice(0, begin, begin + batch);
           optimizer.zero_grad();
-          const auto loss = torch::nn::functional::cross_entropy(model->forward(inputs.index_select(0, index)),
-                                                                 labels.index_select(0, index));
+          const auto loss = torch::nn::functional::cross_entropy(
+              model->forward(inputs.index_select(0, index)), labels.index_select(0, index));
           loss.backward();
           optimizer.step();
         }
         torch::NoGradGuard guard;
         const std::lock_guard lock(mutex);
-        for (size_t i = 0; i < sums.size(); ++i) sums[i].add_(model->parameters()[i], 1.0 / static_cast<double>(loop.clients));
+        for (size_t i = 0; i < sums.size(); ++i)
+          sums[i].add_(model->parameters()[i], 1.0 / static_cast<double>(loop.clients));
       }
     });
   }

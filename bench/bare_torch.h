@@ -3,8 +3,9 @@
 #include <cstddef>
 #include <string>
 
-// The floor that the simulator is measured against: a plain libtorch loop (torch::nn modules, autograd, torch::optim::SGD) that does
-// the same SGD steps for the same number of clients, with `threads` threads that train one client each.
+// The floor that the simulator is measured against: a plain libtorch loop (torch::nn modules,
+// autograd, torch::optim::SGD) that does the same SGD steps for the same number of clients, with
+// `threads` threads that train one client each.
 namespace espalier::bench {
 
 struct BareLoop {
@@ -13,7 +14,8 @@ struct BareLoop {
   size_t threads = 1;
 };
 
-// Seconds for one local epoch of every client, parameters loaded before and averaged after; data are random and in memory.
+// Seconds for one local epoch of every client, parameters loaded before and averaged after; data
+// are random and in memory.
 double run_bare_loop(const BareLoop& loop);
 
 }  // namespace espalier::bench

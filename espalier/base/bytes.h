@@ -12,7 +12,8 @@
 
 #include "espalier/base/error.h"
 
-// Little-endian writing and bounds-checked reading of byte buffers: the only way bytes from a file or a peer are parsed.
+// Little-endian writing and bounds-checked reading of byte buffers: the only way bytes from a file
+// or a peer are parsed.
 namespace espalier {
 
 static_assert(std::endian::native == std::endian::little, "Espalier's formats are read in place");
@@ -24,16 +25,12 @@ class ByteWriter {
   explicit ByteWriter(Bytes& out) : out_(out) {}
 
   template <class T>
-    requires std::is_arithmetic_v<T>
-  void put(T value) {
-    append(&value, sizeof(T));
-  }
+  requires std::is_arithmetic_v<T>
+  void put(T value) { append(&value, sizeof(T)); }
   void bytes(std::span<const uint8_t> data) { append(data.data(), data.size()); }
   template <class T>
-    requires std::is_arithmetic_v<T>
-  void array(std::span<const T> values) {
-    append(values.data(), values.size_bytes());
-  }
+  requires std::is_arithmetic_v<T>
+  void array(std::span<const T> values) { append(values.data(), values.size_bytes()); }
   // u32 length, then the characters.
   void string(std::string_view text) {
     put(static_cast<uint32_t>(text.size()));
@@ -57,8 +54,7 @@ class ByteReader {
   ByteReader(std::span<const uint8_t> data, std::string_view where) : data_(data), where_(where) {}
 
   template <class T>
-    requires std::is_arithmetic_v<T>
-  T get() {
+  requires std::is_arithmetic_v<T> T get() {
     T value;
     std::memcpy(&value, take(sizeof(T)).data(), sizeof(T));
     return value;
@@ -73,7 +69,7 @@ class ByteReader {
     return part;
   }
   template <class T>
-    requires std::is_arithmetic_v<T>
+  requires std::is_arithmetic_v<T>
   void array(std::span<T> values) {
     const auto part = take(values.size_bytes());
     if (!part.empty()) std::memcpy(values.data(), part.data(), part.size());
@@ -81,7 +77,8 @@ class ByteReader {
   // A string written by ByteWriter::string; longer than `max_size` is an error.
   std::string string(size_t max_size = 1 << 16) {
     const auto size = get<uint32_t>();
-    if (size > max_size) fail(where_, "a string of ", size, " bytes exceeds the limit of ", max_size);
+    if (size > max_size)
+      fail(where_, "a string of ", size, " bytes exceeds the limit of ", max_size);
     const auto part = take(size);
     return std::string(part.begin(), part.end());
   }
@@ -99,8 +96,8 @@ class ByteReader {
   size_t position_ = 0;
 };
 
-// The low 32 bits of XXH3-64 of `data`: the checksum of messages and checkpoints, 20 times as fast as CRC-32. It finds accidents,
-// not malice.
+// The low 32 bits of XXH3-64 of `data`: the checksum of messages and checkpoints, 20 times as fast
+// as CRC-32. It finds accidents, not malice.
 uint32_t checksum32(std::span<const uint8_t> data);
 
 // CRC-32 (zlib's) of `data`, continuing from `seed`.

@@ -1,8 +1,9 @@
 #include "espalier/base/config.h"
 
+#include <toml++/toml.h>
+
 #include <charconv>
 #include <cmath>
-#include <toml++/toml.h>
 
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
@@ -30,7 +31,8 @@ Json from_toml(const toml::node& node, std::string_view where) {
 }
 
 bool is_bare_key(std::string_view key) {
-  return !key.empty() && key.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") ==
+  return !key.empty() && key.find_first_not_of(
+                             "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") ==
                              std::string_view::npos;
 }
 
@@ -60,7 +62,8 @@ std::string value_text(const Json& value) {
 
 void write_table(const Json& table, const std::string& path, std::string& out) {
   for (const auto& [key, value] : table.items()) {
-    if (!value.is_object() && !is_table_list(value)) out += key_text(key) + " = " + value_text(value) + "\n";
+    if (!value.is_object() && !is_table_list(value))
+      out += key_text(key) + " = " + value_text(value) + "\n";
   }
   for (const auto& [key, value] : table.items()) {
     const std::string inner = path.empty() ? key_text(key) : path + "." + key_text(key);
@@ -92,12 +95,14 @@ Json parse_toml(std::string_view text, std::string_view where) {
   try {
     return from_toml(toml::parse(text, std::string(where)), where);
   } catch (const toml::parse_error& error) {
-    fail("config", error.description(), " (", where, ", line ", error.source().begin.line, ", column ",
-         error.source().begin.column, ")");
+    fail("config", error.description(), " (", where, ", line ", error.source().begin.line,
+         ", column ", error.source().begin.column, ")");
   }
 }
 
-Json read_toml_file(const std::filesystem::path& path) { return parse_toml(read_text_file(path), path.string()); }
+Json read_toml_file(const std::filesystem::path& path) {
+  return parse_toml(read_text_file(path), path.string());
+}
 
 std::string to_toml(const Json& root) {
   std::string out;
@@ -115,13 +120,15 @@ void set_config_value(Json& root, std::string_view assignment) {
   for (;;) {
     const size_t dot = path.find('.');
     const std::string step(path.substr(0, dot));
-    if (step.empty()) fail("config", "expected a dotted key, got '", assignment.substr(0, equals), "'");
+    if (step.empty())
+      fail("config", "expected a dotted key, got '", assignment.substr(0, equals), "'");
     if (node->is_null()) *node = Json::object();
     if (node->is_array()) {
       size_t index = 0;
       const auto [end, status] = std::from_chars(step.data(), step.data() + step.size(), index);
       if (status != std::errc() || end != step.data() + step.size() || index >= node->size()) {
-        fail("config", "expected an index below ", node->size(), " at '", step, "' in --set ", assignment);
+        fail("config", "expected an index below ", node->size(), " at '", step, "' in --set ",
+             assignment);
       }
       node = &(*node)[index];
     } else if (node->is_object()) {

@@ -16,8 +16,9 @@ Json read_toml_file(const std::filesystem::path& path);
 // The tree as TOML text that parse_toml reads back to an equal tree: scalars first, then tables.
 std::string to_toml(const Json& root);
 
-// Applies "dotted.key=value": the value is a TOML value, or a plain string when it is not one. Tables are created, a number
-// in the path indexes an existing list. An Error when a step of the path is a scalar.
+// Applies "dotted.key=value": the value is a TOML value, or a plain string when it is not one.
+// Tables are created, a number in the path indexes an existing list. An Error when a step of the
+// path is a scalar.
 void set_config_value(Json& root, std::string_view assignment);
 
 }  // namespace espalier

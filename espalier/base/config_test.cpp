@@ -48,7 +48,8 @@ TEST(Config, ParseErrorsSayWhere) {
     parse_toml("a = 1\nb = = 2\n", "file.toml");
     FAIL();
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("file.toml, line 2"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("file.toml, line 2"), std::string::npos)
+        << error.what();
   }
 }
 

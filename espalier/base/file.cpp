@@ -40,7 +40,8 @@ std::string reason() { return std::strerror(errno); }
 
 void write_all(int descriptor, std::span<const uint8_t> data, const fs::path& path) {
   while (!data.empty()) {
-    const ssize_t written = ::write(descriptor, data.data(), std::min<size_t>(data.size(), 1 << 30));
+    const ssize_t written =
+        ::write(descriptor, data.data(), std::min<size_t>(data.size(), 1 << 30));
     if (written < 0) {
       if (errno == EINTR) continue;
       const char* advice = errno == ENOSPC ? "; free some space or choose another --out" : "";
@@ -64,17 +65,22 @@ Bytes read_file(const fs::path& path, uint64_t max_bytes) {
   const FileDescriptor file(path, O_RDONLY);
   if (!file.ok()) fail("base/file", "cannot read ", path.string(), ": ", reason());
   struct stat status {};
-  if (::fstat(file.get(), &status) != 0) fail("base/file", "cannot read ", path.string(), ": ", reason());
+  if (::fstat(file.get(), &status) != 0)
+    fail("base/file", "cannot read ", path.string(), ": ", reason());
   if (S_ISDIR(status.st_mode)) fail("base/file", "expected a file, got a folder: ", path.string());
   Bytes data;
   // One more than the size: the read that finds the end must not double the buffer.
-  if (status.st_size > 0) data.reserve(static_cast<size_t>(std::min<uint64_t>(
-      static_cast<uint64_t>(status.st_size), max_bytes)) + 1);
+  if (status.st_size > 0)
+    data.reserve(
+        static_cast<size_t>(std::min<uint64_t>(static_cast<uint64_t>(status.st_size), max_bytes)) +
+        1);
   size_t used = 0;
   for (;;) {
     if (used == data.size()) {
-      if (used > max_bytes) fail("base/file", path.string(), " is larger than the limit of ", max_bytes, " bytes");
-      data.resize(std::max<size_t>({used + 1, data.capacity(), std::min<size_t>(used * 2, used + (1 << 28)), 4096}));
+      if (used > max_bytes)
+        fail("base/file", path.string(), " is larger than the limit of ", max_bytes, " bytes");
+      data.resize(std::max<size_t>(
+          {used + 1, data.capacity(), std::min<size_t>(used * 2, used + (1 << 28)), 4096}));
     }
     const ssize_t got = ::read(file.get(), data.data() + used, data.size() - used);
     if (got < 0) {
@@ -85,7 +91,8 @@ Bytes read_file(const fs::path& path, uint64_t max_bytes) {
     used += static_cast<size_t>(got);
   }
   data.resize(used);
-  if (used > max_bytes) fail("base/file", path.string(), " is larger than the limit of ", max_bytes, " bytes");
+  if (used > max_bytes)
+    fail("base/file", path.string(), " is larger than the limit of ", max_bytes, " bytes");
   return data;
 }
 
@@ -119,7 +126,8 @@ Bytes gunzip(std::span<const uint8_t> data, std::string_view where, uint64_t max
     used += room - stream.avail_out;
     if (used > max_bytes) fail(where, "unpacks to more than the limit of ", max_bytes, " bytes");
     if (status != Z_OK && status != Z_STREAM_END && status != Z_BUF_ERROR) {
-      fail(where, "the gzip data is corrupt: ", stream.msg != nullptr ? stream.msg : "unknown reason");
+      fail(where,
+           "the gzip data is corrupt: ", stream.msg != nullptr ? stream.msg : "unknown reason");
     }
   }
   out.resize(used);
@@ -128,7 +136,8 @@ Bytes gunzip(std::span<const uint8_t> data, std::string_view where, uint64_t max
 
 Bytes read_file_maybe_gzip(const fs::path& path, uint64_t max_bytes) {
   Bytes data = read_file(path, max_bytes);
-  if (data.size() >= 2 && data[0] == 0x1f && data[1] == 0x8b) return gunzip(data, path.string(), max_bytes);
+  if (data.size() >= 2 && data[0] == 0x1f && data[1] == 0x8b)
+    return gunzip(data, path.string(), max_bytes);
   return data;
 }
 

@@ -44,8 +44,9 @@ TEST(File, ReadErrorsNameThePath) {
 
 TEST(File, GunzipRejectsTruncationAndLimits) {
   // gzip of "hello hello hello hello\n" is built by the shell's gzip -n; these are its bytes.
-  const Bytes packed = {0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0xcb, 0x48, 0xcd, 0xc9, 0xc9, 0x57,
-                        0xc8, 0x40, 0x27, 0xb8, 0, 0x00, 0x88, 0x59, 0x0b, 0x18, 0, 0, 0};
+  const Bytes packed = {0x1f, 0x8b, 8,    0,    0,    0,    0,    0,    0,    3,
+                        0xcb, 0x48, 0xcd, 0xc9, 0xc9, 0x57, 0xc8, 0x40, 0x27, 0xb8,
+                        0,    0x00, 0x88, 0x59, 0x0b, 0x18, 0,    0,    0};
   for (size_t size = 0; size < packed.size(); ++size) {
     EXPECT_THROW(gunzip(std::span(packed).first(size), "test", 1000), Error) << size;
   }

@@ -10,9 +10,11 @@ namespace {
 std::string range_text(const Field& field) {
   if (std::isinf(field.min) && std::isinf(field.max)) return "a finite number";
   std::string text = "a number";
-  if (!std::isinf(field.min)) text += concat(field.min_open ? " above " : " of at least ", field.min);
+  if (!std::isinf(field.min))
+    text += concat(field.min_open ? " above " : " of at least ", field.min);
   if (!std::isinf(field.max)) {
-    text += concat(std::isinf(field.min) ? "" : " and", field.max_open ? " below " : " at most ", field.max);
+    text += concat(std::isinf(field.min) ? "" : " and", field.max_open ? " below " : " at most ",
+                   field.max);
   }
   return text;
 }
@@ -48,7 +50,8 @@ void wrong_type(const std::string& key, std::string_view expected, const Json& v
   fail("config", "expected ", expected, " for ", key, ", got ", value.dump());
 }
 
-void unknown_key(const ConfigSection& section, const std::string& key, const std::vector<std::string>& known) {
+void unknown_key(const ConfigSection& section, const std::string& key,
+                 const std::vector<std::string>& known) {
   const std::string place = section.path.empty() ? "at the top level" : "in [" + section.path + "]";
   fail("config", unknown_name_message("key " + place, key, known));
 }

@@ -12,8 +12,9 @@
 
 #include "espalier/base/error.h"
 
-// One description of an options struct feeds everything: reading a configuration, writing the resolved one, --help and the
-// reference page. A struct has defaults in its members and one function:
+// One description of an options struct feeds everything: reading a configuration, writing the
+// resolved one, --help and the reference page. A struct has defaults in its members and one
+// function:
 //
 //   struct FedProxOptions {
 //     double mu = 0.01;
@@ -76,7 +77,8 @@ void read_value(const Json& value, const std::string& key, const Field& field, s
                               const std::vector<std::string>& known);
 
 template <class T>
-void read_value(const Json& value, const std::string& key, const Field& field, std::vector<T>& out) {
+void read_value(const Json& value, const std::string& key, const Field& field,
+                std::vector<T>& out) {
   if (!value.is_array()) wrong_type(key, "a list", value);
   out.clear();
   for (const Json& item : value) {
@@ -88,17 +90,23 @@ void read_value(const Json& value, const std::string& key, const Field& field, s
 
 template <class T>
 std::string_view type_name() {
-  if constexpr (std::is_same_v<T, bool>) return "true or false";
-  else if constexpr (std::is_same_v<T, int64_t>) return "integer";
-  else if constexpr (std::is_same_v<T, double>) return "number";
-  else if constexpr (std::is_same_v<T, std::string>) return "string";
-  else return "list";
+  if constexpr (std::is_same_v<T, bool>)
+    return "true or false";
+  else if constexpr (std::is_same_v<T, int64_t>)
+    return "integer";
+  else if constexpr (std::is_same_v<T, double>)
+    return "number";
+  else if constexpr (std::is_same_v<T, std::string>)
+    return "string";
+  else
+    return "list";
 }
 
 }  // namespace detail
 
-// Reads `section` into the given structs, which share its keys; a key that none of them has is an Error that names the
-// nearest known one. `other_keys` are keys of the section that somebody else reads (sub-tables, for instance).
+// Reads `section` into the given structs, which share its keys; a key that none of them has is an
+// Error that names the nearest known one. `other_keys` are keys of the section that somebody else
+// reads (sub-tables, for instance).
 template <class... Options>
 void read_options(const ConfigSection& section, const std::vector<std::string>& other_keys,
                   Options&... options) {
@@ -112,7 +120,8 @@ void read_options(const ConfigSection& section, const std::vector<std::string>& 
   };
   (Options::fields(options, read), ...);
   for (const auto& [key, value] : section.table->items()) {
-    if (std::find(known.begin(), known.end(), key) == known.end()) detail::unknown_key(section, key, known);
+    if (std::find(known.begin(), known.end(), key) == known.end())
+      detail::unknown_key(section, key, known);
   }
 }
 
@@ -135,8 +144,10 @@ std::vector<FieldHelp> describe_options() {
   Options::fields(defaults, [&](std::string_view name, const auto& member, const Field& field) {
     using T = std::remove_cvref_t<decltype(member)>;
     std::string doc(field.doc);
-    for (size_t i = 0; i < field.choices.size(); ++i) doc += (i == 0 ? " One of: " : ", ") + field.choices[i];
-    rows.push_back({std::string(name), std::string(detail::type_name<T>()), Json(member).dump(), doc});
+    for (size_t i = 0; i < field.choices.size(); ++i)
+      doc += (i == 0 ? " One of: " : ", ") + field.choices[i];
+    rows.push_back(
+        {std::string(name), std::string(detail::type_name<T>()), Json(member).dump(), doc});
   });
   return rows;
 }

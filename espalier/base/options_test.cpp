@@ -47,8 +47,10 @@ TEST(Options, ReadsWritesAndDescribes) {
 TEST(Options, ErrorsNameTheKey) {
   EXPECT_EQ(error_of(R"({"lr": 0})"), "[config] expected a number above 0 for train.lr, got 0");
   EXPECT_EQ(error_of(R"({"lr": "x"})"), "[config] expected a number for train.lr, got \"x\"");
-  EXPECT_EQ(error_of(R"({"epochs": 1.5})"), "[config] expected an integer for train.epochs, got 1.5");
-  EXPECT_EQ(error_of(R"({"hidden": [0]})"), "[config] expected a number of at least 1 for train.hidden, got 0");
+  EXPECT_EQ(error_of(R"({"epochs": 1.5})"),
+            "[config] expected an integer for train.epochs, got 1.5");
+  EXPECT_EQ(error_of(R"({"hidden": [0]})"),
+            "[config] expected a number of at least 1 for train.hidden, got 0");
   EXPECT_NE(error_of(R"({"epoch": 1})").find("did you mean 'epochs'"), std::string::npos);
   EXPECT_NE(error_of(R"({"name": "c"})").find("unknown train.name 'c'"), std::string::npos);
 }

@@ -17,10 +17,9 @@ std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, uint64_t key
   for (int round = 0; round < 10; ++round) {
     const uint64_t product0 = kMultiplier0 * counter[0];
     const uint64_t product1 = kMultiplier1 * counter[2];
-    counter = {static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key0,
-               static_cast<uint32_t>(product1),
-               static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key1,
-               static_cast<uint32_t>(product0)};
+    counter = {
+        static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key0, static_cast<uint32_t>(product1),
+        static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key1, static_cast<uint32_t>(product0)};
     key0 += kWeyl0;
     key1 += kWeyl1;
   }
@@ -28,14 +27,16 @@ std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, uint64_t key
 }
 
 Key Key::child(uint64_t tag) const {
-  // The third counter word keeps derivation apart from the blocks a Stream draws (its counters have 0 there).
-  const auto words =
-      philox4x32({static_cast<uint32_t>(tag), static_cast<uint32_t>(tag >> 32), 0x45535041u, 0}, value_);
+  // The third counter word keeps derivation apart from the blocks a Stream draws (its counters have
+  // 0 there).
+  const auto words = philox4x32(
+      {static_cast<uint32_t>(tag), static_cast<uint32_t>(tag >> 32), 0x45535041u, 0}, value_);
   return Key(words[0] | (static_cast<uint64_t>(words[1]) << 32));
 }
 
 void Stream::refill() {
-  words_ = philox4x32({static_cast<uint32_t>(block_), static_cast<uint32_t>(block_ >> 32), 0, 0}, key_);
+  words_ =
+      philox4x32({static_cast<uint32_t>(block_), static_cast<uint32_t>(block_ >> 32), 0, 0}, key_);
   ++block_;
   next_ = 0;
 }

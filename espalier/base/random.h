@@ -6,13 +6,16 @@
 #include <span>
 #include <vector>
 
-// Counter-based randomness: every random number of a run is a pure function of a Key and a position, and keys are derived
-// seed → round → client → purpose. There is no global generator, so the numbers do not depend on threads, ranks or order.
+// Counter-based randomness: every random number of a run is a pure function of a Key and a
+// position, and keys are derived seed → round → client → purpose. There is no global generator, so
+// the numbers do not depend on threads, ranks or order.
 //
-// The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+// The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as
+// 1, 2, 3", SC 2011).
 namespace espalier {
 
-// What a derived key is for. The values are part of the reproducibility contract: never renumber, only append.
+// What a derived key is for. The values are part of the reproducibility contract: never renumber,
+// only append.
 enum class Purpose : uint64_t {
   kSelection = 1,
   kPartition = 2,
@@ -39,7 +42,9 @@ class Key {
 
   // The child named `tag`: children of one key with different tags are independent streams.
   Key child(uint64_t tag) const;
-  Key child(Purpose purpose) const { return child(static_cast<uint64_t>(purpose) | (uint64_t{1} << 63)); }
+  Key child(Purpose purpose) const {
+    return child(static_cast<uint64_t>(purpose) | (uint64_t{1} << 63));
+  }
 
   friend constexpr bool operator==(Key, Key) = default;
 
@@ -50,7 +55,8 @@ class Key {
 // The sequence of random numbers of one key. Not thread-safe; cheap to make.
 class Stream {
  public:
-  explicit Stream(Key key, uint64_t position = 0) : key_(key.value()), block_(position / 4), next_(4) {
+  explicit Stream(Key key, uint64_t position = 0)
+      : key_(key.value()), block_(position / 4), next_(4) {
     if (position % 4 != 0) {
       refill();
       next_ = static_cast<unsigned>(position % 4);

@@ -9,7 +9,8 @@
 
 namespace espalier {
 
-ThreadPool::ThreadPool(size_t num_threads, std::function<void(size_t)> start) : start_(std::move(start)) {
+ThreadPool::ThreadPool(size_t num_threads, std::function<void(size_t)> start)
+    : start_(std::move(start)) {
   ESPALIER_CHECK(num_threads > 0);
   threads_.reserve(num_threads);
   for (size_t worker = 0; worker < num_threads; ++worker) {
@@ -17,7 +18,8 @@ ThreadPool::ThreadPool(size_t num_threads, std::function<void(size_t)> start) : 
       threads_.emplace_back([this, worker] { loop(worker); });
     } catch (const std::system_error& error) {
       stop();
-      fail("base/thread_pool", "cannot start thread ", worker + 1, " of ", num_threads, ": ", error.what(), "; use fewer threads");
+      fail("base/thread_pool", "cannot start thread ", worker + 1, " of ", num_threads, ": ",
+           error.what(), "; use fewer threads");
     }
   }
 }

@@ -10,8 +10,9 @@
 
 namespace espalier {
 
-// A fixed set of threads that run indexed work. The caller's thread does not take part, so a worker's thread-local
-// state (a model replica, BLAS settings) stays with it. Results must not depend on which worker runs what.
+// A fixed set of threads that run indexed work. The caller's thread does not take part, so a
+// worker's thread-local state (a model replica, BLAS settings) stays with it. Results must not
+// depend on which worker runs what.
 class ThreadPool {
  public:
   // `start` runs once in every worker before any work, with the worker's number.
@@ -22,8 +23,9 @@ class ThreadPool {
 
   size_t size() const { return threads_.size(); }
 
-  // Runs work(index, worker) for every index of [0, count), each once, in increasing order of start; returns when all
-  // are done. The first exception is rethrown here after the others have finished. One call at a time.
+  // Runs work(index, worker) for every index of [0, count), each once, in increasing order of
+  // start; returns when all are done. The first exception is rethrown here after the others have
+  // finished. One call at a time.
   void run(size_t count, const std::function<void(size_t index, size_t worker)>& work);
 
  private:

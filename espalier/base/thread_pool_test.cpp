@@ -24,7 +24,11 @@ TEST(ThreadPool, RunsEachIndexOnceAndAgain) {
 
 TEST(ThreadPool, ExceptionsReachTheCallerAndThePoolGoesOn) {
   ThreadPool pool(2);
-  EXPECT_THROW(pool.run(10, [](size_t index, size_t) { if (index == 3) fail("test", "no"); }), Error);
+  EXPECT_THROW(pool.run(10,
+                        [](size_t index, size_t) {
+                          if (index == 3) fail("test", "no");
+                        }),
+               Error);
   std::atomic<int> count = 0;
   pool.run(10, [&](size_t, size_t) { ++count; });
   EXPECT_EQ(count, 10);

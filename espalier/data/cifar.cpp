@@ -12,7 +12,8 @@ constexpr size_t kChannels = 3;
 Dataset read_part(const CifarFormat& format, const Dataset& description,
                   std::span<const std::filesystem::path> files) {
   Dataset dataset = description;
-  // Room for all files at once, so that the pixels are never copied; a packed file only makes it a guess.
+  // Room for all files at once, so that the pixels are never copied; a packed file only makes it a
+  // guess.
   uint64_t bytes = 0;
   for (const auto& file : files) {
     std::error_code unreadable;  // reading will say so

@@ -33,7 +33,8 @@ struct Dataset {
   std::vector<int32_t> tokens;    // kTokens
   std::vector<int32_t> labels;    // one per sample, in [0, num_classes)
 
-  // Images: x = (pixel/255 − mean)/stddev per channel, computed as pixel·(1/(255·stddev)) − mean/stddev.
+  // Images: x = (pixel/255 − mean)/stddev per channel, computed as pixel·(1/(255·stddev)) −
+  // mean/stddev.
   std::vector<float> mean, stddev;
 
   // The owner of each sample where the data set has natural clients (empty otherwise), as an index

@@ -10,11 +10,12 @@ namespace espalier::data {
 
 namespace {
 
-// x = pixel·scale + shift, with the coefficients repeated so often that a block of kBlock values starts with the first channel and
-// the loop over it vectorizes.
+// x = pixel·scale + shift, with the coefficients repeated so often that a block of kBlock values
+// starts with the first channel and the loop over it vectorizes.
 class Normalizer {
  public:
-  explicit Normalizer(const Dataset& dataset) : block_(kBlock / dataset.mean.size() * dataset.mean.size()) {
+  explicit Normalizer(const Dataset& dataset)
+      : block_(kBlock / dataset.mean.size() * dataset.mean.size()) {
     const size_t channels = dataset.mean.size();
     if (block_ == 0) {  // more channels than a block holds: one pixel is a block
       block_ = channels;
@@ -34,13 +35,16 @@ class Normalizer {
   Normalizer& operator=(const Normalizer&) = delete;
 
   // `count` values, beginning with the first channel of a pixel.
-  void apply(const uint8_t* in, float* out, size_t count) const { run(in, out, count, block_, scale_, shift_); }
+  void apply(const uint8_t* in, float* out, size_t count) const {
+    run(in, out, count, block_, scale_, shift_);
+  }
 
  private:
   static constexpr size_t kBlock = 96;  // a multiple of 1, 2, 3, 4, 6, 8 channels and of 16 lanes
 
-  ESPALIER_KERNEL static void run(const uint8_t* __restrict in, float* __restrict out, size_t count, size_t block,
-                                  const float* __restrict scale, const float* __restrict shift) {
+  ESPALIER_KERNEL static void run(const uint8_t* __restrict in, float* __restrict out, size_t count,
+                                  size_t block, const float* __restrict scale,
+                                  const float* __restrict shift) {
     while (count >= kBlock && block == kBlock) {
       for (size_t i = 0; i < kBlock; ++i) out[i] = static_cast<float>(in[i]) * scale[i] + shift[i];
       in += kBlock;
@@ -109,7 +113,9 @@ void gather_changed(const Normalizer& normalizer, const uint8_t* image, const Im
     const auto left = static_cast<size_t>(first) * channels,
                right = static_cast<size_t>(last) * channels;
     std::fill_n(out, left, 0.0f);
-    normalizer.apply(image + static_cast<size_t>(source_y * width + first + change.shift_x) * channels, out + left, right - left);
+    normalizer.apply(
+        image + static_cast<size_t>(source_y * width + first + change.shift_x) * channels,
+        out + left, right - left);
     std::fill_n(out + right, row_values - right, 0.0f);
     if (change.flip) reverse_pixels(out, static_cast<size_t>(width), channels);
     if (y >= change.cut_top && y < change.cut_bottom) {
@@ -129,8 +135,8 @@ void gather_images(const Dataset& dataset, std::span<const uint32_t> indices,
   for (size_t i = 0; i < indices.size(); ++i, out += values) {
     const uint8_t* image = dataset.pixels.data() + indices[i] * values;
     if (change) {
-      gather_changed(normalizer, image, ImageChange(*augmentation, key.child(i), height, width), height,
-                     width, channels, out);
+      gather_changed(normalizer, image, ImageChange(*augmentation, key.child(i), height, width),
+                     height, width, channels, out);
     } else {
       normalizer.apply(image, out, values);
     }

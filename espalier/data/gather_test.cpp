@@ -26,7 +26,8 @@ Dataset random_images(int64_t channels, int64_t height, int64_t width, size_t co
 // The kernel multiplies by a reciprocal: equal but for the last bits; zeros of padding are exact.
 void expect_near(const std::vector<float>& got, const std::vector<float>& expected) {
   ASSERT_EQ(got.size(), expected.size());
-  for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], expected[i] == 0 ? 2e-7 : 1e-6) << i;
+  for (size_t i = 0; i < got.size(); ++i)
+    ASSERT_NEAR(got[i], expected[i], expected[i] == 0 ? 2e-7 : 1e-6) << i;
 }
 
 // One pixel at a time, straight from the definitions in dataset.h.

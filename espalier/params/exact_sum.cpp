@@ -13,11 +13,15 @@ namespace espalier {
 
 namespace {
 
-int ceil_log2(double value) { return static_cast<int>(std::ceil(std::log2(std::max(value, 1e-300)))); }
+int ceil_log2(double value) {
+  return static_cast<int>(std::ceil(std::log2(std::max(value, 1e-300))));
+}
 
-// sums[i] += x[i]·factor, each product rounded to the nearest integer, ties to even. For products below 2^51, adding 1.5·2^52 leaves
-// the integer in the low bits of the pattern, which vectorizes on every machine; add_large takes the rest.
-ESPALIER_KERNEL void add_small(const float* __restrict x, double factor, int64_t* __restrict sums, size_t count) {
+// sums[i] += x[i]·factor, each product rounded to the nearest integer, ties to even. For products
+// below 2^51, adding 1.5·2^52 leaves the integer in the low bits of the pattern, which vectorizes
+// on every machine; add_large takes the rest.
+ESPALIER_KERNEL void add_small(const float* __restrict x, double factor, int64_t* __restrict sums,
+                               size_t count) {
   constexpr double kMagic = 6755399441055744.0;  // 1.5·2^52
   constexpr auto kMagicBits = std::bit_cast<int64_t>(kMagic);
   for (size_t i = 0; i < count; ++i) {
@@ -29,13 +33,17 @@ void add_large(const float* __restrict x, double factor, int64_t* __restrict sum
   for (size_t i = 0; i < count; ++i) sums[i] += std::llrint(static_cast<double>(x[i]) * factor);
 }
 
-// For non-negative floats the order of bit patterns is the order of values, with infinity and NaN above everything.
+// For non-negative floats the order of bit patterns is the order of values, with infinity and NaN
+// above everything.
 ESPALIER_KERNEL float largest_magnitude_of(const float* x, size_t count) {
   int32_t largest = 0;
-  for (size_t i = 0; i < count; ++i) largest = std::max(largest, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
+  for (size_t i = 0; i < count; ++i)
+    largest = std::max(largest, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
   return std::bit_cast<float>(largest);
 }
-float largest_magnitude(std::span<const float> x) { return largest_magnitude_of(x.data(), x.size()); }
+float largest_magnitude(std::span<const float> x) {
+  return largest_magnitude_of(x.data(), x.size());
+}
 
 }  // namespace
 
@@ -48,7 +56,8 @@ ExactAccumulator::ExactAccumulator(size_t size, uint64_t max_contributions, doub
   ESPALIER_CHECK(max_contributions > 0 && max_weight > 0 && std::isfinite(max_weight));
   const int spent = ceil_log2(static_cast<double>(max_contributions)) + ceil_log2(max_weight);
   if (spent > 38) {
-    fail("params/exact_sum", "the weights of one round are too large to be summed exactly: ", max_contributions,
+    fail("params/exact_sum",
+         "the weights of one round are too large to be summed exactly: ", max_contributions,
          " contributions of up to ", max_weight, "; scale the weights down");
   }
   // Tiny weights need no more than 62 bits either: the scale stays a normal double.
@@ -63,8 +72,8 @@ float ExactAccumulator::check(std::span<const float> x, double weight) const {
   }
   const float largest = largest_magnitude(x);
   if (!(largest <= kMaxValue)) {
-    fail("params/exact_sum", "expected finite values of magnitude at most ", kMaxValue, ", got ", largest,
-         "; training diverged (lower the learning rate) or the sender is faulty");
+    fail("params/exact_sum", "expected finite values of magnitude at most ", kMaxValue, ", got ",
+         largest, "; training diverged (lower the learning rate) or the sender is faulty");
   }
   return largest;
 }
@@ -82,7 +91,8 @@ void ExactAccumulator::add_checked(std::span<const float> x, double weight, floa
   const bool small = factor * static_cast<double>(largest) < 0x1p50;
   const size_t num_stripes = (size_ + kStripe - 1) / kStripe;
   // Start at a place that differs between threads, so that concurrent adders rarely meet.
-  const size_t start = num_stripes == 0 ? 0 : std::hash<std::thread::id>()(std::this_thread::get_id()) % num_stripes;
+  const size_t start =
+      num_stripes == 0 ? 0 : std::hash<std::thread::id>()(std::this_thread::get_id()) % num_stripes;
   for (size_t i = 0; i < num_stripes; ++i) {
     const size_t stripe = (start + i) % num_stripes;
     const size_t begin = stripe * kStripe, count = std::min(size_ - begin, kStripe);
@@ -94,10 +104,13 @@ void ExactAccumulator::add_checked(std::span<const float> x, double weight, floa
 void ExactAccumulator::mean(double divisor, std::span<float> out) const {
   ESPALIER_CHECK(out.size() == size_ && divisor > 0, out.size(), " ", divisor);
   const double factor = 1.0 / scale_;
-  for (size_t i = 0; i < size_; ++i) out[i] = static_cast<float>(static_cast<double>(sums_[i]) * factor / divisor);
+  for (size_t i = 0; i < size_; ++i)
+    out[i] = static_cast<float>(static_cast<double>(sums_[i]) * factor / divisor);
 }
 
-double ExactAccumulator::sum(size_t index) const { return static_cast<double>(sums_[index]) / scale_; }
+double ExactAccumulator::sum(size_t index) const {
+  return static_cast<double>(sums_[index]) / scale_;
+}
 
 double ExactAccumulator::total_weight() const { return static_cast<double>(weight_sum_) / scale_; }
 

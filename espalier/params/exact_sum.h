@@ -10,14 +10,15 @@
 #include "espalier/base/bytes.h"
 #include "espalier/params/parameter_set.h"
 
-// The exact weighted sum Σ w_k·x_k of float32 vectors: the same bytes for every order of arrival, number of threads and
-// transport, in O(size) memory.
+// The exact weighted sum Σ w_k·x_k of float32 vectors: the same bytes for every order of arrival,
+// number of threads and transport, in O(size) memory.
 //
-// Each term w_k·x_k,i is rounded once, by itself, to a multiple of 2^-fraction_bits and added as an int64; integer addition
-// is associative, so nothing else matters. With S contributions of weights ≤ W and values |x| ≤ kMaxValue,
+// Each term w_k·x_k,i is rounded once, by itself, to a multiple of 2^-fraction_bits and added as an
+// int64; integer addition is associative, so nothing else matters. With S contributions of weights
+// ≤ W and values |x| ≤ kMaxValue,
 //   fraction_bits = 62 − ⌈log2 S⌉ − ⌈log2 W⌉ − log2 kMaxValue,
-// and no sum can overflow. The error of a sum is at most S·2^-(fraction_bits+1); for 10 clients of 600 samples that is 7e-11 of
-// a sum, 1e-14 of a mean.
+// and no sum can overflow. The error of a sum is at most S·2^-(fraction_bits+1); for 10 clients of
+// 600 samples that is 7e-11 of a sum, 1e-14 of a mean.
 namespace espalier {
 
 class ExactAccumulator {
@@ -25,17 +26,16 @@ class ExactAccumulator {
   static constexpr int kLogMaxValue = 12;
   static constexpr float kMaxValue = 4096.0f;  // 2^kLogMaxValue
 
-  // `size` values; at most `max_contributions` ≥ 1 calls of add(), each with a weight of at most `max_weight` > 0. Throws
-  // Error when contributions·weight exceeds 2^38 (fewer than 12 fraction bits would be left).
+  // `size` values; at most `max_contributions` ≥ 1 calls of add(), each with a weight of at most
+  // `max_weight` > 0. Throws Error when contributions·weight exceeds 2^38 (fewer than 12 fraction
+  // bits would be left).
   ExactAccumulator(size_t size, uint64_t max_contributions, double max_weight);
 
-  // Adds weight·x. Throws Error, with nothing added, when x is not `size` long, a value is not finite or beyond kMaxValue, the
-  // weight is negative, not finite or above max_weight. Any thread.
-  void add(std::span<const float> x, double weight) {
-    add_checked(x, weight, check(x, weight));
-  }
-  // The two halves of add(), for callers that must check several sums before they change one: check() returns the largest
-  // magnitude in x, which add_checked() needs.
+  // Adds weight·x. Throws Error, with nothing added, when x is not `size` long, a value is not
+  // finite or beyond kMaxValue, the weight is negative, not finite or above max_weight. Any thread.
+  void add(std::span<const float> x, double weight) { add_checked(x, weight, check(x, weight)); }
+  // The two halves of add(), for callers that must check several sums before they change one:
+  // check() returns the largest magnitude in x, which add_checked() needs.
   float check(std::span<const float> x, double weight) const;
   void add_checked(std::span<const float> x, double weight, float largest);
 
@@ -43,7 +43,8 @@ class ExactAccumulator {
   void mean(double divisor, std::span<float> out) const;
   double sum(size_t index) const;
 
-  // Σ weights, exact for weights that are multiples of 2^-fraction_bits (sample counts are); also order-independent.
+  // Σ weights, exact for weights that are multiples of 2^-fraction_bits (sample counts are); also
+  // order-independent.
   double total_weight() const;
   uint64_t contributions() const { return contributions_; }
   int fraction_bits() const { return fraction_bits_; }
@@ -54,7 +55,8 @@ class ExactAccumulator {
   void reset();
 
  private:
-  static constexpr size_t kStripe = 1 << 11;  // values per lock, which is then held for well under a microsecond
+  static constexpr size_t kStripe =
+      1 << 11;  // values per lock, which is then held for well under a microsecond
 
   size_t size_;
   uint64_t max_contributions_;

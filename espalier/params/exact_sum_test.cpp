@@ -18,7 +18,8 @@ std::vector<std::vector<float>> random_vectors(size_t count, size_t size) {
   std::vector<std::vector<float>> vectors(count, std::vector<float>(size));
   for (size_t k = 0; k < count; ++k) {
     Stream stream{Key(k)};
-    for (float& value : vectors[k]) value = static_cast<float>(stream.normal() * std::exp(stream.normal()));
+    for (float& value : vectors[k])
+      value = static_cast<float>(stream.normal() * std::exp(stream.normal()));
   }
   return vectors;
 }
@@ -38,9 +39,11 @@ TEST(ExactAccumulator, EqualsALongDoubleLoopAndDoesNotDependOnOrder) {
       EXPECT_EQ(sum.total_weight(), 13 * 500 + 78);
       for (size_t i = 0; i < mean.size(); ++i) {
         long double expected = 0;
-        for (size_t k = 0; k < vectors.size(); ++k) expected += static_cast<long double>(vectors[k][i]) * (500 + static_cast<long double>(k));
+        for (size_t k = 0; k < vectors.size(); ++k)
+          expected += static_cast<long double>(vectors[k][i]) * (500 + static_cast<long double>(k));
         expected /= 13 * 500 + 78;
-        ASSERT_NEAR(mean[i], static_cast<double>(expected), 1e-12 + 6e-8 * std::abs(static_cast<double>(expected)));
+        ASSERT_NEAR(mean[i], static_cast<double>(expected),
+                    1e-12 + 6e-8 * std::abs(static_cast<double>(expected)));
       }
     }
     EXPECT_EQ(mean, first);
@@ -61,7 +64,8 @@ TEST(ExactAccumulator, ThreadsAndMergesGiveTheSameBytes) {
     });
   }
   for (auto& thread : threads) thread.join();
-  for (size_t k = 0; k < 12; ++k) (k % 3 == 0 ? left : right).add(vectors[k], 1 + static_cast<double>(k % 8));
+  for (size_t k = 0; k < 12; ++k)
+    (k % 3 == 0 ? left : right).add(vectors[k], 1 + static_cast<double>(k % 8));
   right.merge(left);
   for (size_t i = 0; i < 70001; ++i) {
     ASSERT_EQ(one.sum(i), shared.sum(i));
@@ -96,7 +100,8 @@ TEST(ExactAccumulator, ExtremesDoNotOverflow) {
 }
 
 TEST(ExactAccumulator, SmallAndLargeRoundingAgree) {
-  // The fast rounding is used below 2^50, llrint above: both are round-to-nearest-even of the same product.
+  // The fast rounding is used below 2^50, llrint above: both are round-to-nearest-even of the same
+  // product.
   ExactAccumulator sum(1, 1, 1);
   ASSERT_EQ(sum.fraction_bits(), 50);
   sum.add(std::vector<float>{std::ldexp(3.0f, -51)}, 1);

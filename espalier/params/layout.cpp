@@ -8,25 +8,34 @@ namespace espalier {
 
 std::string_view role_name(Role role) {
   switch (role) {
-    case Role::kWeight: return "weight";
-    case Role::kBias: return "bias";
-    case Role::kNorm: return "norm";
-    case Role::kEmbedding: return "embedding";
-    case Role::kStatistic: return "statistic";
-    case Role::kCounter: return "counter";
+    case Role::kWeight:
+      return "weight";
+    case Role::kBias:
+      return "bias";
+    case Role::kNorm:
+      return "norm";
+    case Role::kEmbedding:
+      return "embedding";
+    case Role::kStatistic:
+      return "statistic";
+    case Role::kCounter:
+      return "counter";
   }
   return "unknown";
 }
 
-ParameterLayout::ParameterLayout(std::vector<ParameterInfo> tensors) : tensors_(std::move(tensors)) {
+ParameterLayout::ParameterLayout(std::vector<ParameterInfo> tensors)
+    : tensors_(std::move(tensors)) {
   constexpr int64_t kMaxValues = int64_t{1} << 40;
   std::unordered_set<std::string_view> names;
   for (ParameterInfo& tensor : tensors_) {
-    if (!names.insert(tensor.name).second) fail("params/layout", "two tensors are called '", tensor.name, "'");
+    if (!names.insert(tensor.name).second)
+      fail("params/layout", "two tensors are called '", tensor.name, "'");
     int64_t count = 1;
     for (int64_t dimension : tensor.shape) {
       if (dimension < 0 || (dimension > 0 && count > kMaxValues / dimension)) {
-        fail("params/layout", "impossible shape ", shape_text(tensor.shape), " of '", tensor.name, "'");
+        fail("params/layout", "impossible shape ", shape_text(tensor.shape), " of '", tensor.name,
+             "'");
       }
       count *= dimension;
     }

@@ -6,18 +6,22 @@
 #include <string_view>
 #include <vector>
 
-// A ParameterLayout says what stands where in a model's one contiguous float32 buffer: the names, shapes, offsets and roles
-// of its tensors, in a fixed order. It is immutable and shared by every ParameterSet of the model.
+// A ParameterLayout says what stands where in a model's one contiguous float32 buffer: the names,
+// shapes, offsets and roles of its tensors, in a fixed order. It is immutable and shared by every
+// ParameterSet of the model.
 namespace espalier {
 
-// How a tensor is trained, compressed and aggregated. The values are part of the wire format: only append.
+// How a tensor is trained, compressed and aggregated. The values are part of the wire format: only
+// append.
 enum class Role : uint8_t {
   kWeight = 0,     // dense or convolutional weight; trained; compressed
   kBias = 1,       // trained; travels as float32
   kNorm = 2,       // scale or shift of a normalization; trained; travels as float32
   kEmbedding = 3,  // trained; compressed
-  kStatistic = 4,  // running mean or variance: not trained; averaged like a weight unless kept local to the client
-  kCounter = 5,    // integer buffer (num_batches_tracked): not trained; aggregated as the rounded weighted mean
+  kStatistic = 4,  // running mean or variance: not trained; averaged like a weight unless kept
+                   // local to the client
+  kCounter = 5,    // integer buffer (num_batches_tracked): not trained; aggregated as the rounded
+                   // weighted mean
 };
 std::string_view role_name(Role role);
 
@@ -36,8 +40,8 @@ struct ParameterInfo {
 
 class ParameterLayout {
  public:
-  // Sizes and offsets are computed here: tensors follow each other without gaps, in the given order. Throws Error on a
-  // duplicate name, a negative dimension or more than 2^40 values.
+  // Sizes and offsets are computed here: tensors follow each other without gaps, in the given
+  // order. Throws Error on a duplicate name, a negative dimension or more than 2^40 values.
   explicit ParameterLayout(std::vector<ParameterInfo> tensors);
 
   const std::vector<ParameterInfo>& tensors() const { return tensors_; }

@@ -9,10 +9,11 @@ namespace espalier {
 ParameterSet::ParameterSet(std::shared_ptr<const ParameterLayout> layout)
     : layout_(std::move(layout)), values_(static_cast<size_t>(layout_->size()), 0.0f) {}
 
-ParameterSet::ParameterSet(std::shared_ptr<const ParameterLayout> layout, AlignedVector<float> values)
+ParameterSet::ParameterSet(std::shared_ptr<const ParameterLayout> layout,
+                           AlignedVector<float> values)
     : layout_(std::move(layout)), values_(std::move(values)) {
-  ESPALIER_CHECK(static_cast<int64_t>(values_.size()) == layout_->size(), values_.size(), " values for ",
-                 layout_->size());
+  ESPALIER_CHECK(static_cast<int64_t>(values_.size()) == layout_->size(), values_.size(),
+                 " values for ", layout_->size());
 }
 
 std::span<float> ParameterSet::values(std::string_view name) {
@@ -34,7 +35,8 @@ void write_values(const ParameterSet& set, ByteWriter& out) {
 
 void read_values(ByteReader& in, ParameterSet& set) {
   const auto size = in.get<uint64_t>();
-  if (size != set.size()) fail(in.where(), "expected ", set.size(), " values, got ", size, "; is this another model?");
+  if (size != set.size())
+    fail(in.where(), "expected ", set.size(), " values, got ", size, "; is this another model?");
   in.array(set.values());
 }
 
@@ -52,15 +54,18 @@ double squared_norm(std::span<const float> x) {
   double lanes[8] = {};  // Fixed lanes: fast, and the order of summation is part of the result.
   size_t i = 0;
   for (; i + 8 <= x.size(); i += 8) {
-    for (size_t j = 0; j < 8; ++j) lanes[j] += static_cast<double>(x[i + j]) * static_cast<double>(x[i + j]);
+    for (size_t j = 0; j < 8; ++j)
+      lanes[j] += static_cast<double>(x[i + j]) * static_cast<double>(x[i + j]);
   }
   for (; i < x.size(); ++i) lanes[0] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-  return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+  return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) +
+         ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
 }
 
 bool all_finite(std::span<const float> x) {
   uint32_t bad = 0;
-  for (float value : x) bad |= static_cast<uint32_t>((std::bit_cast<uint32_t>(value) & 0x7f800000u) == 0x7f800000u);
+  for (float value : x)
+    bad |= static_cast<uint32_t>((std::bit_cast<uint32_t>(value) & 0x7f800000u) == 0x7f800000u);
   return bad == 0;
 }
 

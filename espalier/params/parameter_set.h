@@ -27,8 +27,9 @@ struct AlignedAllocator {
 template <class T>
 using AlignedVector = std::vector<T, AlignedAllocator<T>>;
 
-// The values of a model, an update, a control variate or any other named tensors: one contiguous float32 buffer and the
-// layout that says what stands where. Copyable; copying copies the values and shares the layout.
+// The values of a model, an update, a control variate or any other named tensors: one contiguous
+// float32 buffer and the layout that says what stands where. Copyable; copying copies the values
+// and shares the layout.
 class ParameterSet {
  public:
   ParameterSet() = default;
@@ -43,10 +44,12 @@ class ParameterSet {
   std::span<float> values() { return values_; }
   std::span<const float> values() const { return values_; }
   std::span<float> values(const ParameterInfo& tensor) {
-    return std::span(values_).subspan(static_cast<size_t>(tensor.offset), static_cast<size_t>(tensor.size));
+    return std::span(values_).subspan(static_cast<size_t>(tensor.offset),
+                                      static_cast<size_t>(tensor.size));
   }
   std::span<const float> values(const ParameterInfo& tensor) const {
-    return std::span(values_).subspan(static_cast<size_t>(tensor.offset), static_cast<size_t>(tensor.size));
+    return std::span(values_).subspan(static_cast<size_t>(tensor.offset),
+                                      static_cast<size_t>(tensor.size));
   }
   // By name; a missing name is our bug.
   std::span<float> values(std::string_view name);
@@ -59,14 +62,16 @@ class ParameterSet {
   AlignedVector<float> values_;
 };
 
-// The values as bytes (u64 count, then float32), for checkpoints; read_values throws Error when the count is not the set's.
+// The values as bytes (u64 count, then float32), for checkpoints; read_values throws Error when the
+// count is not the set's.
 void write_values(const ParameterSet& set, ByteWriter& out);
 void read_values(ByteReader& in, ParameterSet& set);
 
 // Plain elementwise operations on equally long spans.
-void subtract(std::span<const float> a, std::span<const float> b, std::span<float> out);   // out = a − b
-void add_scaled(std::span<float> y, float scale, std::span<const float> x);                // y += scale·x
-double squared_norm(std::span<const float> x);                                             // Σ x², in double
+void subtract(std::span<const float> a, std::span<const float> b,
+              std::span<float> out);                                         // out = a − b
+void add_scaled(std::span<float> y, float scale, std::span<const float> x);  // y += scale·x
+double squared_norm(std::span<const float> x);                               // Σ x², in double
 bool all_finite(std::span<const float> x);
 
 }  // namespace espalier

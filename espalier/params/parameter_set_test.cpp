@@ -11,8 +11,10 @@ namespace espalier {
 namespace {
 
 std::shared_ptr<const ParameterLayout> small_layout() {
-  return std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{
-      {"fc.weight", {2, 3}, Role::kWeight}, {"fc.bias", {2}, Role::kBias}, {"bn.count", {}, Role::kCounter}});
+  return std::make_shared<ParameterLayout>(
+      std::vector<ParameterInfo>{{"fc.weight", {2, 3}, Role::kWeight},
+                                 {"fc.bias", {2}, Role::kBias},
+                                 {"bn.count", {}, Role::kCounter}});
 }
 
 TEST(ParameterLayout, OffsetsAndCounts) {

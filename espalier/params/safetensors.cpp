@@ -64,25 +64,47 @@ AlignedVector<float> TensorView::as_float(std::string_view where) const {
   AlignedVector<float> out(static_cast<size_t>(size()));
   switch (dtype) {
     case DType::kBool:
-    case DType::kU8: convert<uint8_t>(data, out); break;
-    case DType::kI8: convert<int8_t>(data, out); break;
-    case DType::kI16: convert<int16_t>(data, out); break;
-    case DType::kU16: convert<uint16_t>(data, out); break;
-    case DType::kI32: convert<int32_t>(data, out); break;
-    case DType::kU32: convert<uint32_t>(data, out); break;
-    case DType::kF32: convert<float>(data, out); break;
-    case DType::kF64: convert<double>(data, out); break;
-    case DType::kI64: convert<int64_t>(data, out); break;
-    case DType::kU64: convert<uint64_t>(data, out); break;
+    case DType::kU8:
+      convert<uint8_t>(data, out);
+      break;
+    case DType::kI8:
+      convert<int8_t>(data, out);
+      break;
+    case DType::kI16:
+      convert<int16_t>(data, out);
+      break;
+    case DType::kU16:
+      convert<uint16_t>(data, out);
+      break;
+    case DType::kI32:
+      convert<int32_t>(data, out);
+      break;
+    case DType::kU32:
+      convert<uint32_t>(data, out);
+      break;
+    case DType::kF32:
+      convert<float>(data, out);
+      break;
+    case DType::kF64:
+      convert<double>(data, out);
+      break;
+    case DType::kI64:
+      convert<int64_t>(data, out);
+      break;
+    case DType::kU64:
+      convert<uint64_t>(data, out);
+      break;
     case DType::kF16:
     case DType::kBF16:
       for (size_t i = 0; i < out.size(); ++i) {
         uint16_t bits;
         std::memcpy(&bits, data.data() + 2 * i, 2);
-        out[i] = dtype == DType::kF16 ? half_to_float(bits) : std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+        out[i] = dtype == DType::kF16 ? half_to_float(bits)
+                                      : std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
       }
       break;
-    default: fail(where, "tensors of type ", dtype_name(dtype), " cannot be read as float32");
+    default:
+      fail(where, "tensors of type ", dtype_name(dtype), " cannot be read as float32");
   }
   return out;
 }
@@ -91,14 +113,29 @@ std::vector<int64_t> TensorView::as_int64(std::string_view where) const {
   std::vector<int64_t> out(static_cast<size_t>(size()));
   switch (dtype) {
     case DType::kBool:
-    case DType::kU8: convert<uint8_t>(data, out); break;
-    case DType::kI8: convert<int8_t>(data, out); break;
-    case DType::kI16: convert<int16_t>(data, out); break;
-    case DType::kU16: convert<uint16_t>(data, out); break;
-    case DType::kI32: convert<int32_t>(data, out); break;
-    case DType::kU32: convert<uint32_t>(data, out); break;
-    case DType::kI64: convert<int64_t>(data, out); break;
-    default: fail(where, "expected integers, got ", dtype_name(dtype));
+    case DType::kU8:
+      convert<uint8_t>(data, out);
+      break;
+    case DType::kI8:
+      convert<int8_t>(data, out);
+      break;
+    case DType::kI16:
+      convert<int16_t>(data, out);
+      break;
+    case DType::kU16:
+      convert<uint16_t>(data, out);
+      break;
+    case DType::kI32:
+      convert<int32_t>(data, out);
+      break;
+    case DType::kU32:
+      convert<uint32_t>(data, out);
+      break;
+    case DType::kI64:
+      convert<int64_t>(data, out);
+      break;
+    default:
+      fail(where, "expected integers, got ", dtype_name(dtype));
   }
   return out;
 }
@@ -110,22 +147,26 @@ SafetensorsFile SafetensorsFile::parse(Bytes bytes, std::string_view where) {
   file.where_ = where;
   ByteReader reader(file.bytes_, where);
   const auto header_size = reader.get<uint64_t>();
-  if (header_size > kMaxHeader) fail(where, "expected a safetensors header below 100 MB, got ", header_size, " bytes");
+  if (header_size > kMaxHeader)
+    fail(where, "expected a safetensors header below 100 MB, got ", header_size, " bytes");
   const auto header_bytes = reader.take(header_size);
   const auto body = reader.take(reader.remaining());
 
-  // Duplicate keys would silently shadow each other; the parser callback sees every key of the top level.
+  // Duplicate keys would silently shadow each other; the parser callback sees every key of the top
+  // level.
   std::map<std::string, int> seen;
   bool too_deep = false;
   const nlohmann::json header = nlohmann::json::parse(
       header_bytes.begin(), header_bytes.end(),
       [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
         if (depth > 8) too_deep = true;
-        if (depth == 1 && event == nlohmann::json::parse_event_t::key) ++seen[value.get<std::string>()];
+        if (depth == 1 && event == nlohmann::json::parse_event_t::key)
+          ++seen[value.get<std::string>()];
         return !too_deep;
       },
       /*allow_exceptions=*/false);
-  if (too_deep || header.is_discarded() || !header.is_object()) fail(where, "the safetensors header is not a JSON object");
+  if (too_deep || header.is_discarded() || !header.is_object())
+    fail(where, "the safetensors header is not a JSON object");
   for (const auto& [name, count] : seen) {
     if (count > 1) fail(where, "the tensor '", name, "' occurs ", count, " times");
   }
@@ -140,8 +181,11 @@ SafetensorsFile SafetensorsFile::parse(Bytes bytes, std::string_view where) {
       }
       continue;
     }
-    const auto bad = [&, &name = name](std::string_view what) { fail(where, "tensor '", name, "': ", what); };
-    if (!entry.is_object() || !entry.contains("dtype") || !entry.contains("shape") || !entry.contains("data_offsets")) {
+    const auto bad = [&, &name = name](std::string_view what) {
+      fail(where, "tensor '", name, "': ", what);
+    };
+    if (!entry.is_object() || !entry.contains("dtype") || !entry.contains("shape") ||
+        !entry.contains("data_offsets")) {
       bad("expected dtype, shape and data_offsets");
     }
     const auto& dtype = entry["dtype"];
@@ -151,8 +195,9 @@ SafetensorsFile SafetensorsFile::parse(Bytes bytes, std::string_view where) {
       bad("dtype, shape or data_offsets has the wrong type");
     }
     TensorView view;
-    const auto* known = std::find_if(kDTypes.begin(), kDTypes.end(),
-                                     [&](const DTypeRow& r) { return r.name == dtype.get<std::string>(); });
+    const auto* known = std::find_if(kDTypes.begin(), kDTypes.end(), [&](const DTypeRow& r) {
+      return r.name == dtype.get<std::string>();
+    });
     if (known == kDTypes.end()) bad("unknown dtype " + dtype.get<std::string>());
     view.dtype = known->dtype;
     uint64_t expected = known->bytes;
@@ -163,9 +208,11 @@ SafetensorsFile SafetensorsFile::parse(Bytes bytes, std::string_view where) {
       expected *= size;
       view.shape.push_back(static_cast<int64_t>(size));
     }
-    if (!offsets[0].is_number_unsigned() || !offsets[1].is_number_unsigned()) bad("an offset is not a whole number");
+    if (!offsets[0].is_number_unsigned() || !offsets[1].is_number_unsigned())
+      bad("an offset is not a whole number");
     const auto begin = offsets[0].get<uint64_t>(), end = offsets[1].get<uint64_t>();
-    if (begin > end || end > body.size()) bad(concat("data offsets ", begin, "…", end, " lie outside the file; it may be truncated"));
+    if (begin > end || end > body.size())
+      bad(concat("data offsets ", begin, "…", end, " lie outside the file; it may be truncated"));
     if (end - begin != expected) bad(concat("expected ", expected, " bytes, got ", end - begin));
     view.data = body.subspan(begin, end - begin);
     ranges.emplace_back(begin, end);
@@ -181,14 +228,17 @@ SafetensorsFile SafetensorsFile::parse(Bytes bytes, std::string_view where) {
   return file;
 }
 
-SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) { return parse(read_file(path), path.string()); }
+SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
+  return parse(read_file(path), path.string());
+}
 
 const TensorView* SafetensorsFile::find(const std::string& name) const {
   const auto found = tensors_.find(name);
   return found == tensors_.end() ? nullptr : &found->second;
 }
 
-Bytes write_safetensors(const std::vector<TensorData>& tensors, const std::map<std::string, std::string>& metadata) {
+Bytes write_safetensors(const std::vector<TensorData>& tensors,
+                        const std::map<std::string, std::string>& metadata) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   uint64_t offset = 0;
@@ -199,7 +249,8 @@ Bytes write_safetensors(const std::vector<TensorData>& tensors, const std::map<s
     offset += tensor.data.size();
   }
   std::string text = header.dump();
-  text.resize((text.size() + 7) / 8 * 8, ' ');  // The format asks for an aligned body; spaces are allowed at the end.
+  text.resize((text.size() + 7) / 8 * 8,
+              ' ');  // The format asks for an aligned body; spaces are allowed at the end.
   Bytes out;
   out.reserve(8 + text.size() + offset);
   ByteWriter writer(out);
@@ -209,7 +260,8 @@ Bytes write_safetensors(const std::vector<TensorData>& tensors, const std::map<s
   return out;
 }
 
-Bytes write_safetensors(const ParameterSet& set, const std::map<std::string, std::string>& metadata) {
+Bytes write_safetensors(const ParameterSet& set,
+                        const std::map<std::string, std::string>& metadata) {
   std::vector<TensorData> tensors;
   std::vector<std::vector<int64_t>> counters;  // Keeps the converted integers alive.
   counters.reserve(set.layout().tensors().size());
@@ -220,7 +272,8 @@ Bytes write_safetensors(const ParameterSet& set, const std::map<std::string, std
       auto& integers = counters.emplace_back();
       for (float value : values) integers.push_back(std::llrint(value));
       tensor.dtype = DType::kI64;
-      tensor.data = {reinterpret_cast<const uint8_t*>(integers.data()), integers.size() * sizeof(int64_t)};
+      tensor.data = {reinterpret_cast<const uint8_t*>(integers.data()),
+                     integers.size() * sizeof(int64_t)};
     } else {
       tensor.data = {reinterpret_cast<const uint8_t*>(values.data()), values.size_bytes()};
     }
@@ -232,15 +285,18 @@ Bytes write_safetensors(const ParameterSet& set, const std::map<std::string, std
 void read_parameters(const SafetensorsFile& file, ParameterSet& set) {
   for (const ParameterInfo& info : set.layout().tensors()) {
     const TensorView* tensor = file.find(info.name);
-    if (tensor == nullptr) fail(file.where(), "the tensor '", info.name, "' is missing; is this another model?");
+    if (tensor == nullptr)
+      fail(file.where(), "the tensor '", info.name, "' is missing; is this another model?");
     if (tensor->shape != info.shape) {
-      fail(file.where(), "expected shape ", shape_text(info.shape), " for '", info.name, "', got ", shape_text(tensor->shape));
+      fail(file.where(), "expected shape ", shape_text(info.shape), " for '", info.name, "', got ",
+           shape_text(tensor->shape));
     }
     const AlignedVector<float> values = tensor->as_float(file.where());
     std::copy(values.begin(), values.end(), set.values(info).begin());
   }
   for (const auto& [name, tensor] : file.tensors()) {
-    if (set.layout().find(name) == nullptr) fail(file.where(), "the model has no tensor '", name, "'; is this another model?");
+    if (set.layout().find(name) == nullptr)
+      fail(file.where(), "the model has no tensor '", name, "'; is this another model?");
   }
 }
 

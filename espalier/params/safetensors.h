@@ -11,11 +11,26 @@
 #include "espalier/base/bytes.h"
 #include "espalier/params/parameter_set.h"
 
-// Reader and writer of the safetensors format (https://github.com/huggingface/safetensors): u64 header size, a JSON header,
-// then the tensors' raw little-endian bytes. Files that this writes open in Python's safetensors.
+// Reader and writer of the safetensors format (https://github.com/huggingface/safetensors): u64
+// header size, a JSON header, then the tensors' raw little-endian bytes. Files that this writes
+// open in Python's safetensors.
 namespace espalier {
 
-enum class DType : uint8_t { kBool, kU8, kI8, kI16, kU16, kF16, kBF16, kI32, kU32, kF32, kF64, kI64, kU64 };
+enum class DType : uint8_t {
+  kBool,
+  kU8,
+  kI8,
+  kI16,
+  kU16,
+  kF16,
+  kBF16,
+  kI32,
+  kU32,
+  kF32,
+  kF64,
+  kI64,
+  kU64
+};
 std::string_view dtype_name(DType dtype);  // "F32"
 size_t dtype_bytes(DType dtype);
 
@@ -26,7 +41,8 @@ struct TensorView {
   std::span<const uint8_t> data;
 
   int64_t size() const;  // number of values
-  // The values converted to float32 or int64; an Error when the type cannot be (bool counts as 0/1; floats are not integers).
+  // The values converted to float32 or int64; an Error when the type cannot be (bool counts as 0/1;
+  // floats are not integers).
   AlignedVector<float> as_float(std::string_view where) const;
   std::vector<int64_t> as_int64(std::string_view where) const;
 };
@@ -34,8 +50,9 @@ struct TensorView {
 // A parsed file that owns its bytes.
 class SafetensorsFile {
  public:
-  // Throws Error for everything the format forbids: a header beyond 100 MB or past the end, duplicate names, unknown types,
-  // offsets out of range, overlapping or with holes, a size that is not shape × type.
+  // Throws Error for everything the format forbids: a header beyond 100 MB or past the end,
+  // duplicate names, unknown types, offsets out of range, overlapping or with holes, a size that is
+  // not shape × type.
   static SafetensorsFile parse(Bytes bytes, std::string_view where);
   static SafetensorsFile read(const std::filesystem::path& path);
 
@@ -59,12 +76,16 @@ struct TensorData {
   std::span<const uint8_t> data;
 };
 
-Bytes write_safetensors(const std::vector<TensorData>& tensors, const std::map<std::string, std::string>& metadata);
+Bytes write_safetensors(const std::vector<TensorData>& tensors,
+                        const std::map<std::string, std::string>& metadata);
 
-// A model as a file: every tensor as F32 under its name; kCounter tensors as I64, as PyTorch has them.
-Bytes write_safetensors(const ParameterSet& set, const std::map<std::string, std::string>& metadata);
+// A model as a file: every tensor as F32 under its name; kCounter tensors as I64, as PyTorch has
+// them.
+Bytes write_safetensors(const ParameterSet& set,
+                        const std::map<std::string, std::string>& metadata);
 
-// Fills `set` from a file that has exactly its tensors: a missing, additional or differently shaped tensor is an Error.
+// Fills `set` from a file that has exactly its tensors: a missing, additional or differently shaped
+// tensor is an Error.
 void read_parameters(const SafetensorsFile& file, ParameterSet& set);
 
 }  // namespace espalier

@@ -37,7 +37,10 @@ TEST(Safetensors, RoundTrip) {
 TEST(Safetensors, EveryTruncationIsAnError) {
   const Bytes whole = write_safetensors(example(), {});
   for (size_t size = 0; size < whole.size(); ++size) {
-    EXPECT_THROW(SafetensorsFile::parse(Bytes(whole.begin(), whole.begin() + static_cast<ptrdiff_t>(size)), "test"), Error) << size;
+    EXPECT_THROW(SafetensorsFile::parse(
+                     Bytes(whole.begin(), whole.begin() + static_cast<ptrdiff_t>(size)), "test"),
+                 Error)
+        << size;
   }
   Bytes longer = whole;
   longer.push_back(0);
@@ -56,9 +59,13 @@ TEST(Safetensors, RejectsBrokenHeaders) {
   rejected(R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", 4);
   rejected(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", 4);
   rejected(R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0);
-  rejected(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4);
+  rejected(
+      R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
+      4);
   rejected(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8);
-  rejected(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1);
+  rejected(
+      R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
+      1);
   rejected(R"({"__metadata__":{"a":1}})", 0);
   std::string deep;
   for (int i = 0; i < 100000; ++i) deep += "[";
@@ -72,7 +79,9 @@ TEST(Safetensors, ConvertsTypes) {
     return std::span(reinterpret_cast<const uint8_t*>(v.data()), v.size() * sizeof(v[0]));
   };
   const auto file = SafetensorsFile::parse(
-      write_safetensors({{"h", DType::kF16, {4}, bytes(halves)}, {"b", DType::kBF16, {2}, bytes(brains)}}, {}), "test");
+      write_safetensors(
+          {{"h", DType::kF16, {4}, bytes(halves)}, {"b", DType::kBF16, {2}, bytes(brains)}}, {}),
+      "test");
   const auto h = file.find("h")->as_float("test");
   EXPECT_EQ(h, (AlignedVector<float>{1, -2, 0x1p-24f, 65504}));
   EXPECT_EQ(file.find("b")->as_float("test"), (AlignedVector<float>{1, -3}));
@@ -82,9 +91,11 @@ TEST(Safetensors, ConvertsTypes) {
 TEST(Safetensors, ReadParametersNamesTheProblem) {
   const ParameterSet set = example();
   const auto file = SafetensorsFile::parse(write_safetensors(set, {}), "test");
-  ParameterSet other(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"fc.weight", {3, 2}}}));
+  ParameterSet other(
+      std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"fc.weight", {3, 2}}}));
   EXPECT_THROW(read_parameters(file, other), Error);
-  ParameterSet fewer(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"fc.weight", {2, 3}}}));
+  ParameterSet fewer(
+      std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"fc.weight", {2, 3}}}));
   EXPECT_THROW(read_parameters(file, fewer), Error);
   ParameterSet more(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"x", {1}}}));
   EXPECT_THROW(read_parameters(file, more), Error);

@@ -26,28 +26,33 @@ std::span<const uint8_t> bytes_of(const auto& values) {
   return {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(values[0])};
 }
 
-// Every tensor of a set under a prefix, as float32 whatever its role, so that reading gives the same bits.
+// Every tensor of a set under a prefix, as float32 whatever its role, so that reading gives the
+// same bits.
 void append(const std::string& prefix, const ParameterSet& set, std::vector<TensorData>& tensors) {
   for (const ParameterInfo& info : set.layout().tensors()) {
     tensors.push_back({prefix + info.name, DType::kF32, info.shape, bytes_of(set.values(info))});
   }
 }
 
-ParameterSet read_set(const SafetensorsFile& file, const std::string& prefix, const std::shared_ptr<const ParameterLayout>& layout) {
+ParameterSet read_set(const SafetensorsFile& file, const std::string& prefix,
+                      const std::shared_ptr<const ParameterLayout>& layout) {
   ParameterSet set(layout);
   for (const ParameterInfo& info : layout->tensors()) {
     const TensorView* tensor = file.find(prefix + info.name);
     if (tensor == nullptr || tensor->dtype != DType::kF32 || tensor->shape != info.shape) {
-      fail(file.where(), "the checkpoint has no tensor '", prefix, info.name, "' of shape ", shape_text(info.shape),
-           "; is this another model?");
+      fail(file.where(), "the checkpoint has no tensor '", prefix, info.name, "' of shape ",
+           shape_text(info.shape), "; is this another model?");
     }
-    if (!tensor->data.empty()) std::memcpy(set.values(info).data(), tensor->data.data(), tensor->data.size());
+    if (!tensor->data.empty())
+      std::memcpy(set.values(info).data(), tensor->data.data(), tensor->data.size());
   }
   return set;
 }
 
 // Of metadata and contents; safetensors has no checksum of its own.
-std::string checksum_text(const Metadata& metadata, const std::vector<std::pair<std::string, std::span<const uint8_t>>>& tensors) {
+std::string checksum_text(
+    const Metadata& metadata,
+    const std::vector<std::pair<std::string, std::span<const uint8_t>>>& tensors) {
   std::string all;
   for (const auto& [key, value] : metadata) {
     if (key != "checksum") all += concat(key, "=", value, "\n");
@@ -71,13 +76,19 @@ Bytes encode_checkpoint(const Checkpoint& checkpoint) {
     append(concat(kEstimatePrefix, name, "/"), estimate, tensors);
   }
   if (!checkpoint.downlink_state.empty()) append(kHeldPrefix, checkpoint.downlink_state, tensors);
-  tensors.push_back({"strategy", DType::kU8, {static_cast<int64_t>(checkpoint.strategy.size())}, checkpoint.strategy});
+  tensors.push_back({"strategy",
+                     DType::kU8,
+                     {static_cast<int64_t>(checkpoint.strategy.size())},
+                     checkpoint.strategy});
   std::vector<uint64_t> versions;
   for (const auto& [client, version] : checkpoint.state_versions) {
     versions.push_back(client);
     versions.push_back(version);
   }
-  tensors.push_back({"state_versions", DType::kU64, {static_cast<int64_t>(versions.size() / 2), 2}, bytes_of(versions)});
+  tensors.push_back({"state_versions",
+                     DType::kU64,
+                     {static_cast<int64_t>(versions.size() / 2), 2},
+                     bytes_of(versions)});
 
   Metadata metadata = {{"format", kFormat},
                        {"configuration", std::to_string(checkpoint.configuration)},
@@ -87,28 +98,33 @@ Bytes encode_checkpoint(const Checkpoint& checkpoint) {
                        {"held", checkpoint.downlink_state.empty() ? "no" : "yes"}};
   std::vector<std::pair<std::string, std::span<const uint8_t>>> contents;
   for (const TensorData& tensor : tensors) contents.emplace_back(tensor.name, tensor.data);
-  std::sort(contents.begin(), contents.end(), [](const auto& x, const auto& y) { return x.first < y.first; });
+  std::sort(contents.begin(), contents.end(),
+            [](const auto& x, const auto& y) { return x.first < y.first; });
   metadata["checksum"] = checksum_text(metadata, contents);
   return write_safetensors(tensors, metadata);
 }
 
-Checkpoint decode_checkpoint(std::span<const uint8_t> bytes, const std::shared_ptr<const ParameterLayout>& layout,
+Checkpoint decode_checkpoint(std::span<const uint8_t> bytes,
+                             const std::shared_ptr<const ParameterLayout>& layout,
                              std::string_view where) {
   const auto file = SafetensorsFile::parse(Bytes(bytes.begin(), bytes.end()), where);
   const auto text = [&](const std::string& key) -> const std::string& {
     const auto found = file.metadata().find(key);
-    if (found == file.metadata().end()) fail(where, "the checkpoint is damaged: it has no '", key, "'", kAdvice);
+    if (found == file.metadata().end())
+      fail(where, "the checkpoint is damaged: it has no '", key, "'", kAdvice);
     return found->second;
   };
   const auto number = [&](const std::string& key) {
     uint64_t value = 0;
     const std::string& digits = text(key);
     const auto [end, status] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-    if (status != std::errc() || end != digits.data() + digits.size()) fail(where, "the checkpoint is damaged: '", key, "'", kAdvice);
+    if (status != std::errc() || end != digits.data() + digits.size())
+      fail(where, "the checkpoint is damaged: '", key, "'", kAdvice);
     return value;
   };
   if (text("format") != kFormat) {
-    fail(where, "expected a checkpoint of format ", kFormat, ", got ", text("format"), "; resume with the release that wrote it");
+    fail(where, "expected a checkpoint of format ", kFormat, ", got ", text("format"),
+         "; resume with the release that wrote it");
   }
   Checkpoint checkpoint;
   checkpoint.configuration = number("configuration");
@@ -119,12 +135,14 @@ Checkpoint decode_checkpoint(std::span<const uint8_t> bytes, const std::shared_p
   checkpoint.global = read_set(file, kModelPrefix, layout);
   std::istringstream names(text("estimates"));
   for (std::string name; std::getline(names, name);) {
-    checkpoint.estimates.insert_or_assign(name, read_set(file, concat(kEstimatePrefix, name, "/"), layout));
+    checkpoint.estimates.insert_or_assign(
+        name, read_set(file, concat(kEstimatePrefix, name, "/"), layout));
   }
   if (text("held") == "yes") checkpoint.downlink_state = read_set(file, kHeldPrefix, layout);
   const TensorView* strategy = file.find("strategy");
   const TensorView* versions = file.find("state_versions");
-  if (strategy == nullptr || versions == nullptr || versions->dtype != DType::kU64) fail(where, "the checkpoint is damaged", kAdvice);
+  if (strategy == nullptr || versions == nullptr || versions->dtype != DType::kU64)
+    fail(where, "the checkpoint is damaged", kAdvice);
   checkpoint.strategy.assign(strategy->data.begin(), strategy->data.end());
   ByteReader pairs(versions->data, where);
   while (pairs.remaining() > 0) {
@@ -144,7 +162,8 @@ void write_checkpoint(const std::filesystem::path& path, const Checkpoint& check
   write_file_atomic(path, encode_checkpoint(checkpoint));
 }
 
-Checkpoint read_checkpoint(const std::filesystem::path& path, const std::shared_ptr<const ParameterLayout>& layout) {
+Checkpoint read_checkpoint(const std::filesystem::path& path,
+                           const std::shared_ptr<const ParameterLayout>& layout) {
   if (!std::filesystem::exists(path)) {
     fail("round/checkpoint", "there is no checkpoint at ", path.string(), kAdvice);
   }

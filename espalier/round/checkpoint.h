@@ -11,26 +11,31 @@
 
 namespace espalier::round {
 
-// Everything the server needs to go on after a crash. Random numbers need no state: they are functions of seed and round.
+// Everything the server needs to go on after a crash. Random numbers need no state: they are
+// functions of seed and round.
 struct Checkpoint {
   uint64_t configuration = 0;  // fingerprint of the resolved configuration
   uint32_t round = 0;          // rounds completed
   Ledger ledger;
   ParameterSet global;
-  Bytes strategy;                              // Strategy::save
+  Bytes strategy;                               // Strategy::save
   std::map<uint64_t, uint32_t> state_versions;  // client → round of its committed state
-  std::map<std::string, ParameterSet> estimates;  // EF21: mean of what the clients have said, by payload; model layout
-  ParameterSet downlink_state;                    // delta downlink: what clients hold; empty when it is off
+  std::map<std::string, ParameterSet>
+      estimates;  // EF21: mean of what the clients have said, by payload; model layout
+  ParameterSet downlink_state;  // delta downlink: what clients hold; empty when it is off
 };
 
-// As one safetensors file: written beside, synced, renamed. Tensors model/NAME, estimate/PAYLOAD/NAME and held/NAME are float32,
-// strategy is bytes, state_versions pairs of client and round; the rest, with a checksum of everything, is metadata. Reading checks
-// format, sizes, shapes and checksum; `layout` is the model's.
+// As one safetensors file: written beside, synced, renamed. Tensors model/NAME,
+// estimate/PAYLOAD/NAME and held/NAME are float32, strategy is bytes, state_versions pairs of
+// client and round; the rest, with a checksum of everything, is metadata. Reading checks format,
+// sizes, shapes and checksum; `layout` is the model's.
 void write_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint);
-Checkpoint read_checkpoint(const std::filesystem::path& path, const std::shared_ptr<const ParameterLayout>& layout);
+Checkpoint read_checkpoint(const std::filesystem::path& path,
+                           const std::shared_ptr<const ParameterLayout>& layout);
 // The same without a file, for tests and fuzzing.
 Bytes encode_checkpoint(const Checkpoint& checkpoint);
-Checkpoint decode_checkpoint(std::span<const uint8_t> bytes, const std::shared_ptr<const ParameterLayout>& layout,
+Checkpoint decode_checkpoint(std::span<const uint8_t> bytes,
+                             const std::shared_ptr<const ParameterLayout>& layout,
                              std::string_view where);
 
 // A fingerprint of any text.

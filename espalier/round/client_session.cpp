@@ -21,11 +21,14 @@ const ParameterSet* find_set(const strategy::ClientState* state, const std::stri
 }
 
 // Encodes a payload with error feedback and keeps what it must remember in `next`.
-void encode_with_feedback(Feedback feedback, const codec::Codec& codec, const strategy::ClientState* previous,
-                          const strategy::Payload& payload, Key key, strategy::ClientState& next, Bytes& out) {
+void encode_with_feedback(Feedback feedback, const codec::Codec& codec,
+                          const strategy::ClientState* previous, const strategy::Payload& payload,
+                          Key key, strategy::ClientState& next, Bytes& out) {
   const std::string name = feedback_name(payload.name);
   const ParameterSet* kept = find_set(previous, name);
-  ParameterSet memory = kept != nullptr && kept->layout() == payload.values->layout() ? *kept : ParameterSet(payload.values->shared_layout());
+  ParameterSet memory = kept != nullptr && kept->layout() == payload.values->layout()
+                            ? *kept
+                            : ParameterSet(payload.values->shared_layout());
   if (feedback == Feedback::kEf21) {
     codec::Ef21 ef21(std::move(memory));
     ef21.encode(codec, *payload.values, key, out);
@@ -51,13 +54,15 @@ Feedback choose_feedback(const std::string& option, const codec::Codec& uplink) 
   return Feedback::kNone;
 }
 
-EncodedMessage run_client_task(const EncodedMessage& message, const ClientEnvironment& environment, train::Trainer& trainer,
-                               const data::Dataset& dataset, std::span<const uint32_t> samples) {
+EncodedMessage run_client_task(const EncodedMessage& message, const ClientEnvironment& environment,
+                               train::Trainer& trainer, const data::Dataset& dataset,
+                               std::span<const uint32_t> samples) {
   Key client_key(0);
   std::shared_ptr<const strategy::ClientState> previous;
   const auto restore = [&](const strategy::Task& head) {
     if (head.state_version > 0 && !previous) {
-      if (environment.states == nullptr) fail("round/client", "the task builds on a state, but this client keeps none");
+      if (environment.states == nullptr)
+        fail("round/client", "the task builds on a state, but this client keeps none");
       previous = environment.states->get(head.client, head.state_version);
     }
   };
@@ -65,15 +70,15 @@ EncodedMessage run_client_task(const EncodedMessage& message, const ClientEnviro
   const DeltaDecoder decode_delta = [&](const strategy::Task& head, std::span<const uint8_t> body) {
     restore(head);
     const ParameterSet* held = find_set(previous.get(), kHeldModel);
-    codec::DeltaReceiver receiver = held != nullptr
-                                        ? codec::DeltaReceiver(environment.downlink, *held, head.state_version)
-                                        : codec::DeltaReceiver(environment.downlink, environment.limits.model);
+    codec::DeltaReceiver receiver =
+        held != nullptr ? codec::DeltaReceiver(environment.downlink, *held, head.state_version)
+                        : codec::DeltaReceiver(environment.downlink, environment.limits.model);
     receiver.apply(body);
     held_model = std::make_shared<ParameterSet>(receiver.state());
     return held_model;
   };
-  const strategy::Task task =
-      decode_task(message, environment.downlink, environment.limits, environment.decoded, client_key, decode_delta);
+  const strategy::Task task = decode_task(message, environment.downlink, environment.limits,
+                                          environment.decoded, client_key, decode_delta);
   restore(task);
   strategy::ClientContext context{trainer, dataset, samples, client_key, previous.get(), {}};
   const strategy::Update update = environment.strategy.run_client(context, task);
@@ -84,13 +89,15 @@ EncodedMessage run_client_task(const EncodedMessage& message, const ClientEnviro
           : encode_update(
                 update,
                 [&](const strategy::Payload& payload, Key key, Bytes& out) {
-                  encode_with_feedback(environment.feedback, environment.uplink, previous.get(), payload, key, context.next, out);
+                  encode_with_feedback(environment.feedback, environment.uplink, previous.get(),
+                                       payload, key, context.next, out);
                 },
                 uplink_key, environment.limits);
   if (held_model) context.next.sets.insert_or_assign(kHeldModel, *held_model);
   // The state is kept last: a client that failed before has not moved on.
   if (!context.next.empty()) {
-    if (environment.states == nullptr) fail("round/client", "the strategy's clients have state, but there is no place to keep it");
+    if (environment.states == nullptr)
+      fail("round/client", "the strategy's clients have state, but there is no place to keep it");
     environment.states->put(task.client, task.round, task.state_version, std::move(context.next));
   }
   return encoded;

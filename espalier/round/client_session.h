@@ -27,8 +27,10 @@ struct ClientEnvironment {
   Feedback feedback = Feedback::kNone;
 };
 
-// One task from bytes to bytes: decode, restore the client's state, run the strategy's client half, keep the new state, encode.
-EncodedMessage run_client_task(const EncodedMessage& message, const ClientEnvironment& environment, train::Trainer& trainer,
-                               const data::Dataset& dataset, std::span<const uint32_t> samples);
+// One task from bytes to bytes: decode, restore the client's state, run the strategy's client half,
+// keep the new state, encode.
+EncodedMessage run_client_task(const EncodedMessage& message, const ClientEnvironment& environment,
+                               train::Trainer& trainer, const data::Dataset& dataset,
+                               std::span<const uint32_t> samples);
 
 }  // namespace espalier::round

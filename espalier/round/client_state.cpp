@@ -5,13 +5,16 @@
 
 namespace espalier::round {
 
-// A state is a safetensors file whose tensors are called "<set>/<role>/<name>": any tool can look into it.
+// A state is a safetensors file whose tensors are called "<set>/<role>/<name>": any tool can look
+// into it.
 Bytes encode_state(const strategy::ClientState& state) {
   std::vector<TensorData> tensors;
   for (const auto& [name, set] : state.sets) {
     for (const ParameterInfo& info : set.layout().tensors()) {
       const auto values = set.values(info);
-      tensors.push_back({concat(name, "/", int{static_cast<uint8_t>(info.role)}, "/", info.name), DType::kF32, info.shape,
+      tensors.push_back({concat(name, "/", int{static_cast<uint8_t>(info.role)}, "/", info.name),
+                         DType::kF32,
+                         info.shape,
                          {reinterpret_cast<const uint8_t*>(values.data()), values.size_bytes()}});
     }
   }
@@ -26,21 +29,25 @@ strategy::ClientState decode_state(std::span<const uint8_t> bytes, std::string_v
   const auto content = bytes.first(bytes.size() - 4);
   uint32_t checksum;
   std::memcpy(&checksum, bytes.data() + content.size(), 4);
-  if (checksum32(content) != checksum) fail(where, "the client state is damaged: its checksum does not match");
+  if (checksum32(content) != checksum)
+    fail(where, "the client state is damaged: its checksum does not match");
   const auto file = SafetensorsFile::parse(Bytes(content.begin(), content.end()), where);
 
   // The file's table is sorted by name; the order in the buffer is the layout's.
   std::vector<std::pair<std::string, const TensorView*>> ordered;
   for (const auto& [name, tensor] : file.tensors()) ordered.emplace_back(name, &tensor);
   std::sort(ordered.begin(), ordered.end(), [](const auto& a, const auto& b) {
-    return std::make_pair(a.second->data.data(), a.second->data.size()) < std::make_pair(b.second->data.data(), b.second->data.size());
+    return std::make_pair(a.second->data.data(), a.second->data.size()) <
+           std::make_pair(b.second->data.data(), b.second->data.size());
   });
   std::map<std::string, std::vector<std::pair<ParameterInfo, const TensorView*>>> sets;
   for (const auto& [name, tensor] : ordered) {
     const size_t first = name.find('/');
     const size_t second = first == std::string::npos ? first : name.find('/', first + 1);
-    if (second != first + 2 || name[first + 1] < '0' || name[first + 1] > '5') fail(where, "unexpected tensor '", name, "'");
-    ParameterInfo info{name.substr(second + 1), tensor->shape, static_cast<Role>(name[first + 1] - '0')};
+    if (second != first + 2 || name[first + 1] < '0' || name[first + 1] > '5')
+      fail(where, "unexpected tensor '", name, "'");
+    ParameterInfo info{name.substr(second + 1), tensor->shape,
+                       static_cast<Role>(name[first + 1] - '0')};
     sets[name.substr(0, first)].emplace_back(std::move(info), tensor);
   }
   strategy::ClientState state;

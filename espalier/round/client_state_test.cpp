@@ -14,7 +14,9 @@ TEST(ClientState, RoundTripKeepsOrderRolesAndValues) {
       {"z", {2}, Role::kWeight}, {"e", {0}, Role::kBias}, {"a", {3}, Role::kStatistic}}));
   for (size_t i = 0; i < set.size(); ++i) set.values()[i] = static_cast<float>(i) - 2.25f;
   state.sets.emplace("control", set);
-  state.sets.emplace("residual", ParameterSet(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"w", {1}}})));
+  state.sets.emplace(
+      "residual",
+      ParameterSet(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"w", {1}}})));
   const strategy::ClientState read = decode_state(encode_state(state), "test");
   ASSERT_EQ(read.sets.size(), 2u);
   const ParameterSet& control = read.sets.at("control");
@@ -25,9 +27,11 @@ TEST(ClientState, RoundTripKeepsOrderRolesAndValues) {
 
 TEST(ClientState, DamageIsAnError) {
   strategy::ClientState state;
-  state.sets.emplace("c", ParameterSet(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"w", {2}}})));
+  state.sets.emplace(
+      "c", ParameterSet(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"w", {2}}})));
   const Bytes bytes = encode_state(state);
-  for (size_t size = 0; size < bytes.size(); ++size) EXPECT_THROW(decode_state(std::span(bytes).first(size), "test"), Error);
+  for (size_t size = 0; size < bytes.size(); ++size)
+    EXPECT_THROW(decode_state(std::span(bytes).first(size), "test"), Error);
   for (size_t i = 0; i < bytes.size(); ++i) {
     Bytes broken = bytes;
     broken[i] ^= 1;

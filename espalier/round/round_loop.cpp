@@ -14,17 +14,23 @@ namespace espalier::round {
 // The server's side of one round's messages.
 class RoundLoop::Traffic : public RoundTraffic {
  public:
-  Traffic(RoundLoop& loop, const strategy::RoundInfo& info, std::span<const uint64_t> clients, double max_weight)
-      : loop_(loop), info_(info), num_clients_(clients.size()), sums_(clients.size(), max_weight),
+  Traffic(RoundLoop& loop, const strategy::RoundInfo& info, std::span<const uint64_t> clients,
+          double max_weight)
+      : loop_(loop),
+        info_(info),
+        num_clients_(clients.size()),
+        sums_(clients.size(), max_weight),
         limits_{loop.global_->shared_layout(), loop.global_->layout().size() * 4 + 1024} {
-    if (loop_.feedback_ == Feedback::kEf21) sums_.use_estimates(loop_.estimates_, loop_.setup_.backend.num_clients());
+    if (loop_.feedback_ == Feedback::kEf21)
+      sums_.use_estimates(loop_.estimates_, loop_.setup_.backend.num_clients());
   }
 
   EncodedMessage task(uint64_t client) override {
     strategy::Task task;
     task.round = info_.round;
     task.client = client;
-    if (const auto found = loop_.state_versions_.find(client); found != loop_.state_versions_.end()) {
+    if (const auto found = loop_.state_versions_.find(client);
+        found != loop_.state_versions_.end()) {
       task.state_version = found->second;
     }
     task.train = info_.train;
@@ -38,8 +44,9 @@ class RoundLoop::Traffic : public RoundTraffic {
       const auto bytes = loop_.delta_sender_->message_for(held);
       delta = std::make_shared<Bytes>(bytes.begin(), bytes.end());
     }
-    EncodedMessage message = encode_task(task, info_.key.child(client), loop_.setup_.downlink,
-                                         info_.key.child(Purpose::kDownlink), limits_, &encoded_, std::move(delta));
+    EncodedMessage message =
+        encode_task(task, info_.key.child(client), loop_.setup_.downlink,
+                    info_.key.child(Purpose::kDownlink), limits_, &encoded_, std::move(delta));
     bytes_down_ += message.size_bytes();
     return message;
   }
@@ -50,7 +57,8 @@ class RoundLoop::Traffic : public RoundTraffic {
       strategy::Update update = decode_update(message, loop_.setup_.uplink, limits_);
       check(client, update);
       if (loop_.feedback_ == Feedback::kEf21) {
-        for (strategy::Payload& payload : update.payloads) payload.weight = 1;  // its mean is over all clients, uniformly
+        for (strategy::Payload& payload : update.payloads)
+          payload.weight = 1;  // its mean is over all clients, uniformly
       }
       loop_.setup_.strategy.accumulate(info_, client, update, sums_);
     } catch (const Error& error) {
@@ -83,21 +91,26 @@ class RoundLoop::Traffic : public RoundTraffic {
   void check(uint64_t client, const strategy::Update& update) const {
     constexpr double kMaxScalar = 1e18;
     const auto held = static_cast<double>(loop_.setup_.backend.num_samples(client));
-    if (update.num_samples != held) fail("round/update", "expected ", held, " samples, got ", update.num_samples);
+    if (update.num_samples != held)
+      fail("round/update", "expected ", held, " samples, got ", update.num_samples);
     std::vector<std::string> names;
     for (const strategy::Payload& payload : update.payloads) {
       names.push_back(payload.name);
-      if (!(payload.values->layout() == loop_.global_->layout())) fail("round/update", "payload '", payload.name, "' has another layout");
+      if (!(payload.values->layout() == loop_.global_->layout()))
+        fail("round/update", "payload '", payload.name, "' has another layout");
       if (!(payload.weight >= 0 && payload.weight <= std::max(1.0, held))) {
-        fail("round/update", "payload '", payload.name, "' claims the weight ", payload.weight, " for ", held, " samples");
+        fail("round/update", "payload '", payload.name, "' claims the weight ", payload.weight,
+             " for ", held, " samples");
       }
     }
     std::vector<std::string> expected = loop_.setup_.strategy.update_payloads();
     std::sort(names.begin(), names.end());
     std::sort(expected.begin(), expected.end());
-    if (names != expected) fail("round/update", "expected ", expected.size(), " payloads, got others or ", names.size());
+    if (names != expected)
+      fail("round/update", "expected ", expected.size(), " payloads, got others or ", names.size());
     for (const auto& [name, value] : update.scalars) {
-      if (!(std::abs(value) <= kMaxScalar)) fail("round/update", "the scalar '", name, "' is out of range: ", value);
+      if (!(std::abs(value) <= kMaxScalar))
+        fail("round/update", "the scalar '", name, "' is out of range: ", value);
     }
   }
 
@@ -120,9 +133,11 @@ class RoundLoop::Traffic : public RoundTraffic {
 
 namespace {
 
-// Error feedback and differences converge only with a codec that keeps more than it loses, E‖C(x) − x‖² < ‖x‖².
+// Error feedback and differences converge only with a codec that keeps more than it loses, E‖C(x) −
+// x‖² < ‖x‖².
 void require_contraction(const codec::Codec& codec, std::string_view what) {
-  ParameterSet sample(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"sample.weight", {64, 128}, Role::kWeight}}));
+  ParameterSet sample(std::make_shared<ParameterLayout>(
+      std::vector<ParameterInfo>{{"sample.weight", {64, 128}, Role::kWeight}}));
   Stream stream{Key(1)};
   for (float& value : sample.values()) value = static_cast<float>(stream.normal());
   double error = 0;
@@ -135,7 +150,8 @@ void require_contraction(const codec::Codec& codec, std::string_view what) {
     error += squared_norm(decoded.values()) / squared_norm(sample.values()) / 4;
   }
   if (!(error < 1)) {
-    fail("config", what, " needs a codec that loses less than it keeps; ", codec.describe(), " has a relative error of ", error,
+    fail("config", what, " needs a codec that loses less than it keeps; ", codec.describe(),
+         " has a relative error of ", error,
          "; keep more, use more bits, or set error_feedback = \"none\"");
   }
 }
@@ -146,8 +162,8 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
     : setup_(setup), global_(std::make_shared<ParameterSet>(std::move(initial))) {
   const uint64_t clients = setup_.backend.num_clients();
   if (static_cast<uint64_t>(setup_.selection.clients_per_round) > clients) {
-    fail("config", "strategy.clients_per_round is ", setup_.selection.clients_per_round, ", but there are only ", clients,
-         " clients; lower it or raise data.partition.clients");
+    fail("config", "strategy.clients_per_round is ", setup_.selection.clients_per_round,
+         ", but there are only ", clients, " clients; lower it or raise data.partition.clients");
   }
   feedback_ = choose_feedback(setup_.run.error_feedback, setup_.uplink);
   if (setup_.run.delta_downlink) {
@@ -160,16 +176,19 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
   // A strategy that does not fit the training options says so now and not client by client.
   strategy::Task probe;
   probe.train = setup_.train;
-  setup_.strategy.configure({1, static_cast<uint32_t>(setup_.run.rounds), Key(0), setup_.train}, global_, probe);
+  setup_.strategy.configure({1, static_cast<uint32_t>(setup_.run.rounds), Key(0), setup_.train},
+                            global_, probe);
 }
 
 bool RoundLoop::clients_have_state() const {
-  return setup_.strategy.has_client_state() || feedback_ != Feedback::kNone || delta_sender_ != nullptr;
+  return setup_.strategy.has_client_state() || feedback_ != Feedback::kNone ||
+         delta_sender_ != nullptr;
 }
 
 bool RoundLoop::evaluates(uint32_t round) const {
   const bool last = round == static_cast<uint32_t>(setup_.run.rounds);
-  return last || (setup_.run.eval_every > 0 && round % static_cast<uint32_t>(setup_.run.eval_every) == 0);
+  return last ||
+         (setup_.run.eval_every > 0 && round % static_cast<uint32_t>(setup_.run.eval_every) == 0);
 }
 
 RoundRecord RoundLoop::run_round() {
@@ -177,7 +196,8 @@ RoundRecord RoundLoop::run_round() {
   const Stopwatch wall;
   const uint32_t round = round_ + 1;
   const auto num_rounds = static_cast<uint32_t>(setup_.run.rounds);
-  strategy::RoundInfo info{round, num_rounds, Key(static_cast<uint64_t>(setup_.run.seed)).child(round), setup_.train};
+  strategy::RoundInfo info{round, num_rounds,
+                           Key(static_cast<uint64_t>(setup_.run.seed)).child(round), setup_.train};
   info.train.lr = train::lr_at_round(setup_.train, round - 1, num_rounds);
 
   const std::vector<uint64_t> clients =
@@ -200,11 +220,13 @@ RoundRecord RoundLoop::run_round() {
   record.clients = clients.size();
   record.clients_failed = traffic.failures().size();
   for (const auto& [client, reason] : traffic.failures()) {
-    if (record.failures.size() < 8) record.failures.push_back(concat("client ", client, ": ", reason));
+    if (record.failures.size() < 8)
+      record.failures.push_back(concat("client ", client, ": ", reason));
   }
   if (traffic.answered().empty()) {
     if (delta_sender_) set_downlink_state(std::move(delta_before));
-    throw RoundFailed(concat("[round] all ", clients.size(), " clients of round ", round, " failed; ", record.failures.front()));
+    throw RoundFailed(concat("[round] all ", clients.size(), " clients of round ", round,
+                             " failed; ", record.failures.front()));
   }
   record.bytes_down = traffic.bytes_down();
   record.bytes_up = traffic.bytes_up();
@@ -220,7 +242,8 @@ RoundRecord RoundLoop::run_round() {
     }
   }
   if (!all_finite(global_->values())) {
-    fail("round", "the global model is no longer finite after round ", round, "; lower train.lr or strategy.server_lr");
+    fail("round", "the global model is no longer finite after round ", round,
+         "; lower train.lr or strategy.server_lr");
   }
   if (clients_have_state()) {
     for (uint64_t client : traffic.answered()) {
@@ -246,8 +269,10 @@ RoundRecord RoundLoop::run_round() {
 
 Checkpoint RoundLoop::checkpoint(uint64_t configuration) const {
   if (setup_.states != nullptr) setup_.states->make_durable();
-  Checkpoint checkpoint{configuration, round_, ledger_, *global_, {}, state_versions_, estimates_, {}};
-  if (delta_sender_ && delta_sender_->version() > 0) checkpoint.downlink_state = delta_sender_->state();
+  Checkpoint checkpoint{configuration,   round_,     ledger_, *global_, {},
+                        state_versions_, estimates_, {}};
+  if (delta_sender_ && delta_sender_->version() > 0)
+    checkpoint.downlink_state = delta_sender_->state();
   ByteWriter out(checkpoint.strategy);
   setup_.strategy.save(out);
   return checkpoint;
@@ -261,8 +286,9 @@ void RoundLoop::checkpoint_written() {
 }
 
 void RoundLoop::set_downlink_state(std::optional<ParameterSet> state) {
-  delta_sender_ = state ? std::make_unique<codec::DeltaSender>(setup_.downlink, std::move(*state), round_)
-                        : std::make_unique<codec::DeltaSender>(setup_.downlink, global_->shared_layout());
+  delta_sender_ =
+      state ? std::make_unique<codec::DeltaSender>(setup_.downlink, std::move(*state), round_)
+            : std::make_unique<codec::DeltaSender>(setup_.downlink, global_->shared_layout());
 }
 
 void RoundLoop::restore(Checkpoint checkpoint) {
@@ -272,7 +298,9 @@ void RoundLoop::restore(Checkpoint checkpoint) {
   global_ = std::make_shared<ParameterSet>(std::move(checkpoint.global));
   estimates_ = std::move(checkpoint.estimates);
   if (delta_sender_) {
-    set_downlink_state(checkpoint.downlink_state.empty() ? std::nullopt : std::optional(std::move(checkpoint.downlink_state)));
+    set_downlink_state(checkpoint.downlink_state.empty()
+                           ? std::nullopt
+                           : std::optional(std::move(checkpoint.downlink_state)));
   }
   ByteReader in(checkpoint.strategy, "round/checkpoint");
   setup_.strategy.load(in);

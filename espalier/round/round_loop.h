@@ -27,11 +27,13 @@ class RoundFailed : public Error {
   using Error::Error;
 };
 
-// The one round loop: select → configure → send → train → return → check → accumulate → finish. Who carries the tasks is the
-// backend's business; everything else is here, for simulation and devices alike.
+// The one round loop: select → configure → send → train → return → check → accumulate → finish. Who
+// carries the tasks is the backend's business; everything else is here, for simulation and devices
+// alike.
 //
-// Server memory: the global model, one encoded copy of it, and the round's sums (8 bytes per value), whatever the number of
-// clients. Used from one thread; its traffic is called from the backend's.
+// Server memory: the global model, one encoded copy of it, and the round's sums (8 bytes per
+// value), whatever the number of clients. Used from one thread; its traffic is called from the
+// backend's.
 class RoundLoop {
  public:
   struct Setup {
@@ -42,14 +44,16 @@ class RoundLoop {
     const codec::Codec& downlink;
     const codec::Codec& uplink;
     Backend& backend;
-    ClientStateStore* states = nullptr;  // needed when clients have state: the strategy's, error feedback's, delta downlink's
+    ClientStateStore* states = nullptr;  // needed when clients have state: the strategy's, error
+                                         // feedback's, delta downlink's
   };
 
   // Throws Error when the configuration asks for more clients than there are.
   RoundLoop(const Setup& setup, ParameterSet initial);
 
-  // Runs the next round. A client's failure is recorded, not thrown. RoundFailed when all clients of the round failed, with the
-  // state as before the round; another Error when the model is no longer finite or storage failed: the run cannot go on from here.
+  // Runs the next round. A client's failure is recorded, not thrown. RoundFailed when all clients
+  // of the round failed, with the state as before the round; another Error when the model is no
+  // longer finite or storage failed: the run cannot go on from here.
   RoundRecord run_round();
 
   uint32_t rounds_completed() const { return round_; }
@@ -57,10 +61,12 @@ class RoundLoop {
   const ParameterSet& global() const { return *global_; }
   const Ledger& ledger() const { return ledger_; }
 
-  // The state after the last completed round, and back. restore() makes the loop go on after checkpoint.round.
+  // The state after the last completed round, and back. restore() makes the loop go on after
+  // checkpoint.round.
   Checkpoint checkpoint(uint64_t configuration) const;
   void restore(Checkpoint checkpoint);
-  // To be called when the checkpoint of the last round is safely written: older client states may go.
+  // To be called when the checkpoint of the last round is safely written: older client states may
+  // go.
   void checkpoint_written();
 
   // Called from any thread when a client has delivered or failed: (done, total).
@@ -77,10 +83,11 @@ class RoundLoop {
   std::shared_ptr<ParameterSet> global_;
   Ledger ledger_;
   Feedback feedback_;
-  std::map<std::string, ParameterSet> estimates_;    // EF21
+  std::map<std::string, ParameterSet> estimates_;     // EF21
   std::unique_ptr<codec::DeltaSender> delta_sender_;  // delta downlink
   std::map<uint64_t, uint32_t> state_versions_;
-  std::vector<uint64_t> uncommitted_;  // clients whose state changed since the last written checkpoint
+  std::vector<uint64_t>
+      uncommitted_;  // clients whose state changed since the last written checkpoint
 };
 
 }  // namespace espalier::round

@@ -17,11 +17,14 @@ namespace {
 using strategy::Payload;
 using strategy::Update;
 
-// Every client holds two samples at (4, 8); `spoil` may change what a client answers before it is encoded.
+// Every client holds two samples at (4, 8); `spoil` may change what a client answers before it is
+// encoded.
 class ToyBackend : public Backend {
  public:
-  ToyBackend(const strategy::Strategy& strategy, const codec::Codec& codec, Feedback feedback, uint64_t clients)
-      : environment_{strategy, codec, codec, {trainer_.layout(), 100}, nullptr, nullptr, feedback}, clients_(clients) {
+  ToyBackend(const strategy::Strategy& strategy, const codec::Codec& codec, Feedback feedback,
+             uint64_t clients)
+      : environment_{strategy, codec, codec, {trainer_.layout(), 100}, nullptr, nullptr, feedback},
+        clients_(clients) {
     dataset_.kind = data::Kind::kFloat;
     dataset_.sample_shape = {2};
     dataset_.num_classes = 1;
@@ -34,7 +37,8 @@ class ToyBackend : public Backend {
     const std::vector<uint32_t> samples = {0, 1};
     for (uint64_t client : clients) {
       try {
-        EncodedMessage answer = run_client_task(traffic.task(client), environment_, trainer_, dataset_, samples);
+        EncodedMessage answer =
+            run_client_task(traffic.task(client), environment_, trainer_, dataset_, samples);
         if (spoil) {
           Update update = decode_update(answer, environment_.uplink, environment_.limits);
           spoil(client, update);
@@ -63,11 +67,14 @@ class ToyBackend : public Backend {
 
 struct Federation {
   explicit Federation(std::unique_ptr<strategy::Strategy> chosen, uint64_t clients = 4)
-      : strategy(std::move(chosen)), codec(codec::make_codec(Json::array(), "test")), backend(*strategy, *codec, Feedback::kNone, clients) {
+      : strategy(std::move(chosen)),
+        codec(codec::make_codec(Json::array(), "test")),
+        backend(*strategy, *codec, Feedback::kNone, clients) {
     train.lr = 0.5;
     selection.clients_per_round = static_cast<int64_t>(clients);
-    loop = std::make_unique<RoundLoop>(RoundLoop::Setup{run, selection, train, *strategy, *codec, *codec, backend, nullptr},
-                                       ParameterSet(backend.trainer().layout()));
+    loop = std::make_unique<RoundLoop>(
+        RoundLoop::Setup{run, selection, train, *strategy, *codec, *codec, backend, nullptr},
+        ParameterSet(backend.trainer().layout()));
   }
   RunOptions run;
   SelectionOptions selection;
@@ -79,7 +86,8 @@ struct Federation {
 };
 
 std::shared_ptr<ParameterSet> other_layout() {
-  return std::make_shared<ParameterSet>(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"w", {1}}}));
+  return std::make_shared<ParameterSet>(
+      std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"w", {1}}}));
 }
 
 TEST(RoundLoop, HostileUpdatesEndTheirClientAndNothingElse) {
@@ -93,7 +101,8 @@ TEST(RoundLoop, HostileUpdatesEndTheirClientAndNothingElse) {
       {"samples", [](Update& u) { u.num_samples = 1e9; }},
       {"scalar", [](Update& u) { u.scalars["macs"] = 1e308; }},
       {"nan scalar", [](Update& u) { u.scalars["train_loss"] = std::nan(""); }},
-      {"norm", [](Update& u) {
+      {"norm",
+       [](Update& u) {
          auto values = std::make_shared<ParameterSet>(*u.payloads[0].values);
          values->values()[0] = 1e9f;
          u.payloads[0].values = values;
@@ -106,7 +115,8 @@ TEST(RoundLoop, HostileUpdatesEndTheirClientAndNothingElse) {
     };
     const RoundRecord record = federation.loop->run_round();
     EXPECT_EQ(record.clients_failed, 1u) << name;
-    EXPECT_FLOAT_EQ(federation.loop->global().values()[0], 2) << name;  // half-way to 4, from the honest three
+    EXPECT_FLOAT_EQ(federation.loop->global().values()[0], 2)
+        << name;  // half-way to 4, from the honest three
     EXPECT_FLOAT_EQ(federation.loop->global().values()[1], 4) << name;
   }
 }
@@ -146,7 +156,8 @@ TEST(RoundLoop, ALossThatIsNotFiniteDoesNotSpoilTheCheckpoint) {
   EXPECT_NO_THROW(decode_checkpoint(bytes, federation.loop->global().shared_layout(), "test"));
 }
 
-// EF21's mean is over everybody who ever spoke; statistics and counters must stay those of who answered.
+// EF21's mean is over everybody who ever spoke; statistics and counters must stay those of who
+// answered.
 TEST(RoundSums, Ef21EstimatesOnlyWhatIsTrained) {
   strategy::ToyTrainer trainer;
   std::map<std::string, ParameterSet> estimates;

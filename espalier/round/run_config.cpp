@@ -22,14 +22,17 @@ std::vector<std::string> names_of(const auto& rows) {
   return names;
 }
 
-void check_name(std::string_view kind, const std::string& name, const std::vector<std::string>& known) {
-  if (std::find(known.begin(), known.end(), name) == known.end()) fail("config", unknown_name_message(kind, name, known));
+void check_name(std::string_view kind, const std::string& name,
+                const std::vector<std::string>& known) {
+  if (std::find(known.begin(), known.end(), name) == known.end())
+    fail("config", unknown_name_message(kind, name, known));
 }
 
 Json stage_list(const Json& tree, const std::string& key) {
   const auto found = tree.find(key);
   if (found == tree.end()) return Json::array();
-  if (!found->is_array()) fail("config", "expected a list of tables [[", key, "]], got ", found->dump());
+  if (!found->is_array())
+    fail("config", "expected a list of tables [[", key, "]], got ", found->dump());
   for (const Json& stage : *found) {
     if (!stage.is_object()) fail("config", "expected a table [[", key, "]], got ", stage.dump());
   }
@@ -41,7 +44,8 @@ Json stage_list(const Json& tree, const std::string& key) {
 RunConfig read_run_config(const Json& tree) {
   RunConfig config;
   const ConfigSection root{&tree, ""};
-  read_options(root, {"version", "data", "model", "train", "strategy", "downlink", "uplink"}, config.run);
+  read_options(root, {"version", "data", "model", "train", "strategy", "downlink", "uplink"},
+               config.run);
   const ConfigSection data = root.section("data");
   read_options(data, {"partition"}, config.data);
   read_options(data.section("partition"), {}, config.partition);
@@ -53,10 +57,12 @@ RunConfig read_run_config(const Json& tree) {
 
   const ConfigSection section = root.section("strategy");
   if (section.table != nullptr) {
-    // The shared keys are read from a copy that has only them; the strategy's own reader reports unknown keys.
+    // The shared keys are read from a copy that has only them; the strategy's own reader reports
+    // unknown keys.
     Json shared = Json::object();
     for (const std::string& key : selection_keys()) {
-      if (const auto found = section.table->find(key); found != section.table->end()) shared[key] = *found;
+      if (const auto found = section.table->find(key); found != section.table->end())
+        shared[key] = *found;
     }
     read_options({&shared, "strategy"}, {}, config.selection);
   }

@@ -13,8 +13,8 @@
 
 namespace espalier::round {
 
-// A whole configuration, read and checked. `resolved` holds every key with its value, defaults included, in a fixed order; it is
-// what config.toml of a run stores and what resume reads back.
+// A whole configuration, read and checked. `resolved` holds every key with its value, defaults
+// included, in a fixed order; it is what config.toml of a run stores and what resume reads back.
 struct RunConfig {
   RunOptions run;
   data::DataOptions data;
@@ -22,14 +22,14 @@ struct RunConfig {
   train::ModelOptions model;
   train::TrainOptions train;
   SelectionOptions selection;
-  Json strategy = Json::object();   // the whole [strategy] table, resolved
-  Json downlink = Json::array();    // [[downlink]] tables as given
-  Json uplink = Json::array();      // [[uplink]] tables as given
+  Json strategy = Json::object();  // the whole [strategy] table, resolved
+  Json downlink = Json::array();   // [[downlink]] tables as given
+  Json uplink = Json::array();     // [[uplink]] tables as given
   Json resolved;
 };
 
-// Reads a parsed TOML tree. Throws Error for an unknown key or name, a wrong type or a value out of range. A "version" key, which
-// a resolved configuration carries, is accepted.
+// Reads a parsed TOML tree. Throws Error for an unknown key or name, a wrong type or a value out of
+// range. A "version" key, which a resolved configuration carries, is accepted.
 RunConfig read_run_config(const Json& tree);
 
 // The strategy of a configuration.

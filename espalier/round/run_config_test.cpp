@@ -27,7 +27,8 @@ name = "fedprox"
 mu = 0.5
 [[uplink]]
 stage = "identity"
-)", "test"));
+)",
+                                                      "test"));
   EXPECT_EQ(config.strategy["mu"], 0.5);
   EXPECT_EQ(config.strategy["clients_per_round"], 10);
   const RunConfig again = read_run_config(parse_toml(to_toml(config.resolved), "resolved"));
@@ -38,9 +39,13 @@ stage = "identity"
 TEST(RunConfig, MistakesAreNamed) {
   EXPECT_NE(error_of("round = 3").find("did you mean 'rounds'"), std::string::npos);
   EXPECT_NE(error_of("[data]\nname = \"mnits\"").find("did you mean 'mnist'"), std::string::npos);
-  EXPECT_NE(error_of("[strategy]\nname = \"fedavg\"\nmu = 1").find("unknown key in [strategy] 'mu'"), std::string::npos);
-  EXPECT_NE(error_of("[strategy]\nname = \"fedagv\"").find("did you mean 'fedavg'"), std::string::npos);
-  EXPECT_NE(error_of("[train]\nlr = \"fast\"").find("expected a number for train.lr"), std::string::npos);
+  EXPECT_NE(
+      error_of("[strategy]\nname = \"fedavg\"\nmu = 1").find("unknown key in [strategy] 'mu'"),
+      std::string::npos);
+  EXPECT_NE(error_of("[strategy]\nname = \"fedagv\"").find("did you mean 'fedavg'"),
+            std::string::npos);
+  EXPECT_NE(error_of("[train]\nlr = \"fast\"").find("expected a number for train.lr"),
+            std::string::npos);
   EXPECT_NE(error_of("[[train]]\nlr = 1").find("expected a table for train"), std::string::npos);
   EXPECT_NE(error_of("uplink = 3").find("expected a list of tables"), std::string::npos);
 }

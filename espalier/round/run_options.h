@@ -23,18 +23,29 @@ struct RunOptions {
     visit("seed", self.seed, Field("Everything random in a run follows from it.").at_least(0));
     visit("rounds", self.rounds, Field("Rounds to run.").at_least(1).at_most(1e9));
     visit("eval_every", self.eval_every,
-          Field("Evaluate on the test samples every so many rounds, and after the last; 0: only after the last.").at_least(0));
-    visit("eval_batch", self.eval_batch, Field("Samples per evaluation batch.").at_least(1).at_most(100000));
-    visit("checkpoint_every", self.checkpoint_every,
-          Field("Write the checkpoint every so many rounds, and when the run ends or is interrupted.").at_least(1));
+          Field("Evaluate on the test samples every so many rounds, and after the last; 0: only "
+                "after the last.")
+              .at_least(0));
+    visit("eval_batch", self.eval_batch,
+          Field("Samples per evaluation batch.").at_least(1).at_most(100000));
+    visit(
+        "checkpoint_every", self.checkpoint_every,
+        Field("Write the checkpoint every so many rounds, and when the run ends or is interrupted.")
+            .at_least(1));
     visit("client_state_mb", self.client_state_mb,
-          Field("Memory for what simulated clients remember between rounds (scaffold), in MB; more goes to disk.").at_least(0).at_most(1e9));
+          Field("Memory for what simulated clients remember between rounds (scaffold), in MB; more "
+                "goes to disk.")
+              .at_least(0)
+              .at_most(1e9));
     visit("error_feedback", self.error_feedback,
-          Field("What a lossy uplink does with what it lost: none; residual: the client adds it to its next update; ef21: client and "
-                "server keep estimates and send differences; auto: residual when the uplink codec is biased, else none.")
+          Field("What a lossy uplink does with what it lost: none; residual: the client adds it to "
+                "its next update; ef21: client and "
+                "server keep estimates and send differences; auto: residual when the uplink codec "
+                "is biased, else none.")
               .one_of({"auto", "none", "residual", "ef21"}));
     visit("delta_downlink", self.delta_downlink,
-          Field("Send clients that took part in the round before the coded difference, and all others the whole state in float32; "
+          Field("Send clients that took part in the round before the coded difference, and all "
+                "others the whole state in float32; "
                 "pays when nearly all clients take part in every round."));
   }
 };
@@ -47,7 +58,8 @@ struct SelectionOptions {
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {
     visit("name", self.name, Field("Federated algorithm; `espalier list strategies` shows all."));
-    visit("clients_per_round", self.clients_per_round, Field("Clients selected uniformly at random in each round.").at_least(1));
+    visit("clients_per_round", self.clients_per_round,
+          Field("Clients selected uniformly at random in each round.").at_least(1));
   }
 };
 

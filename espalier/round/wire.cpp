@@ -44,15 +44,25 @@ void write_record(const Json& record, ByteWriter& out) {
 Json read_record(ByteReader& in) {
   Json record = Json::object();
   const auto count = in.get<uint16_t>();
-  if (count > kMaxEntries) fail(in.where(), "a record of ", count, " entries exceeds the limit of ", kMaxEntries);
+  if (count > kMaxEntries)
+    fail(in.where(), "a record of ", count, " entries exceeds the limit of ", kMaxEntries);
   for (size_t i = 0; i < count; ++i) {
     const std::string name = in.string(kMaxName);
     switch (static_cast<ValueType>(in.get<uint8_t>())) {
-      case ValueType::kBool: record[name] = in.get<uint8_t>() != 0; break;
-      case ValueType::kInteger: record[name] = in.get<int64_t>(); break;
-      case ValueType::kNumber: record[name] = in.get<double>(); break;
-      case ValueType::kString: record[name] = in.string(kMaxName); break;
-      default: fail(in.where(), "unknown value type of '", name, "'");
+      case ValueType::kBool:
+        record[name] = in.get<uint8_t>() != 0;
+        break;
+      case ValueType::kInteger:
+        record[name] = in.get<int64_t>();
+        break;
+      case ValueType::kNumber:
+        record[name] = in.get<double>();
+        break;
+      case ValueType::kString:
+        record[name] = in.string(kMaxName);
+        break;
+      default:
+        fail(in.where(), "unknown value type of '", name, "'");
     }
   }
   return record;
@@ -86,13 +96,15 @@ void write_layout(const ParameterLayout& layout, ByteWriter& out) {
 
 std::shared_ptr<const ParameterLayout> read_layout(ByteReader& in, int64_t max_values) {
   const auto count = in.get<uint32_t>();
-  if (count > kMaxTensors) fail(in.where(), "a layout of ", count, " tensors exceeds the limit of ", kMaxTensors);
+  if (count > kMaxTensors)
+    fail(in.where(), "a layout of ", count, " tensors exceeds the limit of ", kMaxTensors);
   std::vector<ParameterInfo> tensors;
   for (size_t i = 0; i < count; ++i) {
     ParameterInfo tensor;
     tensor.name = in.string(kMaxName);
     const auto role = in.get<uint8_t>();
-    if (role > static_cast<uint8_t>(Role::kCounter)) fail(in.where(), "unknown role ", int{role}, " of '", tensor.name, "'");
+    if (role > static_cast<uint8_t>(Role::kCounter))
+      fail(in.where(), "unknown role ", int{role}, " of '", tensor.name, "'");
     tensor.role = static_cast<Role>(role);
     const auto rank = in.get<uint8_t>();
     if (rank > 8) fail(in.where(), "'", tensor.name, "' has ", int{rank}, " dimensions");
@@ -109,15 +121,16 @@ std::shared_ptr<const ParameterLayout> read_layout(ByteReader& in, int64_t max_v
 // How a payload is laid out and coded.
 constexpr uint8_t kInlineLayout = 1, kModelDelta = 2;
 
-void write_payload_table(const std::vector<strategy::Payload>& payloads, const EncodedMessage& message, const WireLimits& limits,
-                         bool model_delta, ByteWriter& out) {
+void write_payload_table(const std::vector<strategy::Payload>& payloads,
+                         const EncodedMessage& message, const WireLimits& limits, bool model_delta,
+                         ByteWriter& out) {
   out.put(static_cast<uint16_t>(payloads.size()));
   for (size_t i = 0; i < payloads.size(); ++i) {
     const strategy::Payload& payload = payloads[i];
     out.string(payload.name);
     out.put(payload.weight);
-    const bool inline_layout =
-        payload.values->shared_layout() != limits.model && !(payload.values->layout() == *limits.model);
+    const bool inline_layout = payload.values->shared_layout() != limits.model &&
+                               !(payload.values->layout() == *limits.model);
     const bool delta = model_delta && payload.name == strategy::kModel;
     out.put(static_cast<uint8_t>((inline_layout ? kInlineLayout : 0) | (delta ? kModelDelta : 0)));
     if (inline_layout) write_layout(payload.values->layout(), out);
@@ -133,52 +146,63 @@ std::span<const uint8_t> open_head(const Bytes& head, std::string_view where) {
   const auto content = std::span<const uint8_t>(head).first(head.size() - 4);
   uint32_t expected;
   std::memcpy(&expected, head.data() + content.size(), 4);
-  if (checksum32(content) != expected) fail(where, "the message is damaged: its checksum does not match");
+  if (checksum32(content) != expected)
+    fail(where, "the message is damaged: its checksum does not match");
   return content;
 }
 
 void read_magic(ByteReader& in, uint32_t magic) {
   if (in.get<uint32_t>() != magic) fail(in.where(), "this is not such a message");
   if (const auto version = in.get<uint8_t>(); version != kVersion) {
-    fail(in.where(), "expected version ", int{kVersion}, ", got ", int{version}, "; both sides must run the same release");
+    fail(in.where(), "expected version ", int{kVersion}, ", got ", int{version},
+         "; both sides must run the same release");
   }
 }
 
-std::vector<strategy::Payload> read_payloads(ByteReader& in, const EncodedMessage& message, const codec::Codec& codec,
-                                             const WireLimits& limits, DecodedBodies* shared,
-                                             const std::function<std::shared_ptr<const ParameterSet>(std::span<const uint8_t>)>& delta) {
+std::vector<strategy::Payload> read_payloads(
+    ByteReader& in, const EncodedMessage& message, const codec::Codec& codec,
+    const WireLimits& limits, DecodedBodies* shared,
+    const std::function<std::shared_ptr<const ParameterSet>(std::span<const uint8_t>)>& delta) {
   const auto count = in.get<uint16_t>();
-  if (count != message.bodies.size()) fail(in.where(), "expected ", count, " payloads, got ", message.bodies.size());
+  if (count != message.bodies.size())
+    fail(in.where(), "expected ", count, " payloads, got ", message.bodies.size());
   std::vector<strategy::Payload> payloads;
   for (size_t i = 0; i < count; ++i) {
     strategy::Payload payload;
     payload.name = in.string(kMaxName);
     payload.weight = in.get<double>();
     const auto flags = in.get<uint8_t>();
-    if ((flags & ~(kInlineLayout | kModelDelta)) != 0) fail(in.where(), "payload '", payload.name, "' has unknown flags ", int{flags});
-    const auto layout = (flags & kInlineLayout) != 0 ? read_layout(in, limits.max_values) : limits.model;
+    if ((flags & ~(kInlineLayout | kModelDelta)) != 0)
+      fail(in.where(), "payload '", payload.name, "' has unknown flags ", int{flags});
+    const auto layout =
+        (flags & kInlineLayout) != 0 ? read_layout(in, limits.max_values) : limits.model;
     const auto size = in.get<uint64_t>();
     const auto& body = message.bodies[i];
-    if (size != body->size()) fail(in.where(), "payload '", payload.name, "': expected ", size, " bytes, got ", body->size());
+    if (size != body->size())
+      fail(in.where(), "payload '", payload.name, "': expected ", size, " bytes, got ",
+           body->size());
     const auto decode = [&]() -> std::shared_ptr<const ParameterSet> {
       auto values = std::make_shared<ParameterSet>(layout);
       codec.decode(*body, *values);
       return values;
     };
     if ((flags & kModelDelta) != 0) {
-      if (!delta) fail(in.where(), "payload '", payload.name, "' is a difference, but no state is held");
+      if (!delta)
+        fail(in.where(), "payload '", payload.name, "' is a difference, but no state is held");
       payload.values = delta(*body);
     } else {
       payload.values = shared != nullptr ? shared->get(body, decode) : decode();
     }
-    if (!(payload.values->layout() == *layout)) fail(in.where(), "payload '", payload.name, "' has another layout");
+    if (!(payload.values->layout() == *layout))
+      fail(in.where(), "payload '", payload.name, "' has another layout");
     payloads.push_back(std::move(payload));
   }
   in.finish();
   return payloads;
 }
 
-std::shared_ptr<const Bytes> encode_body(const ParameterSet& values, const codec::Codec& codec, Key key) {
+std::shared_ptr<const Bytes> encode_body(const ParameterSet& values, const codec::Codec& codec,
+                                         Key key) {
   auto bytes = std::make_shared<Bytes>();
   codec.encode(values, key, *bytes);
   return bytes;
@@ -192,8 +216,9 @@ uint64_t EncodedMessage::size_bytes() const {
   return size;
 }
 
-EncodedMessage encode_task(const strategy::Task& task, Key client_key, const codec::Codec& codec, Key codec_key,
-                           const WireLimits& limits, EncodedBodies* shared, std::shared_ptr<const Bytes> model_delta) {
+EncodedMessage encode_task(const strategy::Task& task, Key client_key, const codec::Codec& codec,
+                           Key codec_key, const WireLimits& limits, EncodedBodies* shared,
+                           std::shared_ptr<const Bytes> model_delta) {
   EncodedMessage message;
   for (size_t i = 0; i < task.payloads.size(); ++i) {
     if (model_delta != nullptr && task.payloads[i].name == strategy::kModel) {
@@ -225,8 +250,9 @@ EncodedMessage encode_task(const strategy::Task& task, Key client_key, const cod
   return message;
 }
 
-strategy::Task decode_task(const EncodedMessage& message, const codec::Codec& codec, const WireLimits& limits,
-                           DecodedBodies* shared, Key& client_key, const DeltaDecoder& delta) {
+strategy::Task decode_task(const EncodedMessage& message, const codec::Codec& codec,
+                           const WireLimits& limits, DecodedBodies* shared, Key& client_key,
+                           const DeltaDecoder& delta) {
   ByteReader in(open_head(message.head, "round/task"), "round/task");
   read_magic(in, kTaskMagic);
   strategy::Task task;
@@ -238,19 +264,26 @@ strategy::Task decode_task(const EncodedMessage& message, const codec::Codec& co
   read_options({&changed, "task.train"}, {}, task.train);
   task.scalars = read_scalars(in);
   if (delta) {
-    task.payloads = read_payloads(in, message, codec, limits, shared, [&](std::span<const uint8_t> body) { return delta(task, body); });
+    task.payloads = read_payloads(in, message, codec, limits, shared,
+                                  [&](std::span<const uint8_t> body) { return delta(task, body); });
   } else {
     task.payloads = read_payloads(in, message, codec, limits, shared, {});
   }
   return task;
 }
 
-EncodedMessage encode_update(const strategy::Update& update, const codec::Codec& codec, Key codec_key, const WireLimits& limits) {
+EncodedMessage encode_update(const strategy::Update& update, const codec::Codec& codec,
+                             Key codec_key, const WireLimits& limits) {
   return encode_update(
-      update, [&](const strategy::Payload& payload, Key key, Bytes& out) { codec.encode(*payload.values, key, out); }, codec_key, limits);
+      update,
+      [&](const strategy::Payload& payload, Key key, Bytes& out) {
+        codec.encode(*payload.values, key, out);
+      },
+      codec_key, limits);
 }
 
-EncodedMessage encode_update(const strategy::Update& update, const BodyEncoder& encode, Key codec_key, const WireLimits& limits) {
+EncodedMessage encode_update(const strategy::Update& update, const BodyEncoder& encode,
+                             Key codec_key, const WireLimits& limits) {
   EncodedMessage message;
   for (size_t i = 0; i < update.payloads.size(); ++i) {
     auto body = std::make_shared<Bytes>();
@@ -267,7 +300,8 @@ EncodedMessage encode_update(const strategy::Update& update, const BodyEncoder& 
   return message;
 }
 
-strategy::Update decode_update(const EncodedMessage& message, const codec::Codec& codec, const WireLimits& limits) {
+strategy::Update decode_update(const EncodedMessage& message, const codec::Codec& codec,
+                               const WireLimits& limits) {
   ByteReader in(open_head(message.head, "round/update"), "round/update");
   read_magic(in, kUpdateMagic);
   strategy::Update update;

@@ -12,8 +12,9 @@
 #include "espalier/codec/codec.h"
 #include "espalier/strategy/task.h"
 
-// Tasks and updates as bytes: a small head (round, client, options, scalars, names and sizes) and one body per payload, which is
-// the codec's message. A simulated round sends exactly these bytes; so does a networked one. docs/format.md describes them.
+// Tasks and updates as bytes: a small head (round, client, options, scalars, names and sizes) and
+// one body per payload, which is the codec's message. A simulated round sends exactly these bytes;
+// so does a networked one. docs/format.md describes them.
 namespace espalier::round {
 
 // A message as it travels. Bodies that many clients receive are encoded once and shared.
@@ -24,12 +25,13 @@ struct EncodedMessage {
   uint64_t size_bytes() const;
 };
 
-// Bodies already encoded or decoded in this round, found by identity. Thread-safe; the first caller does the work while the
-// others wait. Cleared after every round.
+// Bodies already encoded or decoded in this round, found by identity. Thread-safe; the first caller
+// does the work while the others wait. Cleared after every round.
 template <class From, class To>
 class SharedWork {
  public:
-  std::shared_ptr<const To> get(const std::shared_ptr<const From>& from, const std::function<std::shared_ptr<const To>()>& make) {
+  std::shared_ptr<const To> get(const std::shared_ptr<const From>& from,
+                                const std::function<std::shared_ptr<const To>()>& make) {
     std::shared_ptr<Entry> entry;
     {
       const std::lock_guard lock(mutex_);
@@ -64,20 +66,26 @@ struct WireLimits {
   int64_t max_values = int64_t{1} << 31;         // of a payload that describes its own layout
 };
 
-// `codec_key` seeds the codec's randomness. `shared` may be null (every body is encoded anew). With `model_delta`, the payload
-// "model" travels as that message of a codec::DeltaSender.
-EncodedMessage encode_task(const strategy::Task& task, Key client_key, const codec::Codec& codec, Key codec_key,
-                           const WireLimits& limits, EncodedBodies* shared, std::shared_ptr<const Bytes> model_delta = nullptr);
+// `codec_key` seeds the codec's randomness. `shared` may be null (every body is encoded anew). With
+// `model_delta`, the payload "model" travels as that message of a codec::DeltaSender.
+EncodedMessage encode_task(const strategy::Task& task, Key client_key, const codec::Codec& codec,
+                           Key codec_key, const WireLimits& limits, EncodedBodies* shared,
+                           std::shared_ptr<const Bytes> model_delta = nullptr);
 // Turns such a message into the model, given the version of the state that the client holds.
-using DeltaDecoder = std::function<std::shared_ptr<const ParameterSet>(const strategy::Task& head, std::span<const uint8_t> message)>;
+using DeltaDecoder = std::function<std::shared_ptr<const ParameterSet>(
+    const strategy::Task& head, std::span<const uint8_t> message)>;
 // `client_key` is filled with the key the server sent along. Throws Error for anything malformed.
-strategy::Task decode_task(const EncodedMessage& message, const codec::Codec& codec, const WireLimits& limits,
-                           DecodedBodies* shared, Key& client_key, const DeltaDecoder& delta = {});
+strategy::Task decode_task(const EncodedMessage& message, const codec::Codec& codec,
+                           const WireLimits& limits, DecodedBodies* shared, Key& client_key,
+                           const DeltaDecoder& delta = {});
 
 // Appends the message of one payload to a body; the default is the codec's.
 using BodyEncoder = std::function<void(const strategy::Payload& payload, Key key, Bytes& out)>;
-EncodedMessage encode_update(const strategy::Update& update, const BodyEncoder& encode, Key codec_key, const WireLimits& limits);
-EncodedMessage encode_update(const strategy::Update& update, const codec::Codec& codec, Key codec_key, const WireLimits& limits);
-strategy::Update decode_update(const EncodedMessage& message, const codec::Codec& codec, const WireLimits& limits);
+EncodedMessage encode_update(const strategy::Update& update, const BodyEncoder& encode,
+                             Key codec_key, const WireLimits& limits);
+EncodedMessage encode_update(const strategy::Update& update, const codec::Codec& codec,
+                             Key codec_key, const WireLimits& limits);
+strategy::Update decode_update(const EncodedMessage& message, const codec::Codec& codec,
+                               const WireLimits& limits);
 
 }  // namespace espalier::round

@@ -8,8 +8,8 @@ namespace espalier::round {
 namespace {
 
 std::shared_ptr<const ParameterLayout> model_layout() {
-  static const auto layout = std::make_shared<const ParameterLayout>(
-      std::vector<ParameterInfo>{{"fc.weight", {40, 30}, Role::kWeight}, {"fc.bias", {40}, Role::kBias}});
+  static const auto layout = std::make_shared<const ParameterLayout>(std::vector<ParameterInfo>{
+      {"fc.weight", {40, 30}, Role::kWeight}, {"fc.bias", {40}, Role::kBias}});
   return layout;
 }
 
@@ -33,7 +33,10 @@ struct Fixture {
     task.scalars["mu"] = 0.5;
     task.payloads.push_back({"model", numbers(model_layout()), 1});
     // A payload with its own layout: a feature map, say.
-    task.payloads.push_back({"features", numbers(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"h", {2, 3, 4}}})), 2});
+    task.payloads.push_back(
+        {"features",
+         numbers(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"h", {2, 3, 4}}})),
+         2});
   }
   EncodedMessage encode(EncodedBodies* shared = nullptr) const {
     return encode_task(task, Key(9), *codec, Key(5), limits, shared);
@@ -53,16 +56,19 @@ TEST(Wire, TaskRoundTrip) {
   EXPECT_EQ(read.train.optimizer, "adam");
   EXPECT_EQ(read.train.batch_size, train::TrainOptions{}.batch_size);
   EXPECT_EQ(read.scalar("mu"), 0.5);
-  EXPECT_TRUE(std::ranges::equal(read.payload("model").values->values(), f.task.payloads[0].values->values()));
+  EXPECT_TRUE(std::ranges::equal(read.payload("model").values->values(),
+                                 f.task.payloads[0].values->values()));
   EXPECT_EQ(read.payload("model").values->shared_layout(), model_layout());
-  EXPECT_EQ(read.payload("features").values->layout().tensors()[0].shape, (std::vector<int64_t>{2, 3, 4}));
+  EXPECT_EQ(read.payload("features").values->layout().tensors()[0].shape,
+            (std::vector<int64_t>{2, 3, 4}));
   EXPECT_THROW(read.payload("other"), Error);
 }
 
 TEST(Wire, SizeIsThatOfAllBytesAndFraming) {
   const Fixture f;
   const EncodedMessage message = f.encode();
-  EXPECT_EQ(message.size_bytes(), 4 + message.head.size() + 8 + message.bodies[0]->size() + 8 + message.bodies[1]->size());
+  EXPECT_EQ(message.size_bytes(), 4 + message.head.size() + 8 + message.bodies[0]->size() + 8 +
+                                      message.bodies[1]->size());
   EXPECT_GE(message.bodies[0]->size(), 4u * 1240);
 }
 
@@ -78,7 +84,8 @@ TEST(Wire, UpdateRoundTrip) {
   EXPECT_EQ(read.payloads[0].weight, 600);
   EXPECT_EQ(read.scalar("train_loss"), 1.5);
   Key key(0);
-  EXPECT_THROW(decode_task(message, *f.codec, f.limits, nullptr, key), Error);  // an update is not a task
+  EXPECT_THROW(decode_task(message, *f.codec, f.limits, nullptr, key),
+               Error);  // an update is not a task
 }
 
 TEST(Wire, SharedBodiesAreEncodedAndDecodedOnce) {
@@ -110,7 +117,8 @@ TEST(Wire, EveryTruncationAndBitFlipOfTheHeadIsAnError) {
   missing.bodies.pop_back();
   EXPECT_THROW(decode_task(missing, *f.codec, f.limits, nullptr, key), Error);
   EncodedMessage shortened = message;
-  shortened.bodies[0] = std::make_shared<Bytes>(message.bodies[0]->begin(), message.bodies[0]->end() - 1);
+  shortened.bodies[0] =
+      std::make_shared<Bytes>(message.bodies[0]->begin(), message.bodies[0]->end() - 1);
   EXPECT_THROW(decode_task(shortened, *f.codec, f.limits, nullptr, key), Error);
 }
 

@@ -20,15 +20,18 @@ SimBackend::~SimBackend() = default;
 train::Trainer& SimBackend::trainer(size_t worker) {
   auto& slot = workers_[worker].trainer;
   if (!slot) {
-    slot = train::make_trainer(setup_.model, train::spec_of(*setup_.data.train), setup_.train.precision, setup_.train.device);
+    slot = train::make_trainer(setup_.model, train::spec_of(*setup_.data.train),
+                               setup_.train.precision, setup_.train.device);
   }
   return *slot;
 }
 
 void SimBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) {
-  // The longest work first, so that no worker starts a large client when the others are done. Sums do not depend on the order.
+  // The longest work first, so that no worker starts a large client when the others are done. Sums
+  // do not depend on the order.
   std::vector<uint64_t> order(clients.begin(), clients.end());
-  std::stable_sort(order.begin(), order.end(), [&](uint64_t a, uint64_t b) { return num_samples(a) > num_samples(b); });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](uint64_t a, uint64_t b) { return num_samples(a) > num_samples(b); });
   pool_.run(order.size(), [&](size_t index, size_t worker) {
     const uint64_t client = order[index];
     Worker& mine = workers_[worker];
@@ -36,7 +39,8 @@ void SimBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tra
     round::EncodedMessage update;
     try {
       setup_.partition.samples(client, mine.samples);
-      update = round::run_client_task(traffic.task(client), setup_.environment, trainer(worker), *setup_.data.train, mine.samples);
+      update = round::run_client_task(traffic.task(client), setup_.environment, trainer(worker),
+                                      *setup_.data.train, mine.samples);
     } catch (const StorageError&) {
       throw;  // ours, not the client's: the run cannot go on
     } catch (const Error& error) {
@@ -62,7 +66,8 @@ train::EvalSums SimBackend::evaluate(const ParameterSet& model) {
       workers_[worker].loaded_model = evaluation;
     }
     const size_t begin = index * batch;
-    sums[index] = trainer(worker).evaluate(test, std::span(all).subspan(begin, std::min(batch, all.size() - begin)));
+    sums[index] = trainer(worker).evaluate(
+        test, std::span(all).subspan(begin, std::min(batch, all.size() - begin)));
   });
   train::EvalSums total;
   for (const train::EvalSums& part : sums) {

@@ -12,10 +12,12 @@
 
 namespace espalier::sim {
 
-// Many clients on the cores of one machine: every worker thread owns one model replica and runs one client at a time, with one
-// thread each. Results do not depend on the number of workers or on which worker runs which client.
+// Many clients on the cores of one machine: every worker thread owns one model replica and runs one
+// client at a time, with one thread each. Results do not depend on the number of workers or on
+// which worker runs which client.
 //
-// A declared client costs nothing until it is selected; memory is that of the data, of the server, and of one replica per worker.
+// A declared client costs nothing until it is selected; memory is that of the data, of the server,
+// and of one replica per worker.
 class SimBackend : public round::Backend {
  public:
   struct Setup {
@@ -31,7 +33,9 @@ class SimBackend : public round::Backend {
   ~SimBackend() override;
 
   uint64_t num_clients() const override { return setup_.partition.num_clients(); }
-  uint64_t num_samples(uint64_t client) const override { return setup_.partition.num_samples(client); }
+  uint64_t num_samples(uint64_t client) const override {
+    return setup_.partition.num_samples(client);
+  }
   void run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) override;
   train::EvalSums evaluate(const ParameterSet& model) override;
 
@@ -39,7 +43,7 @@ class SimBackend : public round::Backend {
   struct Worker {
     std::unique_ptr<train::Trainer> trainer;
     std::vector<uint32_t> samples;  // of the current client; reused
-    uint64_t loaded_model = 0;      // number of the evaluation whose model is loaded; 0: another one
+    uint64_t loaded_model = 0;  // number of the evaluation whose model is loaded; 0: another one
   };
   train::Trainer& trainer(size_t worker);
 

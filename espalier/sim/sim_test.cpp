@@ -1,4 +1,5 @@
-// The whole road of a round in one process: partition → task bytes → client → update bytes → exact sum → new weights.
+// The whole road of a round in one process: partition → task bytes → client → update bytes → exact
+// sum → new weights.
 #include <gtest/gtest.h>
 
 #include "espalier/base/config.h"
@@ -37,7 +38,8 @@ clients_per_round = 5
 // A run without files.
 class TestRun {
  public:
-  TestRun(const std::string& strategy_name, size_t threads, const std::vector<std::string>& assignments = {}) {
+  TestRun(const std::string& strategy_name, size_t threads,
+          const std::vector<std::string>& assignments = {}) {
     Json tree = parse_toml(kConfig, "test");
     set_config_value(tree, "strategy.name=" + strategy_name);
     for (const auto& assignment : assignments) set_config_value(tree, assignment);
@@ -48,15 +50,20 @@ class TestRun {
     data_ = data::load_dataset(config_.data, Key(1));
     partition_ = data::make_partition(config_.partition, *data_.train, Key(2));
     train::configure_process();
-    const auto trainer = train::make_trainer(config_.model, train::spec_of(*data_.train), "fp32", "cpu");
+    const auto trainer =
+        train::make_trainer(config_.model, train::spec_of(*data_.train), "fp32", "cpu");
     ParameterSet initial(trainer->layout());
     trainer->initialize(Key(3), initial);
     const round::Feedback feedback = round::choose_feedback(config_.run.error_feedback, *uplink_);
-    round::ClientEnvironment environment{*strategy_, *downlink_, *uplink_, {initial.shared_layout(), 1 << 20}, &states_, nullptr, feedback};
-    backend_ = std::make_unique<SimBackend>(
-        SimBackend::Setup{data_, *partition_, config_.model, config_.train, threads, config_.run.eval_batch, environment});
+    round::ClientEnvironment environment{
+        *strategy_, *downlink_, *uplink_, {initial.shared_layout(), 1 << 20},
+        &states_,   nullptr,    feedback};
+    backend_ = std::make_unique<SimBackend>(SimBackend::Setup{data_, *partition_, config_.model,
+                                                              config_.train, threads,
+                                                              config_.run.eval_batch, environment});
     loop_ = std::make_unique<round::RoundLoop>(
-        round::RoundLoop::Setup{config_.run, config_.selection, config_.train, *strategy_, *downlink_, *uplink_, *backend_, &states_},
+        round::RoundLoop::Setup{config_.run, config_.selection, config_.train, *strategy_,
+                                *downlink_, *uplink_, *backend_, &states_},
         std::move(initial));
   }
   round::RoundLoop& loop() { return *loop_; }
@@ -102,7 +109,8 @@ TEST_P(EveryStrategy, ACheckpointInTheMiddleChangesNothing) {
   const Bytes saved = encode_checkpoint(first.loop().checkpoint(1));
   // The same process plays the crashed one: a third round is run and then forgotten.
   first.loop().run_round();
-  first.loop().restore(round::decode_checkpoint(saved, first.loop().global().shared_layout(), "test"));
+  first.loop().restore(
+      round::decode_checkpoint(saved, first.loop().global().shared_layout(), "test"));
   EXPECT_EQ(first.loop().rounds_completed(), 2u);
   EXPECT_EQ(first.finish(), expected);
 }
@@ -112,7 +120,8 @@ std::vector<std::string> names() {
   for (const auto& row : strategy::strategy_rows()) out.push_back(row.name);
   return out;
 }
-INSTANTIATE_TEST_SUITE_P(Registry, EveryStrategy, testing::ValuesIn(names()), [](const auto& row) { return row.param; });
+INSTANTIATE_TEST_SUITE_P(Registry, EveryStrategy, testing::ValuesIn(names()),
+                         [](const auto& row) { return row.param; });
 
 // How the links are set up, with a name for the test.
 struct Link {
@@ -134,7 +143,8 @@ TEST_P(EveryLink, ThreadsAndCheckpointsChangeNothingAndItLearns) {
   for (int i = 0; i < 7; ++i) crashed.loop().run_round();
   const Bytes saved = encode_checkpoint(crashed.loop().checkpoint(1));
   crashed.loop().run_round();
-  crashed.loop().restore(round::decode_checkpoint(saved, crashed.loop().global().shared_layout(), "test"));
+  crashed.loop().restore(
+      round::decode_checkpoint(saved, crashed.loop().global().shared_layout(), "test"));
   EXPECT_EQ(crashed.finish(), expected);
 }
 
@@ -142,16 +152,22 @@ const std::string kQuantize = R"([{stage="hadamard"},{stage="quantize",bits=4}])
 const std::string kTopk = R"([{stage="topk",keep=0.1}])";
 INSTANTIATE_TEST_SUITE_P(
     Links, EveryLink,
-    testing::Values(Link{"lossy_both_ways", {"downlink=" + kQuantize, "uplink=" + kQuantize}},
-                    Link{"topk_without_feedback", {"uplink=" + kTopk, "error_feedback=none"}},
-                    Link{"topk_with_residual", {"uplink=" + kTopk}},
-                    Link{"topk_with_ef21", {"uplink=" + kTopk, "error_feedback=ef21", "strategy.clients_per_round=12"}},
-                    Link{"delta_downlink", {"downlink=" + kQuantize, "delta_downlink=true", "strategy.clients_per_round=11"}}),
+    testing::Values(
+        Link{"lossy_both_ways", {"downlink=" + kQuantize, "uplink=" + kQuantize}},
+        Link{"topk_without_feedback", {"uplink=" + kTopk, "error_feedback=none"}},
+        Link{"topk_with_residual", {"uplink=" + kTopk}},
+        Link{"topk_with_ef21",
+             {"uplink=" + kTopk, "error_feedback=ef21", "strategy.clients_per_round=12"}},
+        Link{"delta_downlink",
+             {"downlink=" + kQuantize, "delta_downlink=true", "strategy.clients_per_round=11"}}),
     [](const auto& row) { return row.param.name; });
 
 TEST(Simulation, LossyLinksCostFewerBytes) {
-  TestRun dense("fedavg", 2, {"model.hidden=[256]"}), lossy("fedavg", 2, {"model.hidden=[256]", "downlink=" + kQuantize, "uplink=" + kTopk}),
-      delta("fedavg", 2, {"model.hidden=[256]", "downlink=" + kQuantize, "delta_downlink=true", "strategy.clients_per_round=12"});
+  TestRun dense("fedavg", 2, {"model.hidden=[256]"}),
+      lossy("fedavg", 2, {"model.hidden=[256]", "downlink=" + kQuantize, "uplink=" + kTopk}),
+      delta("fedavg", 2,
+            {"model.hidden=[256]", "downlink=" + kQuantize, "delta_downlink=true",
+             "strategy.clients_per_round=12"});
   dense.finish();
   lossy.finish();
   delta.finish();

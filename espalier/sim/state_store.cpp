@@ -35,17 +35,20 @@ SimStateStore::Entry SimStateStore::read(uint64_t client, uint32_t version) cons
   try {
     const Bytes bytes = read_file(file);
     Entry entry;
-    entry.state = std::make_shared<strategy::ClientState>(round::decode_state(bytes, file.string()));
+    entry.state =
+        std::make_shared<strategy::ClientState>(round::decode_state(bytes, file.string()));
     entry.bytes = bytes.size();
     entry.on_disk = true;
     return entry;
   } catch (const Error& error) {
-    throw StorageError(concat("[sim/state] the state of client ", client, " of round ", version,
-                              " cannot be read; start the run again in a new folder: ", error.what()));
+    throw StorageError(
+        concat("[sim/state] the state of client ", client, " of round ", version,
+               " cannot be read; start the run again in a new folder: ", error.what()));
   }
 }
 
-void SimStateStore::put(uint64_t client, uint32_t round, uint32_t base, strategy::ClientState state) {
+void SimStateStore::put(uint64_t client, uint32_t round, uint32_t base,
+                        strategy::ClientState state) {
   uint64_t bytes = 0;
   for (const auto& [name, set] : state.sets) bytes += set.size() * sizeof(float);
   const std::lock_guard lock(mutex_);
@@ -54,7 +57,8 @@ void SimStateStore::put(uint64_t client, uint32_t round, uint32_t base, strategy
     const auto current = entry++;
     if (current->first != base && !current->second.committed) drop(client, versions, current);
   }
-  versions[round] = {std::make_shared<strategy::ClientState>(std::move(state)), bytes, false, false, ++clock_};
+  versions[round] = {std::make_shared<strategy::ClientState>(std::move(state)), bytes, false, false,
+                     ++clock_};
   memory_bytes_ += bytes;
   shrink();
 }

@@ -10,13 +10,16 @@
 
 namespace espalier::sim {
 
-// The states of simulated clients: in memory up to a limit, on disk beyond it. A client that was never selected costs nothing.
+// The states of simulated clients: in memory up to a limit, on disk beyond it. A client that was
+// never selected costs nothing.
 //
-// With a folder, make_durable() writes what changed since the last checkpoint, so that a resumed run finds it. The version that the
-// last written checkpoint names is kept until the next one is written. Failures of the storage are StorageErrors.
+// With a folder, make_durable() writes what changed since the last checkpoint, so that a resumed
+// run finds it. The version that the last written checkpoint names is kept until the next one is
+// written. Failures of the storage are StorageErrors.
 class SimStateStore : public round::ClientStateStore {
  public:
-  // `memory_limit_bytes` counts the values. Without a folder everything stays in memory, whatever the limit.
+  // `memory_limit_bytes` counts the values. Without a folder everything stays in memory, whatever
+  // the limit.
   explicit SimStateStore(uint64_t memory_limit_bytes) : memory_limit_bytes_(memory_limit_bytes) {}
   // Made when it is needed. Before anything is put.
   void set_folder(std::filesystem::path folder) { folder_ = std::move(folder); }

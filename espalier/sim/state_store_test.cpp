@@ -12,24 +12,31 @@ namespace fs = std::filesystem;
 
 strategy::ClientState state(float value, size_t size = 100) {
   strategy::ClientState out;
-  ParameterSet set(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"w", {static_cast<int64_t>(size)}}}));
+  ParameterSet set(std::make_shared<ParameterLayout>(
+      std::vector<ParameterInfo>{{"w", {static_cast<int64_t>(size)}}}));
   set.values()[0] = value;
   out.sets.emplace("c", std::move(set));
   return out;
 }
 
-float value_of(const std::shared_ptr<const strategy::ClientState>& state) { return state->sets.at("c").values()[0]; }
+float value_of(const std::shared_ptr<const strategy::ClientState>& state) {
+  return state->sets.at("c").values()[0];
+}
 
 class StateStore : public testing::Test {
  protected:
   void SetUp() override {
-    folder_ = fs::path(testing::TempDir()) / concat("espalier_states_", ::getpid(), "_", testing::UnitTest::GetInstance()->random_seed(),
-                                                     testing::UnitTest::GetInstance()->current_test_info()->name());
+    folder_ =
+        fs::path(testing::TempDir()) /
+        concat("espalier_states_", ::getpid(), "_", testing::UnitTest::GetInstance()->random_seed(),
+               testing::UnitTest::GetInstance()->current_test_info()->name());
     fs::remove_all(folder_);
   }
   void TearDown() override { fs::remove_all(folder_); }
   size_t files() const {
-    return fs::exists(folder_) ? static_cast<size_t>(std::distance(fs::directory_iterator(folder_), fs::directory_iterator())) : 0;
+    return fs::exists(folder_) ? static_cast<size_t>(std::distance(fs::directory_iterator(folder_),
+                                                                   fs::directory_iterator()))
+                               : 0;
   }
   fs::path folder_;
 };
@@ -89,10 +96,12 @@ TEST_F(StateStore, ADamagedFileIsAStorageErrorAndBreaksNothingElse) {
 TEST_F(StateStore, SpillsToDiskAboveTheLimitAndReadsBack) {
   SimStateStore store(1000);  // two states of 400 bytes
   store.set_folder(folder_);
-  for (uint64_t client = 0; client < 20; ++client) store.put(client, 1, 0, state(static_cast<float>(client)));
+  for (uint64_t client = 0; client < 20; ++client)
+    store.put(client, 1, 0, state(static_cast<float>(client)));
   EXPECT_LE(store.memory_bytes(), 1000u);
   EXPECT_GE(files(), 18u);
-  for (uint64_t client = 0; client < 20; ++client) EXPECT_EQ(value_of(store.get(client, 1)), static_cast<float>(client));
+  for (uint64_t client = 0; client < 20; ++client)
+    EXPECT_EQ(value_of(store.get(client, 1)), static_cast<float>(client));
 }
 
 TEST_F(StateStore, SurvivesTheProcessAfterMakeDurable) {

@@ -7,7 +7,8 @@
 namespace espalier::strategy {
 namespace {
 
-const std::vector<std::vector<float>> kPoints = {{1, 2, 3, 4}, {5, 6}, {-1, 0, 2, 2, 4, 4}, {0.3f, 0.7f}};
+const std::vector<std::vector<float>> kPoints = {
+    {1, 2, 3, 4}, {5, 6}, {-1, 0, 2, 2, 4, 4}, {0.3f, 0.7f}};
 
 class EveryStrategy : public testing::TestWithParam<StrategyRow> {
  protected:
@@ -58,7 +59,8 @@ TEST_P(EveryStrategy, UnknownKeysAreRefused) {
   EXPECT_THROW(GetParam().create({&table, "strategy"}, {"name", "clients_per_round"}), Error);
 }
 
-INSTANTIATE_TEST_SUITE_P(Registry, EveryStrategy, testing::ValuesIn(strategy_rows()), [](const auto& row) { return row.param.name; });
+INSTANTIATE_TEST_SUITE_P(Registry, EveryStrategy, testing::ValuesIn(strategy_rows()),
+                         [](const auto& row) { return row.param.name; });
 
 TEST(Registry, UnknownNamesNameTheNearest) {
   try {

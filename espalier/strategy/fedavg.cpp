@@ -2,7 +2,8 @@
 
 namespace espalier::strategy {
 
-void FedAvg::configure(const RoundInfo&, const std::shared_ptr<const ParameterSet>& global, Task& task) {
+void FedAvg::configure(const RoundInfo&, const std::shared_ptr<const ParameterSet>& global,
+                       Task& task) {
   task.payloads.push_back({kModel, global, 1});
 }
 

@@ -9,7 +9,8 @@ namespace espalier::strategy {
 namespace {
 
 // From w = 0 with η = ½ and one full-batch step a client moves half-way to the mean of its samples.
-// Client 0: one sample (2, 4) → Δ = (1, 2). Client 1: three samples with mean (6, −2) → Δ = (3, −1).
+// Client 0: one sample (2, 4) → Δ = (1, 2). Client 1: three samples with mean (6, −2) → Δ = (3,
+// −1).
 const std::vector<std::vector<float>> kPoints = {{2, 4}, {5, -3, 6, -2, 7, -1}};
 
 TEST(FedAvg, WeightsBySamples) {

@@ -17,9 +17,12 @@ double accumulated_steps(double steps, double momentum) {
   return (steps - momentum * (1 - std::pow(momentum, steps)) / (1 - momentum)) / (1 - momentum);
 }
 
-void FedNova::configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global, Task& task) {
+void FedNova::configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
+                        Task& task) {
   if (task.train.optimizer != "sgd" || task.train.nesterov) {
-    fail("strategy/fednova", "expected train.optimizer = \"sgd\" without nesterov: its normalization is defined for SGD and momentum");
+    fail("strategy/fednova",
+         "expected train.optimizer = \"sgd\" without nesterov: its normalization is defined for "
+         "SGD and momentum");
   }
   FedAvg::configure(round, global, task);
 }
@@ -40,12 +43,16 @@ Update FedNova::run_client(ClientContext& context, const Task& task) const {
   return update;
 }
 
-void FedNova::accumulate(const RoundInfo& round, uint64_t client, const Update& update, RoundSums& sums) {
+void FedNova::accumulate(const RoundInfo& round, uint64_t client, const Update& update,
+                         RoundSums& sums) {
   // A step counts 1/(1 − ρ) at most; nobody does more of them than it says, nor an absurd number.
   const double weight = update.scalar(kWeight), steps = update.scalar(kSteps);
   const double limit = weight * steps / (1 - round.train.momentum) * (1 + 1e-9);
-  if (!(weight >= 0 && weight <= std::max(1.0, update.num_samples)) || !(steps >= 0 && steps <= 1e9) || !(update.scalar(kNormalizer) >= 0 && update.scalar(kNormalizer) <= limit)) {
-    fail("strategy/fednova", "the normalizer ", update.scalar(kNormalizer), " does not fit ", steps, " steps (client ", client, ")");
+  if (!(weight >= 0 && weight <= std::max(1.0, update.num_samples)) ||
+      !(steps >= 0 && steps <= 1e9) ||
+      !(update.scalar(kNormalizer) >= 0 && update.scalar(kNormalizer) <= limit)) {
+    fail("strategy/fednova", "the normalizer ", update.scalar(kNormalizer), " does not fit ", steps,
+         " steps (client ", client, ")");
   }
   FedAvg::accumulate(round, client, update, sums);
 }

@@ -13,17 +13,20 @@ struct FedNovaOptions : WeightingOptions {
   }
 };
 
-// FedNova (Wang, Liu, Liang, Joshi, Poor 2020): a client that took more steps must not pull harder. With the accumulation vector
-// a_k of its optimizer (eq. 4 and section 4; momentum ρ: a_k,i = (1 − ρ^(τ−i))/(1 − ρ), plain SGD: all ones), the client returns
-// d_k = Δ_k/‖a_k‖₁ and the server applies w ← w + τ_eff Σ p_k d_k with τ_eff = Σ p_k ‖a_k‖₁.
+// FedNova (Wang, Liu, Liang, Joshi, Poor 2020): a client that took more steps must not pull harder.
+// With the accumulation vector a_k of its optimizer (eq. 4 and section 4; momentum ρ: a_k,i = (1 −
+// ρ^(τ−i))/(1 − ρ), plain SGD: all ones), the client returns d_k = Δ_k/‖a_k‖₁ and the server
+// applies w ← w + τ_eff Σ p_k d_k with τ_eff = Σ p_k ‖a_k‖₁.
 //
 // Meant for SGD clients with or without momentum (not Nesterov).
 class FedNova : public FedAvg {
  public:
   using Options = FedNovaOptions;
   explicit FedNova(const Options& options) : FedAvg(options), server_lr_(options.server_lr) {}
-  void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global, Task& task) override;
-  void accumulate(const RoundInfo& round, uint64_t client, const Update& update, RoundSums& sums) override;
+  void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
+                 Task& task) override;
+  void accumulate(const RoundInfo& round, uint64_t client, const Update& update,
+                  RoundSums& sums) override;
   void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) override;
   Update run_client(ClientContext& context, const Task& task) const override;
 

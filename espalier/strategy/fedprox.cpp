@@ -2,7 +2,8 @@
 
 namespace espalier::strategy {
 
-void FedProx::configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global, Task& task) {
+void FedProx::configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
+                        Task& task) {
   FedAvg::configure(round, global, task);
   task.scalars["mu"] = mu_;  // travels, so that a device needs no configuration of its own
 }

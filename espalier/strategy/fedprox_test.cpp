@@ -9,7 +9,8 @@ namespace {
 
 TEST(FedProx, TheProximalTermPullsBack) {
   // One client at x = 4, w₀ = 0, η = ½, μ = 1, two steps:
-  // step 1: g = −4 + μ·0 = −4 → w = 2; step 2: g = (2 − 4) + 1·(2 − 0) = 0 → w stays 2. FedAvg would reach 3.
+  // step 1: g = −4 + μ·0 = −4 → w = 2; step 2: g = (2 − 4) + 1·(2 − 0) = 0 → w stays 2. FedAvg
+  // would reach 3.
   FedProx::Options options;
   options.mu = 1;
   ToyFederation federation(std::make_unique<FedProx>(options), {{4, 8}});

@@ -11,7 +11,8 @@ Update train_locally(ClientContext& context, const Task& task, const train::FitH
   const ParameterSet& before = *task.payload(kModel).values;
   const double started = thread_cpu_seconds();
   context.trainer.load(before);
-  const train::FitResult fit = context.trainer.fit(context.dataset, context.samples, task.train, hooks, context.key);
+  const train::FitResult fit =
+      context.trainer.fit(context.dataset, context.samples, task.train, hooks, context.key);
   auto delta = std::make_shared<ParameterSet>(before.shared_layout());
   context.trainer.store(*delta);
   subtract(delta->values(), before.values(), delta->values());
@@ -28,7 +29,8 @@ Update train_locally(ClientContext& context, const Task& task, const train::FitH
   update.scalars[kSteps] = static_cast<double>(fit.steps);
   update.scalars[kSamplesSeen] = static_cast<double>(fit.samples);
   // Forward once, backward for inputs and for weights: three times the forward products.
-  update.scalars[kMacs] = 3.0 * static_cast<double>(context.trainer.macs_per_sample()) * static_cast<double>(fit.samples);
+  update.scalars[kMacs] = 3.0 * static_cast<double>(context.trainer.macs_per_sample()) *
+                          static_cast<double>(fit.samples);
   update.scalars[kTrainSeconds] = thread_cpu_seconds() - started;
   update.payloads.push_back({kDelta, std::move(delta), 1});
   return update;

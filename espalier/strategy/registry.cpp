@@ -14,8 +14,10 @@ const std::vector<StrategyRow>& strategy_rows() {
       strategy_row<FedAvgM>("fedavgm", "FedAvg with server momentum (Hsu et al. 2019)"),
       strategy_row<FedAdam>("fedadam", "FedAvg with Adam on the server (Reddi et al. 2021)"),
       strategy_row<FedYogi>("fedyogi", "FedAvg with Yogi on the server (Reddi et al. 2021)"),
-      strategy_row<Scaffold>("scaffold", "Control variates against client drift (Karimireddy et al. 2020)"),
-      strategy_row<FedNova>("fednova", "Normalized averaging for uneven local work (Wang et al. 2020)"),
+      strategy_row<Scaffold>("scaffold",
+                             "Control variates against client drift (Karimireddy et al. 2020)"),
+      strategy_row<FedNova>("fednova",
+                            "Normalized averaging for uneven local work (Wang et al. 2020)"),
   };
   return rows;
 }

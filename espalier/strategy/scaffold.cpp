@@ -21,14 +21,16 @@ void Scaffold::load(ByteReader& in) {
   control_ = std::move(control);
 }
 
-void Scaffold::configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global, Task& task) {
+void Scaffold::configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
+                         Task& task) {
   if (task.train.optimizer != "sgd") {
     fail("strategy/scaffold", "expected train.optimizer = \"sgd\", got \"", task.train.optimizer,
          "\": the control variates are mean SGD gradients");
   }
   if (task.train.momentum != 0) {
     fail("strategy/scaffold", "expected train.momentum = 0, got ", task.train.momentum,
-         ": with momentum the mean change is no longer the mean gradient that the control variates are");
+         ": with momentum the mean change is no longer the mean gradient that the control variates "
+         "are");
   }
   FedAvg::configure(round, global, task);
   task.payloads.push_back({kControl, control_, 1});
@@ -41,7 +43,8 @@ Update Scaffold::run_client(ClientContext& context, const Task& task) const {
   if (context.previous != nullptr) {
     const auto found = context.previous->sets.find(kControl);
     if (found == context.previous->sets.end() || !(found->second.layout() == tensors)) {
-      fail("strategy/scaffold", "the stored state of client ", task.client, " belongs to another model");
+      fail("strategy/scaffold", "the stored state of client ", task.client,
+           " belongs to another model");
     }
     own = found->second;
   }
@@ -60,7 +63,8 @@ Update Scaffold::run_client(ClientContext& context, const Task& task) const {
     const auto factor = static_cast<float>(1.0 / (steps * task.train.lr));
     const auto delta = update.payloads[0].values->values();
     for_trainable(tensors, [&](size_t begin, size_t end) {
-      for (size_t i = begin; i < end; ++i) change->values()[i] = -control.values()[i] - factor * delta[i];
+      for (size_t i = begin; i < end; ++i)
+        change->values()[i] = -control.values()[i] - factor * delta[i];
     });
   }
   add_scaled(own.values(), 1.0f, change->values());
@@ -80,7 +84,8 @@ void Scaffold::finish(const RoundInfo&, const RoundSums& sums, ParameterSet& glo
   apply_untrained(mean, global);
 
   const ParameterSet control_mean = sums.mean(kControlDelta, layout());
-  const auto share = static_cast<float>(static_cast<double>(sums.num_updates()) / static_cast<double>(num_clients_));
+  const auto share = static_cast<float>(static_cast<double>(sums.num_updates()) /
+                                        static_cast<double>(num_clients_));
   auto control = std::make_shared<ParameterSet>(*control_);
   add_scaled(control->values(), share, control_mean.values());
   control_ = std::move(control);

@@ -34,7 +34,8 @@ void FedAdam::start(const ServerSetup& setup) {
 
 void FedAdam::finish(const RoundInfo&, const RoundSums& sums, ParameterSet& global) {
   const ParameterSet mean = sums.mean(kDelta, layout());
-  const auto beta1 = static_cast<float>(options_.server_beta1), beta2 = static_cast<float>(options_.server_beta2);
+  const auto beta1 = static_cast<float>(options_.server_beta1),
+             beta2 = static_cast<float>(options_.server_beta2);
   const auto lr = static_cast<float>(options_.server_lr), tau = static_cast<float>(options_.tau);
   for_trainable(global.layout(), [&](size_t begin, size_t end) {
     for (size_t i = begin; i < end; ++i) {

@@ -2,7 +2,8 @@
 
 #include "espalier/strategy/fedavg.h"
 
-// Server optimizers treat the mean change Δ of a round as a pseudo-gradient −Δ. Statistics and counters are averaged as usual.
+// Server optimizers treat the mean change Δ of a round as a pseudo-gradient −Δ. Statistics and
+// counters are averaged as usual.
 namespace espalier::strategy {
 
 struct FedAvgMOptions : WeightingOptions {
@@ -12,7 +13,8 @@ struct FedAvgMOptions : WeightingOptions {
   static void fields(Self& self, Visitor&& visit) {
     WeightingOptions::fields(self, visit);
     visit("server_lr", self.server_lr, Field("Server learning rate.").above(0));
-    visit("server_momentum", self.server_momentum, Field("Server momentum; 0 is FedAvg.").at_least(0).below(1));
+    visit("server_momentum", self.server_momentum,
+          Field("Server momentum; 0 is FedAvg.").at_least(0).below(1));
   }
 };
 
@@ -39,14 +41,18 @@ struct FedAdamOptions : WeightingOptions {
   static void fields(Self& self, Visitor&& visit) {
     WeightingOptions::fields(self, visit);
     visit("server_lr", self.server_lr, Field("Server learning rate η.").above(0));
-    visit("server_beta1", self.server_beta1, Field("Decay of the first moment.").at_least(0).below(1));
-    visit("server_beta2", self.server_beta2, Field("Decay of the second moment.").at_least(0).below(1));
+    visit("server_beta1", self.server_beta1,
+          Field("Decay of the first moment.").at_least(0).below(1));
+    visit("server_beta2", self.server_beta2,
+          Field("Decay of the second moment.").at_least(0).below(1));
     visit("tau", self.tau, Field("Degree of adaptivity τ, added to the root.").above(0));
   }
 };
 
-// FedAdam and FedYogi (Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar, McMahan 2021, algorithm 2):
-//   m ← β₁m + (1−β₁)Δ;  Adam: v ← β₂v + (1−β₂)Δ²;  Yogi: v ← v − (1−β₂)Δ²·sign(v − Δ²);  w ← w + η·m/(√v + τ).
+// FedAdam and FedYogi (Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar, McMahan 2021,
+// algorithm 2):
+//   m ← β₁m + (1−β₁)Δ;  Adam: v ← β₂v + (1−β₂)Δ²;  Yogi: v ← v − (1−β₂)Δ²·sign(v − Δ²);  w ← w +
+//   η·m/(√v + τ).
 // As in the paper there is no bias correction, and v starts at τ².
 class FedAdam : public FedAvg {
  public:

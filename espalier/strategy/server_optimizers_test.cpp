@@ -10,7 +10,8 @@ namespace espalier::strategy {
 namespace {
 
 TEST(FedAvgM, TwoRoundsByHand) {
-  // x = 4, η = ½, β = ½. Round 1: Δ = 2, v = 2, w = 2. Round 2: Δ = (4 − 2)/2 = 1, v = ½·2 + 1 = 2, w = 4.
+  // x = 4, η = ½, β = ½. Round 1: Δ = 2, v = 2, w = 2. Round 2: Δ = (4 − 2)/2 = 1, v = ½·2 + 1 = 2,
+  // w = 4.
   FedAvgM::Options options;
   options.server_momentum = 0.5;
   ToyFederation federation(std::make_unique<FedAvgM>(options), {{4, 0}});
@@ -22,7 +23,8 @@ TEST(FedAvgM, TwoRoundsByHand) {
 }
 
 TEST(FedAdam, OneRoundByHand) {
-  // Δ = (2, 0), β₁ = ½, β₂ = ¾, τ = 1 (v₀ = 1), η = 1: m = 1, v = ¾ + ¼·4 = 1.75, w = 1/(√1.75 + 1).
+  // Δ = (2, 0), β₁ = ½, β₂ = ¾, τ = 1 (v₀ = 1), η = 1: m = 1, v = ¾ + ¼·4 = 1.75, w = 1/(√1.75 +
+  // 1).
   FedAdam::Options options;
   options.server_lr = 1;
   options.server_beta1 = 0.5;
@@ -41,8 +43,8 @@ TEST(FedAdam, OneRoundByHand) {
 }
 
 TEST(FedYogi, OneRoundByHand) {
-  // As above, but v = v₀ − ¼·Δ²·sign(v₀ − Δ²) = 1 + ¼·4 = 2 in the first coordinate, and unchanged where Δ = 0 … except that
-  // sign(1 − 0)·0 = 0.
+  // As above, but v = v₀ − ¼·Δ²·sign(v₀ − Δ²) = 1 + ¼·4 = 2 in the first coordinate, and unchanged
+  // where Δ = 0 … except that sign(1 − 0)·0 = 0.
   FedYogi::Options options;
   options.server_lr = 1;
   options.server_beta1 = 0.5;

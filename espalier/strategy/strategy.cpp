@@ -8,28 +8,34 @@ namespace espalier::strategy {
 
 void RoundSums::add(uint64_t client, const Update& update) {
   if (!(update.num_samples >= 0) || update.num_samples > 0x1p53) {
-    fail("strategy/update", "expected a number of samples, got ", update.num_samples, " (client ", client, ")");
+    fail("strategy/update", "expected a number of samples, got ", update.num_samples, " (client ",
+         client, ")");
   }
   for (const auto& [name, value] : update.scalars) {
-    if (!std::isfinite(value)) fail("strategy/update", "the scalar '", name, "' is not finite (client ", client, ")");
+    if (!std::isfinite(value))
+      fail("strategy/update", "the scalar '", name, "' is not finite (client ", client, ")");
   }
   std::vector<ExactAccumulator*> targets;
   {
     const std::lock_guard lock(mutex_);
-    if (!answering_.insert(client).second) fail("strategy/update", "client ", client, " has already answered in this round");
+    if (!answering_.insert(client).second)
+      fail("strategy/update", "client ", client, " has already answered in this round");
     for (const Payload& payload : update.payloads) {
       auto& sum = sums_[payload.name];
-      if (!sum) sum = std::make_unique<ExactAccumulator>(payload.values->size(), max_clients_, max_weight_);
+      if (!sum)
+        sum = std::make_unique<ExactAccumulator>(payload.values->size(), max_clients_, max_weight_);
       targets.push_back(sum.get());
     }
   }
   // Check everything before adding anything: a client's update counts whole or not at all.
   std::vector<float> largest;
   for (size_t i = 0; i < targets.size(); ++i) {
-    largest.push_back(targets[i]->check(update.payloads[i].values->values(), update.payloads[i].weight));
+    largest.push_back(
+        targets[i]->check(update.payloads[i].values->values(), update.payloads[i].weight));
   }
   for (size_t i = 0; i < targets.size(); ++i) {
-    targets[i]->add_checked(update.payloads[i].values->values(), update.payloads[i].weight, largest[i]);
+    targets[i]->add_checked(update.payloads[i].values->values(), update.payloads[i].weight,
+                            largest[i]);
   }
   const std::lock_guard lock(mutex_);
   by_client_[client] = {update.num_samples, update.scalars};
@@ -37,13 +43,16 @@ void RoundSums::add(uint64_t client, const Update& update) {
 
 const ExactAccumulator* RoundSums::find(const std::string& payload) const {
   const auto found = sums_.find(payload);
-  return found == sums_.end() || found->second->contributions() == 0 ? nullptr : found->second.get();
+  return found == sums_.end() || found->second->contributions() == 0 ? nullptr
+                                                                     : found->second.get();
 }
 
-ParameterSet RoundSums::mean(const std::string& payload, const std::shared_ptr<const ParameterLayout>& layout) const {
+ParameterSet RoundSums::mean(const std::string& payload,
+                             const std::shared_ptr<const ParameterLayout>& layout) const {
   const ExactAccumulator* sum = find(payload);
   if (sum == nullptr) fail("strategy/round", "no client sent '", payload, "'");
-  if (!(sum->total_weight() > 0)) fail("strategy/round", "all weights of '", payload, "' are 0: the clients hold no samples");
+  if (!(sum->total_weight() > 0))
+    fail("strategy/round", "all weights of '", payload, "' are 0: the clients hold no samples");
   ParameterSet out(layout);
   if (estimates_ == nullptr) {
     sum->mean(sum->total_weight(), out.values());
@@ -98,7 +107,8 @@ double RoundSums::sum(const std::string& scalar) const {
   return total;
 }
 
-void Strategy::accumulate(const RoundInfo&, uint64_t client, const Update& update, RoundSums& sums) {
+void Strategy::accumulate(const RoundInfo&, uint64_t client, const Update& update,
+                          RoundSums& sums) {
   sums.add(client, update);
 }
 

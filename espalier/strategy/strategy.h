@@ -17,29 +17,33 @@
 #include "espalier/strategy/task.h"
 #include "espalier/train/trainer.h"
 
-// A Strategy is a federated algorithm, its server half and its client half in one file. To add one: write <name>.cpp and
-// <name>_test.cpp here, add its row to registry.cpp and its file to CMakeLists.txt.
+// A Strategy is a federated algorithm, its server half and its client half in one file. To add one:
+// write <name>.cpp and <name>_test.cpp here, add its row to registry.cpp and its file to
+// CMakeLists.txt.
 namespace espalier::strategy {
 
 struct RoundInfo {
-  uint32_t round = 0;        // 1-based
-  uint32_t num_rounds = 0;   // of the whole run
-  Key key{0};                // of this round
-  train::TrainOptions train; // with this round's learning rate
+  uint32_t round = 0;         // 1-based
+  uint32_t num_rounds = 0;    // of the whole run
+  Key key{0};                 // of this round
+  train::TrainOptions train;  // with this round's learning rate
 };
 
-// The sums of one round, in O(model) memory whatever the number of clients. Thread-safe while updates arrive.
+// The sums of one round, in O(model) memory whatever the number of clients. Thread-safe while
+// updates arrive.
 class RoundSums {
  public:
   // At most `max_clients` updates; no weight above `max_weight`.
-  RoundSums(uint64_t max_clients, double max_weight) : max_clients_(max_clients), max_weight_(max_weight) {}
+  RoundSums(uint64_t max_clients, double max_weight)
+      : max_clients_(max_clients), max_weight_(max_weight) {}
 
-  // Adds all payloads of an update and keeps its scalars. Either everything is added or, with an Error, nothing.
+  // Adds all payloads of an update and keeps its scalars. Either everything is added or, with an
+  // Error, nothing.
   void add(uint64_t client, const Update& update);
 
-  // EF21: the mean of a payload becomes estimate + Σ x / num_clients, where the estimate is the mean of what all clients have said
-  // so far (absent: 0) and x are this round's corrections. What is not trained stays the mean of who answered. `estimates` must
-  // outlive this. Before any add().
+  // EF21: the mean of a payload becomes estimate + Σ x / num_clients, where the estimate is the
+  // mean of what all clients have said so far (absent: 0) and x are this round's corrections. What
+  // is not trained stays the mean of who answered. `estimates` must outlive this. Before any add().
   void use_estimates(const std::map<std::string, ParameterSet>& estimates, uint64_t num_clients) {
     estimates_ = &estimates;
     estimated_clients_ = num_clients;
@@ -49,7 +53,8 @@ class RoundSums {
   // Σ weight·x of a payload; nullptr when no update carried it.
   const ExactAccumulator* find(const std::string& payload) const;
   // The weighted mean of a payload; an Error when nobody sent it or all weights were 0.
-  ParameterSet mean(const std::string& payload, const std::shared_ptr<const ParameterLayout>& layout) const;
+  ParameterSet mean(const std::string& payload,
+                    const std::shared_ptr<const ParameterLayout>& layout) const;
 
   uint64_t num_updates() const { return by_client_.size(); }
   // Σ num_samples over clients.
@@ -99,15 +104,20 @@ class Strategy {
   // ---- server half; called from one thread unless said otherwise
   // Before the first round, also before load().
   virtual void start(const ServerSetup& setup) = 0;
-  // Fills payloads and scalars of a task; round, client, version and train options are set. `global` is shared, not copied.
-  virtual void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global, Task& task) = 0;
-  // What an update must carry: exactly these payloads, each with the model's layout. Anything else is that client's failure.
+  // Fills payloads and scalars of a task; round, client, version and train options are set.
+  // `global` is shared, not copied.
+  virtual void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
+                         Task& task) = 0;
+  // What an update must carry: exactly these payloads, each with the model's layout. Anything else
+  // is that client's failure.
   virtual std::vector<std::string> update_payloads() const { return {kDelta}; }
   // One update has arrived, was decoded and checked; any thread. The default adds it to the sums.
-  virtual void accumulate(const RoundInfo& round, uint64_t client, const Update& update, RoundSums& sums);
+  virtual void accumulate(const RoundInfo& round, uint64_t client, const Update& update,
+                          RoundSums& sums);
   // All updates are in (at least one): change the global parameters.
   virtual void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) = 0;
-  // The server's state between rounds, for checkpoints: load(save()) restores it exactly. The default has none.
+  // The server's state between rounds, for checkpoints: load(save()) restores it exactly. The
+  // default has none.
   virtual void save(ByteWriter& out) const;
   virtual void load(ByteReader& in);
 
@@ -121,10 +131,13 @@ class Strategy {
 struct StrategyRow {
   std::string name;
   std::string summary;  // one line, with the paper
-  // From the strategy's own keys of [strategy]; `other_keys` of the section belong to somebody else.
-  std::unique_ptr<Strategy> (*create)(const ConfigSection& section, const std::vector<std::string>& other_keys);
+  // From the strategy's own keys of [strategy]; `other_keys` of the section belong to somebody
+  // else.
+  std::unique_ptr<Strategy> (*create)(const ConfigSection& section,
+                                      const std::vector<std::string>& other_keys);
   // Appends the resolved keys to `table`.
-  void (*resolve)(const ConfigSection& section, const std::vector<std::string>& other_keys, Json& table);
+  void (*resolve)(const ConfigSection& section, const std::vector<std::string>& other_keys,
+                  Json& table);
   std::vector<FieldHelp> (*describe)();
 };
 const std::vector<StrategyRow>& strategy_rows();
@@ -134,18 +147,20 @@ const StrategyRow& find_strategy(const std::string& name);
 // Makes the row of a strategy class with a nested `Options` struct and a constructor that takes it.
 template <class T>
 StrategyRow strategy_row(std::string name, std::string summary) {
-  return {std::move(name), std::move(summary),
-          [](const ConfigSection& section, const std::vector<std::string>& other_keys) -> std::unique_ptr<Strategy> {
-            typename T::Options options;
-            read_options(section, other_keys, options);
-            return std::make_unique<T>(options);
-          },
-          [](const ConfigSection& section, const std::vector<std::string>& other_keys, Json& table) {
-            typename T::Options options;
-            read_options(section, other_keys, options);
-            write_options(options, table);
-          },
-          [] { return describe_options<typename T::Options>(); }};
+  return {
+      std::move(name), std::move(summary),
+      [](const ConfigSection& section,
+         const std::vector<std::string>& other_keys) -> std::unique_ptr<Strategy> {
+        typename T::Options options;
+        read_options(section, other_keys, options);
+        return std::make_unique<T>(options);
+      },
+      [](const ConfigSection& section, const std::vector<std::string>& other_keys, Json& table) {
+        typename T::Options options;
+        read_options(section, other_keys, options);
+        write_options(options, table);
+      },
+      [] { return describe_options<typename T::Options>(); }};
 }
 
 }  // namespace espalier::strategy

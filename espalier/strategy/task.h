@@ -15,7 +15,8 @@ namespace espalier::strategy {
 inline constexpr const char* kModel = "model";  // task: the weights a client starts from
 inline constexpr const char* kDelta = "delta";  // update: weights after − weights before
 
-// Named tensors on their way to or from a client. They are encoded by the run's codec, whatever they mean.
+// Named tensors on their way to or from a client. They are encoded by the run's codec, whatever
+// they mean.
 struct Payload {
   std::string name;
   std::shared_ptr<const ParameterSet> values;
@@ -24,13 +25,14 @@ struct Payload {
 
 // What the server sends to one client for one round.
 struct Task {
-  uint32_t round = 0;   // 1-based
+  uint32_t round = 0;  // 1-based
   uint64_t client = 0;
   // The round in which the client last wrote the state that this task builds on; 0: none.
   uint32_t state_version = 0;
   train::TrainOptions train;  // with the round's learning rate
   std::map<std::string, double> scalars;
-  std::vector<Payload> payloads;  // payloads shared by all clients of a round share one ParameterSet
+  std::vector<Payload>
+      payloads;  // payloads shared by all clients of a round share one ParameterSet
 
   const Payload& payload(const std::string& name) const;  // Error when it is missing
   double scalar(const std::string& name) const;           // Error when it is missing
@@ -45,7 +47,8 @@ struct Update {
   double scalar(const std::string& name) const;
 };
 
-// What a client remembers between rounds: its half of SCAFFOLD, residuals of error feedback, kept local statistics.
+// What a client remembers between rounds: its half of SCAFFOLD, residuals of error feedback, kept
+// local statistics.
 struct ClientState {
   std::map<std::string, ParameterSet> sets;
   bool empty() const { return sets.empty(); }

@@ -1,7 +1,7 @@
 #pragma once
 
-// For tests: a model with two weights w, loss ½‖w − x‖² for a sample x ∈ R², trained by plain SGD over the samples in their
-// given order, so that every number can be worked out by hand.
+// For tests: a model with two weights w, loss ½‖w − x‖² for a sample x ∈ R², trained by plain SGD
+// over the samples in their given order, so that every number can be worked out by hand.
 
 #include <memory>
 #include <vector>
@@ -13,8 +13,10 @@ namespace espalier::strategy {
 class ToyTrainer : public train::Trainer {
  public:
   ToyTrainer()
-      : layout_(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{
-            {"w", {2}, Role::kWeight}, {"mean", {1}, Role::kStatistic}, {"count", {1}, Role::kCounter}})),
+      : layout_(std::make_shared<ParameterLayout>(
+            std::vector<ParameterInfo>{{"w", {2}, Role::kWeight},
+                                       {"mean", {1}, Role::kStatistic},
+                                       {"count", {1}, Role::kCounter}})),
         weights_(layout_) {}
 
   const std::shared_ptr<const ParameterLayout>& layout() const override { return layout_; }
@@ -23,19 +25,22 @@ class ToyTrainer : public train::Trainer {
   void load(const ParameterSet& weights) override { weights_ = weights; }
   void store(ParameterSet& weights) const override { weights = weights_; }
 
-  train::FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples, const train::TrainOptions& options,
-                       const train::FitHooks& hooks, Key) override {
+  train::FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
+                       const train::TrainOptions& options, const train::FitHooks& hooks,
+                       Key) override {
     train::FitResult result;
     const auto w = weights_.values();
     const auto batch = static_cast<size_t>(options.batch_size);
     for (int64_t epoch = 0; epoch < options.epochs; ++epoch) {
       for (size_t begin = 0; begin < samples.size(); begin += batch) {
-        if (options.max_steps > 0 && result.steps == static_cast<uint64_t>(options.max_steps)) return result;
+        if (options.max_steps > 0 && result.steps == static_cast<uint64_t>(options.max_steps))
+          return result;
         std::vector<float> gradient(4, 0);
         const auto part = samples.subspan(begin, std::min(batch, samples.size() - begin));
         for (uint32_t sample : part) {
           for (size_t j = 0; j < 2; ++j) {
-            gradient[j] += (w[j] - dataset.floats[2 * sample + j]) / static_cast<float>(part.size());
+            gradient[j] +=
+                (w[j] - dataset.floats[2 * sample + j]) / static_cast<float>(part.size());
           }
         }
         if (hooks.before_step) hooks.before_step(w, gradient);
@@ -63,7 +68,10 @@ class ToyTrainer : public train::Trainer {
 class ToyFederation {
  public:
   ToyFederation(std::unique_ptr<Strategy> strategy, std::vector<std::vector<float>> points)
-      : strategy_(std::move(strategy)), points_(std::move(points)), global_(trainer_.layout()), states_(points_.size()) {
+      : strategy_(std::move(strategy)),
+        points_(std::move(points)),
+        global_(trainer_.layout()),
+        states_(points_.size()) {
     train_.lr = 0.5;
     train_.batch_size = 100;
     strategy_->start({trainer_.layout(), points_.size()});
@@ -85,7 +93,8 @@ class ToyFederation {
   Strategy& strategy() { return *strategy_; }
   const std::vector<ClientState>& states() const { return states_; }
 
-  // One round with the given clients, in the given order of arrival. Saves and restores the strategy in the middle when asked.
+  // One round with the given clients, in the given order of arrival. Saves and restores the
+  // strategy in the middle when asked.
   void run_round(const std::vector<uint64_t>& clients, bool checkpoint = false) {
     ++round_;
     const RoundInfo info{round_, 10, Key(1).child(round_), train_};
@@ -98,7 +107,12 @@ class ToyFederation {
       task.train = train_;
       strategy_->configure(info, shared, task);
       ClientState& state = states_[client];
-      ClientContext context{trainer_, dataset_, samples_[client], info.key.child(client), state.empty() ? nullptr : &state, {}};
+      ClientContext context{trainer_,
+                            dataset_,
+                            samples_[client],
+                            info.key.child(client),
+                            state.empty() ? nullptr : &state,
+                            {}};
       const Update update = strategy_->run_client(context, task);
       state = std::move(context.next);
       strategy_->accumulate(info, client, update, sums);

@@ -12,11 +12,13 @@
 #include "espalier/data/dataset.h"
 #include "espalier/params/parameter_set.h"
 
-// A Trainer is one replica of a model that a worker owns and reuses: weights are loaded into it, it fits them to a client's
-// samples, and they are stored back. This header is free of libtorch, so strategies, rounds and tests need not compile it.
+// A Trainer is one replica of a model that a worker owns and reuses: weights are loaded into it, it
+// fits them to a client's samples, and they are stored back. This header is free of libtorch, so
+// strategies, rounds and tests need not compile it.
 namespace espalier::train {
 
-// [train]: how a client trains. Also the part of a task that travels, so a strategy may change it per client and round.
+// [train]: how a client trains. Also the part of a task that travels, so a strategy may change it
+// per client and round.
 struct TrainOptions {
   std::string optimizer = "sgd";
   double lr = 0.05;
@@ -45,30 +47,42 @@ struct TrainOptions {
     visit("lr", self.lr, Field("Client learning rate in the first round after warm-up.").above(0));
     visit("momentum", self.momentum, Field("sgd: momentum.").at_least(0).below(1));
     visit("nesterov", self.nesterov, Field("sgd: Nesterov's form of momentum."));
-    visit("weight_decay", self.weight_decay, Field("L2 penalty (sgd, adam) or decoupled decay (adamw).").at_least(0));
+    visit("weight_decay", self.weight_decay,
+          Field("L2 penalty (sgd, adam) or decoupled decay (adamw).").at_least(0));
     visit("beta1", self.beta1, Field("adam: decay of the first moment.").at_least(0).below(1));
     visit("beta2", self.beta2, Field("adam: decay of the second moment.").at_least(0).below(1));
     visit("epsilon", self.epsilon, Field("adam: added to the denominator.").above(0));
-    visit("amsgrad", self.amsgrad, Field("adam: keep the largest second moment (Reddi et al. 2018)."));
+    visit("amsgrad", self.amsgrad,
+          Field("adam: keep the largest second moment (Reddi et al. 2018)."));
     visit("epochs", self.epochs, Field("Passes over the client's samples per round.").at_least(1));
-    visit("max_steps", self.max_steps, Field("Stop a client after this many optimizer steps; 0 is no limit.").at_least(0));
-    visit("batch_size", self.batch_size, Field("Samples per step; the last batch of an epoch may be smaller.").at_least(1));
-    visit("clip_norm", self.clip_norm, Field("Clip the gradient's L2 norm to this; 0 is off.").at_least(0));
+    visit("max_steps", self.max_steps,
+          Field("Stop a client after this many optimizer steps; 0 is no limit.").at_least(0));
+    visit("batch_size", self.batch_size,
+          Field("Samples per step; the last batch of an epoch may be smaller.").at_least(1));
+    visit("clip_norm", self.clip_norm,
+          Field("Clip the gradient's L2 norm to this; 0 is off.").at_least(0));
     visit("lr_schedule", self.lr_schedule,
-          Field("Client learning rate by round: constant, lr·lr_decay^(round/lr_step_rounds), or a cosine to 0.")
+          Field("Client learning rate by round: constant, lr·lr_decay^(round/lr_step_rounds), or a "
+                "cosine to 0.")
               .one_of({"constant", "step", "cosine"}));
     visit("lr_decay", self.lr_decay, Field("step: factor.").above(0).at_most(1));
-    visit("lr_step_rounds", self.lr_step_rounds, Field("step: rounds between two factors.").at_least(1));
-    visit("lr_warmup_rounds", self.lr_warmup_rounds, Field("Rounds in which the rate rises linearly to lr.").at_least(0));
-    visit("crop_padding", self.crop_padding, Field("Augmentation: random crop after padding by this many pixels.").at_least(0));
+    visit("lr_step_rounds", self.lr_step_rounds,
+          Field("step: rounds between two factors.").at_least(1));
+    visit("lr_warmup_rounds", self.lr_warmup_rounds,
+          Field("Rounds in which the rate rises linearly to lr.").at_least(0));
+    visit("crop_padding", self.crop_padding,
+          Field("Augmentation: random crop after padding by this many pixels.").at_least(0));
     visit("flip", self.flip, Field("Augmentation: mirror images left-right at random."));
-    visit("cutout", self.cutout, Field("Augmentation: side of a square blanked at random; 0 is off.").at_least(0));
-    visit("precision", self.precision, Field("Arithmetic of layers; weights are always kept in fp32.").one_of({"fp32", "bf16"}));
+    visit("cutout", self.cutout,
+          Field("Augmentation: side of a square blanked at random; 0 is off.").at_least(0));
+    visit("precision", self.precision,
+          Field("Arithmetic of layers; weights are always kept in fp32.").one_of({"fp32", "bf16"}));
     visit("device", self.device, Field("Where clients train.").one_of({"cpu", "cuda"}));
   }
 };
 
-// The learning rate of a round (0-based) of a run of `num_rounds`, with warm-up and schedule applied.
+// The learning rate of a round (0-based) of a run of `num_rounds`, with warm-up and schedule
+// applied.
 double lr_at_round(const TrainOptions& options, int64_t round, int64_t num_rounds);
 
 // [model]
@@ -87,13 +101,15 @@ struct ModelOptions {
   static void fields(Self& self, Visitor&& visit) {
     visit("name", self.name, Field("Architecture; `espalier list models` shows all."));
     visit("hidden", self.hidden, Field("mlp: width of each hidden layer.").at_least(1));
-    visit("width", self.width, Field("Convolutional nets: factor on the number of channels and units.").above(0));
+    visit("width", self.width,
+          Field("Convolutional nets: factor on the number of channels and units.").above(0));
     visit("norm", self.norm, Field("resnet: normalization layers.").one_of({"batch", "group"}));
     visit("embedding", self.embedding, Field("lstm: size of the token embedding.").at_least(1));
     visit("lstm_units", self.lstm_units, Field("lstm: hidden units of each layer.").at_least(1));
     visit("lstm_layers", self.lstm_layers, Field("lstm: number of layers.").at_least(1));
     visit("file", self.file, Field("torchscript: path of the scripted module."));
-    visit("init", self.init, Field("Safetensors file with the initial weights; empty draws them from the seed."));
+    visit("init", self.init,
+          Field("Safetensors file with the initial weights; empty draws them from the seed."));
   }
 };
 
@@ -106,8 +122,8 @@ struct DataSpec {
 };
 DataSpec spec_of(const data::Dataset& dataset);
 
-// Called around every optimizer step, on the replica's flat buffers in layout order (statistics and counters included; their
-// gradients are 0). Null is not called.
+// Called around every optimizer step, on the replica's flat buffers in layout order (statistics and
+// counters included; their gradients are 0). Null is not called.
 struct FitHooks {
   std::function<void(std::span<const float> weights, std::span<float> gradients)> before_step;
   std::function<void(std::span<float> weights)> after_step;
@@ -144,19 +160,20 @@ class Trainer {
   virtual void load(const ParameterSet& weights) = 0;
   virtual void store(ParameterSet& weights) const = 0;
 
-  // Trains the loaded weights on the given samples of `dataset`: `options.epochs` passes in an order drawn from `key`, at the
-  // learning rate options.lr (schedules are applied by the caller). Throws Error when the loss is not finite.
-  virtual FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples, const TrainOptions& options,
-                        const FitHooks& hooks, Key key) = 0;
+  // Trains the loaded weights on the given samples of `dataset`: `options.epochs` passes in an
+  // order drawn from `key`, at the learning rate options.lr (schedules are applied by the caller).
+  // Throws Error when the loss is not finite.
+  virtual FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
+                        const TrainOptions& options, const FitHooks& hooks, Key key) = 0;
 
   // Loss and correct predictions of the given samples, as one batch, without training.
   virtual EvalSums evaluate(const data::Dataset& dataset, std::span<const uint32_t> samples) = 0;
 };
 
-// `precision` is "fp32" or "bf16", `device` "cpu" or "cuda". Throws Error for an unknown model, one that does not fit the data,
-// or a device that is not there.
-std::unique_ptr<Trainer> make_trainer(const ModelOptions& model, const DataSpec& data, const std::string& precision,
-                                      const std::string& device);
+// `precision` is "fp32" or "bf16", `device` "cpu" or "cuda". Throws Error for an unknown model, one
+// that does not fit the data, or a device that is not there.
+std::unique_ptr<Trainer> make_trainer(const ModelOptions& model, const DataSpec& data,
+                                      const std::string& precision, const std::string& device);
 
 // Names and one-line descriptions for `espalier list models`.
 struct ModelRow {
@@ -164,8 +181,8 @@ struct ModelRow {
 };
 const std::vector<ModelRow>& model_rows();
 
-// To be called once at the start of a program: one thread per BLAS and per operator (clients run in parallel instead), and a
-// heap that keeps its pages.
+// To be called once at the start of a program: one thread per BLAS and per operator (clients run in
+// parallel instead), and a heap that keeps its pages.
 void configure_process();
 // To be called in every thread that uses a Trainer.
 void configure_thread();

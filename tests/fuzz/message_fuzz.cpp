@@ -1,5 +1,5 @@
-// Tasks, updates, checkpoints and client states from hostile bytes. The checksum is made right, so that the parsers behind it are
-// reached; what they accept must survive being encoded again.
+// Tasks, updates, checkpoints and client states from hostile bytes. The checksum is made right, so
+// that the parsers behind it are reached; what they accept must survive being encoded again.
 #include <cstdint>
 
 #include "espalier/base/error.h"
