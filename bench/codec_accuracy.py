@@ -70,7 +70,7 @@ for seed in range(1, arguments.seeds + 1):
             file.write(json.dumps(row) + "\n")
         print(f"seed {seed}  {link:36} {row['accuracy'][-1]:.4f}  {row['seconds']:.0f} s", flush=True)
 
-print(f"\n{arguments.dataset}: links, bytes per client and round against float32, accuracy after 5/10/15/20 rounds, final mean ± sd")
+print(f"\n{arguments.dataset}: links, bytes per client and round against float32, accuracy at each evaluation, final mean ± sd")
 for link in LINKS:
     rows = [r for r in done if r["link"] == link]
     if not rows:
