@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "espalier/train/simd.h"
+#include "espalier/base/simd.h"
 
 namespace espalier::train {
 namespace {

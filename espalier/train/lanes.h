@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "espalier/base/simd.h"
 #include "espalier/train/kernels.h"
-#include "espalier/train/simd.h"
 
 // Vectors of 16 floats for kernels whose loops the compiler does not vectorize by itself. Where
 // registers are narrower the compiler splits them. They are never passed between functions that are

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "espalier/train/simd.h"
+#include "espalier/base/simd.h"
 
 namespace espalier::train {
 namespace {
