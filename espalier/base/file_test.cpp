@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include "espalier/base/error.h"
 
@@ -30,6 +31,7 @@ TEST(File, AFullDiskLeavesTheOldFileAndSaysWhatToDo) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("No space left"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("free some space"), std::string::npos) << error.what();
   }
   EXPECT_EQ(read_text_file(path), "old");
   EXPECT_FALSE(fs::exists(fs::symlink_status(path.string() + ".tmp")));
@@ -42,14 +44,34 @@ TEST(File, ReadErrorsNameThePath) {
   EXPECT_THROW(read_file("/proc/self/exe", 10), Error);
 }
 
-TEST(File, GunzipRejectsTruncationAndLimits) {
-  // gzip of "hello hello hello hello\n" is built by the shell's gzip -n; these are its bytes.
-  const Bytes packed = {0x1f, 0x8b, 8,    0,    0,    0,    0,    0,    0,    3,
-                        0xcb, 0x48, 0xcd, 0xc9, 0xc9, 0x57, 0xc8, 0x40, 0x27, 0xb8,
-                        0,    0x00, 0x88, 0x59, 0x0b, 0x18, 0,    0,    0};
+Bytes gzipped(const std::string& text) {
+  z_stream stream{};
+  EXPECT_EQ(deflateInit2(&stream, 9, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY), Z_OK);
+  Bytes packed(deflateBound(&stream, text.size()) + 64);
+  std::string copy = text;
+  stream.next_in = reinterpret_cast<Bytef*>(copy.data());
+  stream.avail_in = static_cast<uInt>(copy.size());
+  stream.next_out = packed.data();
+  stream.avail_out = static_cast<uInt>(packed.size());
+  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
+  packed.resize(stream.total_out);
+  deflateEnd(&stream);
+  return packed;
+}
+
+TEST(File, GunzipUnpacksAndRejectsTruncationDamageAndLimits) {
+  std::string text;
+  for (int i = 0; i < 300; ++i) text += "line " + std::to_string(i) + "\n";
+  const Bytes packed = gzipped(text);
+  const Bytes unpacked = gunzip(packed, "test", text.size());
+  EXPECT_EQ(std::string(unpacked.begin(), unpacked.end()), text);
   for (size_t size = 0; size < packed.size(); ++size) {
-    EXPECT_THROW(gunzip(std::span(packed).first(size), "test", 1000), Error) << size;
+    EXPECT_THROW(gunzip(std::span(packed).first(size), "test", text.size()), Error) << size;
   }
+  EXPECT_THROW(gunzip(packed, "test", text.size() - 1), Error);
+  Bytes damaged = packed;
+  damaged[packed.size() - 6] ^= 1;  // in the stored CRC
+  EXPECT_THROW(gunzip(damaged, "test", text.size()), Error);
 }
 
 TEST(File, Sha256OfAbc) {
