@@ -4,6 +4,16 @@
 
 namespace espalier::train {
 
+Init uniform_init(int64_t fan_in) {
+  return {Init::kUniform, 1 / std::sqrt(static_cast<double>(fan_in))};
+}
+
+int64_t norm_groups(int64_t channels) {
+  int64_t width = std::min<int64_t>(8, channels);
+  while (channels % width != 0) --width;
+  return channels / width;
+}
+
 void draw_parameters(const std::vector<Init>& init, Key key, ParameterSet& out) {
   const auto& tensors = out.layout().tensors();
   ESPALIER_CHECK(init.size() == tensors.size(), init.size(), " initializers for ", tensors.size(),
@@ -63,9 +73,8 @@ int GraphBuilder::conv(const std::string& name, int from, const Conv& conv) {
     return room < 0 ? 0 : room / conv.stride + 1;
   };
   node.out = {conv.channels, extent(in.height), extent(in.width)};
-  // kaiming_uniform with a = √5 is U(−1/√fan_in, 1/√fan_in); biases have the same bound.
   const int64_t fan_in = in.channels * conv.kernel * conv.kernel;
-  const Init init{Init::kUniform, 1 / std::sqrt(static_cast<double>(fan_in))};
+  const Init init = uniform_init(fan_in);
   node.weight = tensor(name + ".weight", {conv.channels, in.channels, conv.kernel, conv.kernel},
                        Role::kWeight, init);
   if (conv.bias) node.bias = tensor(name + ".bias", {conv.channels}, Role::kBias, init);
@@ -76,7 +85,7 @@ int GraphBuilder::conv(const std::string& name, int from, const Conv& conv) {
 int GraphBuilder::linear(const std::string& name, int from, int64_t features, bool relu) {
   const Shape in = shape(from);
   Node node{.op = Op::kLinear, .input = from, .relu = relu, .in = in, .out = {features, 1, 1}};
-  const Init init{Init::kUniform, 1 / std::sqrt(static_cast<double>(in.size()))};
+  const Init init = uniform_init(in.size());
   node.weight = tensor(name + ".weight", {features, in.size()}, Role::kWeight, init);
   node.bias = tensor(name + ".bias", {features}, Role::kBias, init);
   graph_.macs += static_cast<uint64_t>(features * in.size());
@@ -103,10 +112,7 @@ int GraphBuilder::norm(const std::string& name, int from, const Norm& norm) {
   node.weight = tensor(name + ".weight", {n}, Role::kNorm, {Init::kConstant, 1});
   node.bias = tensor(name + ".bias", {n}, Role::kNorm, {Init::kConstant, 0});
   if (norm.group) {
-    // Eight channels per group, or the largest smaller number that divides the channels.
-    int64_t width = std::min<int64_t>(8, n);
-    while (n % width != 0) --width;
-    node.groups = n / width;
+    node.groups = norm_groups(n);
   } else {
     node.mean = tensor(name + ".running_mean", {n}, Role::kStatistic, {Init::kConstant, 0});
     node.variance = tensor(name + ".running_var", {n}, Role::kStatistic, {Init::kConstant, 1});
@@ -126,7 +132,8 @@ int GraphBuilder::flatten(int from) {
 }
 
 Graph GraphBuilder::finish() && {
-  graph_.layout = std::make_shared<const ParameterLayout>(std::move(tensors_));
+  std::vector<UnitGroup> groups = find_units(graph_, tensors_);
+  graph_.layout = std::make_shared<const ParameterLayout>(std::move(tensors_), std::move(groups));
   return std::move(graph_);
 }
 

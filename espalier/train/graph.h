@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -61,11 +62,25 @@ struct Graph {
   uint64_t macs = 0;       // of one sample's forward pass: convolutions and linear layers
 };
 
+// The same net with units[g] units in group g of its layout: shapes, parameters and products are
+// those of the smaller net, and fresh weights are drawn for its sizes. A group normalization forms
+// its groups anew. Throws Error when `units` does not fit the layout's groups.
+Graph narrow(const Graph& graph, std::span<const int64_t> units);
+
 inline constexpr float kNormEpsilon = 1e-5f;
 inline constexpr float kNormMomentum = 0.1f;  // weight of the batch in the running statistics
 
 // Draws every tensor from its own stream under `key`.
 void draw_parameters(const std::vector<Init>& init, Key key, ParameterSet& out);
+
+// How a layer's weights and biases start: kaiming_uniform with a = √5, which is
+// U(−1/√fan_in, 1/√fan_in).
+Init uniform_init(int64_t fan_in);
+// Groups of a group normalization: eight channels each, or the largest smaller number that divides
+// the channels.
+int64_t norm_groups(int64_t channels);
+// The unit groups of a graph; fills in the units of its tensors.
+std::vector<UnitGroup> find_units(const Graph& graph, std::vector<ParameterInfo>& tensors);
 
 // Builds a Graph front to back. Each function appends a node and returns its index. Parameters are
 // named as PyTorch names those of a module called `name`, and start as PyTorch's modules do. Throws
@@ -90,6 +105,8 @@ class GraphBuilder {
   int flatten(int from);
 
   const Shape& shape(int node) const;
+  // Also works out the unit groups: each hidden convolution or linear layer computes units of its
+  // own, and layers whose outputs are added share one group. Inputs and logits belong to none.
   Graph finish() &&;
 
  private:

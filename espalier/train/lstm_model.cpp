@@ -10,30 +10,47 @@ namespace {
 // McMahan et al. 2017. Parameters have the names and start of PyTorch's Embedding, LSTM and Linear.
 class LstmModel final : public TorchModel {
  public:
-  LstmModel(const ModelOptions& options, const DataSpec& data)
-      : length_(data.sample_shape.at(0)), units_(options.lstm_units), layers_(options.lstm_layers) {
-    const double bound = 1 / std::sqrt(static_cast<double>(units_));
+  LstmModel(const ModelOptions& options, const DataSpec& data, std::span<const int64_t> units)
+      : length_(data.sample_shape.at(0)), layers_(options.lstm_layers) {
     std::vector<ParameterInfo> tensors;
-    const auto add = [&](std::string name, std::vector<int64_t> shape, Role role, Init init) {
-      tensors.push_back({.name = std::move(name), .shape = std::move(shape), .role = role});
-      init_.push_back(init);
+    const auto add = [&](std::string name, std::vector<int64_t> shape, Role role,
+                         std::vector<AxisUnits> axes) {
+      tensors.push_back({.name = std::move(name),
+                         .shape = std::move(shape),
+                         .role = role,
+                         .units = std::move(axes)});
     };
+    // Group 0: the embedding's features; group l + 1: the units of layer l, in all four gates.
+    std::vector<UnitGroup> groups = {{"embedding", options.embedding}};
     add("embedding.weight", {data.vocabulary, options.embedding}, Role::kEmbedding,
-        {Init::kNormal, 1});
-    uint64_t macs = 0;
-    for (int64_t layer = 0; layer < layers_; ++layer) {
-      const int64_t in = layer == 0 ? options.embedding : units_;
+        {{.axis = 1, .group = 0}});
+    const int64_t width = options.lstm_units;
+    for (int layer = 0; layer < static_cast<int>(layers_); ++layer) {
+      const int64_t in = layer == 0 ? options.embedding : width;
       const std::string end = concat("_l", layer);
-      add("lstm.weight_ih" + end, {4 * units_, in}, Role::kWeight, {Init::kUniform, bound});
-      add("lstm.weight_hh" + end, {4 * units_, units_}, Role::kWeight, {Init::kUniform, bound});
-      add("lstm.bias_ih" + end, {4 * units_}, Role::kBias, {Init::kUniform, bound});
-      add("lstm.bias_hh" + end, {4 * units_}, Role::kBias, {Init::kUniform, bound});
-      macs += static_cast<uint64_t>(length_ * 4 * units_ * (in + units_));
+      const AxisUnits gates{.axis = 0, .group = layer + 1, .blocks = 4};
+      groups.push_back({"lstm" + end, width});
+      add("lstm.weight_ih" + end, {4 * width, in}, Role::kWeight,
+          {gates, {.axis = 1, .group = layer}});
+      add("lstm.weight_hh" + end, {4 * width, width}, Role::kWeight,
+          {gates, {.axis = 1, .group = layer + 1}});
+      add("lstm.bias_ih" + end, {4 * width}, Role::kBias, {gates});
+      add("lstm.bias_hh" + end, {4 * width}, Role::kBias, {gates});
     }
-    add("fc.weight", {data.num_classes, units_}, Role::kWeight, {Init::kUniform, bound});
-    add("fc.bias", {data.num_classes}, Role::kBias, {Init::kUniform, bound});
-    macs_ = macs + static_cast<uint64_t>(data.num_classes * units_);
-    layout_ = std::make_shared<const ParameterLayout>(std::move(tensors));
+    add("fc.weight", {data.num_classes, width}, Role::kWeight,
+        {{.axis = 1, .group = static_cast<int>(layers_)}});
+    add("fc.bias", {data.num_classes}, Role::kBias, {});
+    layout_ = std::make_shared<const ParameterLayout>(std::move(tensors), std::move(groups));
+    if (!units.empty()) layout_ = narrow_layout(*layout_, units);
+
+    init_.push_back({Init::kNormal, 1});
+    for (int64_t layer = 0; layer < layers_; ++layer) {
+      const int64_t in = size_of(layer), out = size_of(layer + 1);
+      macs_ += static_cast<uint64_t>(length_ * 4 * out * (in + out));
+      init_.insert(init_.end(), 4, uniform_init(out));
+    }
+    macs_ += static_cast<uint64_t>(data.num_classes * size_of(layers_));
+    init_.insert(init_.end(), 2, uniform_init(size_of(layers_)));
   }
 
   const std::shared_ptr<const ParameterLayout>& layout() const override { return layout_; }
@@ -44,17 +61,26 @@ class LstmModel final : public TorchModel {
   at::Tensor forward(const std::vector<at::Tensor>& tensors, const at::Tensor& input,
                      bool training) override {
     const at::Tensor x = at::embedding(tensors[0], input);
-    const at::Tensor zero = at::zeros({layers_, input.size(0), units_}, x.options());
-    const std::vector<at::Tensor> parameters(tensors.begin() + 1, tensors.end() - 2);
-    const auto [output, hidden, cell] =
-        at::lstm(x, {zero, zero}, parameters, /*has_biases=*/true, layers_, /*dropout=*/0, training,
-                 /*bidirectional=*/false,
-                 /*batch_first=*/true);
-    return at::linear(output.select(1, length_ - 1), tensors[tensors.size() - 2], tensors.back());
+    // Layer by layer, because sub-models may have layers of different widths.
+    at::Tensor sequence = x;
+    for (size_t layer = 0; layer < static_cast<size_t>(layers_); ++layer) {
+      const at::Tensor zero =
+          at::zeros({1, input.size(0), size_of(static_cast<int64_t>(layer) + 1)}, x.options());
+      const auto first = tensors.begin() + 1 + static_cast<std::ptrdiff_t>(4 * layer);
+      sequence =
+          std::get<0>(at::lstm(sequence, {zero, zero}, std::vector<at::Tensor>(first, first + 4),
+                               /*has_biases=*/true, /*num_layers=*/1, /*dropout=*/0, training,
+                               /*bidirectional=*/false, /*batch_first=*/true));
+    }
+    return at::linear(sequence.select(1, length_ - 1), tensors[tensors.size() - 2], tensors.back());
   }
 
  private:
-  int64_t length_, units_, layers_;
+  int64_t size_of(int64_t group) const {
+    return layout_->groups()[static_cast<size_t>(group)].size;
+  }
+
+  int64_t length_, layers_;
   uint64_t macs_ = 0;
   std::shared_ptr<const ParameterLayout> layout_;
   std::vector<Init> init_;
@@ -63,13 +89,13 @@ class LstmModel final : public TorchModel {
 }  // namespace
 
 std::unique_ptr<Net> make_lstm_net(const ModelOptions& options, const DataSpec& data,
-                                   const std::string& device) {
+                                   const std::string& device, std::span<const int64_t> units) {
   if (data.kind != data::Kind::kTokens || data.sample_shape.size() != 1 ||
       data.sample_shape[0] < 1 || data.vocabulary < 1) {
     fail("train/model", "model 'lstm' expects sequences of tokens, got samples of shape ",
          shape_text(data.sample_shape), "; use model.name = \"mlp\" or \"cnn\"");
   }
-  return make_torch_net(std::make_unique<LstmModel>(options, data), device);
+  return make_torch_net(std::make_unique<LstmModel>(options, data, units), device);
 }
 
 }  // namespace espalier::train

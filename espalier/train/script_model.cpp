@@ -141,7 +141,9 @@ class ScriptModel final : public TorchModel {
 }  // namespace
 
 std::unique_ptr<Net> make_script_net(const ModelOptions& options, const DataSpec& data,
-                                     const std::string& device) {
+                                     const std::string& device, std::span<const int64_t> units) {
+  if (!units.empty())
+    fail("train/model", "the units of a TorchScript module are not known; train it whole");
   if (options.file.empty())
     fail("train/model", "model 'torchscript' needs model.file, the path of a scripted module");
   if (!std::filesystem::exists(options.file))

@@ -37,7 +37,7 @@ namespace {
 struct TorchRow {
   ModelRow row;
   std::unique_ptr<Net> (*make)(const ModelOptions& options, const DataSpec& data,
-                               const std::string& device);
+                               const std::string& device, std::span<const int64_t> units);
 };
 const std::vector<TorchRow>& torch_models() {
   static const std::vector<TorchRow> models = {
@@ -50,8 +50,10 @@ const std::vector<TorchRow>& torch_models() {
 }
 
 std::unique_ptr<Net> make_net(const ModelOptions& model, const DataSpec& data,
-                              const std::string& precision, const std::string& device) {
+                              const std::string& precision, const std::string& device,
+                              std::span<const int64_t> units) {
   if (auto graph = build_graph(model, data); graph != nullptr) {
+    if (!units.empty()) *graph = narrow(*graph, units);
     if (device == "cpu")
       return std::make_unique<GraphNet>(std::move(*graph),
                                         precision == "bf16" ? Type::kBf16 : Type::kFloat);
@@ -65,7 +67,7 @@ std::unique_ptr<Net> make_net(const ModelOptions& model, const DataSpec& data,
       fail("train/precision", "model '", model.name,
            "' trains in fp32; set train.precision = \"fp32\"");
     }
-    return row.make(model, data, device);
+    return row.make(model, data, device, units);
   }
   std::vector<std::string> known;
   for (const ModelRow& row : model_rows()) known.push_back(row.name);
@@ -85,10 +87,12 @@ const std::vector<ModelRow>& model_rows() {
 }
 
 std::unique_ptr<Trainer> make_trainer(const ModelOptions& model, const DataSpec& data,
-                                      const std::string& precision, const std::string& device) {
+                                      const std::string& precision, const std::string& device,
+                                      std::span<const int64_t> units) {
   if (data.num_classes < 1) fail("train/model", "the data set has no classes");
   check_device(device);
-  return std::make_unique<FlatTrainer>(make_net(model, data, precision, device), data, model.init);
+  return std::make_unique<FlatTrainer>(make_net(model, data, precision, device, units), data,
+                                       model.init);
 }
 
 }  // namespace espalier::train

@@ -170,10 +170,12 @@ class Trainer {
   virtual EvalSums evaluate(const data::Dataset& dataset, std::span<const uint32_t> samples) = 0;
 };
 
-// `precision` is "fp32" or "bf16", `device` "cpu" or "cuda". Throws Error for an unknown model, one
-// that does not fit the data, or a device that is not there.
+// `precision` is "fp32" or "bf16", `device` "cpu" or "cuda". `units`, when not empty, makes the
+// same model with units[g] units in each group g of its layout. Throws Error for an unknown model,
+// one that does not fit the data, units that do not fit the model, or a device that is not there.
 std::unique_ptr<Trainer> make_trainer(const ModelOptions& model, const DataSpec& data,
-                                      const std::string& precision, const std::string& device);
+                                      const std::string& precision, const std::string& device,
+                                      std::span<const int64_t> units = {});
 
 // Names and one-line descriptions for `espalier list models`.
 struct ModelRow {
