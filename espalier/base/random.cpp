@@ -116,4 +116,24 @@ std::vector<uint64_t> sample_without_replacement(Key key, uint64_t n, uint64_t c
   return chosen;
 }
 
+uint64_t permuted(Key key, uint64_t n, uint64_t value) {
+  ESPALIER_CHECK(value < n, value, " of ", n);
+  int half = 1;  // bits of each half: 4^half ≥ n
+  while (half < 32 && (uint64_t{1} << (2 * half)) < n) ++half;
+  const uint64_t mask = (uint64_t{1} << half) - 1;
+  do {
+    uint64_t left = value >> half, right = value & mask;
+    for (uint32_t round = 0; round < 4; ++round) {
+      const auto mixed = philox4x32({static_cast<uint32_t>(right), static_cast<uint32_t>(right >> 32),
+                                     round, 0},
+                                    key.value());
+      const uint64_t next = left ^ (mixed[0] & mask);
+      left = right;
+      right = next;
+    }
+    value = (left << half) | right;
+  } while (value >= n);
+  return value;
+}
+
 }  // namespace espalier

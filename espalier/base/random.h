@@ -104,4 +104,8 @@ class Stream {
 // Memory O(count); used for client selection out of millions and for subsampling.
 std::vector<uint64_t> sample_without_replacement(Key key, uint64_t n, uint64_t count);
 
+// Where `value` < n goes in a permutation of [0, n) that the key names: a bijection in O(1) memory
+// (a Feistel network over the next power of four, walked until it lands inside).
+uint64_t permuted(Key key, uint64_t n, uint64_t value);
+
 }  // namespace espalier

@@ -84,4 +84,20 @@ TEST(Random, SampleWithoutReplacementIsDistinctUniformAndCheap) {
 }
 
 }  // namespace
+TEST(Permuted, IsABijectionThatTheKeyNames) {
+  for (const uint64_t n : {1u, 2u, 5u, 64u, 100u, 1000u}) {
+    std::vector<bool> seen(n, false);
+    for (uint64_t value = 0; value < n; ++value) {
+      const uint64_t place = permuted(Key(7), n, value);
+      ASSERT_LT(place, n);
+      EXPECT_FALSE(seen[place]) << n << " " << value;
+      seen[place] = true;
+    }
+  }
+  // Every value reaches every place about equally often over keys.
+  std::vector<int> count(10, 0);
+  for (uint64_t key = 0; key < 4000; ++key) ++count[permuted(Key(key), 10, 3)];
+  for (const int c : count) EXPECT_NEAR(c, 400, 100);
+}
+
 }  // namespace espalier

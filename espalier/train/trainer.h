@@ -122,11 +122,31 @@ struct DataSpec {
 };
 DataSpec spec_of(const data::Dataset& dataset);
 
+// How a client trains a sub-model. The default trains it plainly.
+struct SubmodelTraining {
+  // Unit counts per group, each at most the model's own: every step draws one of them uniformly and
+  // trains the first units only (FjORD, Horváth et al. 2021). Empty: always the whole model.
+  std::vector<std::vector<int64_t>> widths;
+  // FjORD's self-distillation: the loss of a drawn width is (1 − distillation)·CE +
+  // distillation·KD(width ← whole model, temperature). 0 is off.
+  double distillation = 0;
+  double temperature = 1;
+  // HeteroFL's scaler: outputs of hidden layers are multiplied by this while training. 1 is off.
+  double scale = 1;
+  // HeteroFL's masked cross-entropy: logits of classes that the client has no samples of count as 0.
+  bool masked_cross_entropy = false;
+  // HeteroFL's static batch norm: training normalizes by the batch and keeps no running statistics.
+  bool static_statistics = false;
+
+  friend bool operator==(const SubmodelTraining&, const SubmodelTraining&) = default;
+};
+
 // Called around every optimizer step, on the replica's flat buffers in layout order (statistics and
 // counters included; their gradients are 0). Null is not called.
 struct FitHooks {
   std::function<void(std::span<const float> weights, std::span<float> gradients)> before_step;
   std::function<void(std::span<float> weights)> after_step;
+  const SubmodelTraining* submodel = nullptr;  // null: trained plainly
 };
 
 struct FitResult {
