@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "espalier/train/kernels.h"
+#include "espalier/train/loss.h"
 #include "espalier/train/onednn.h"
 
 namespace espalier::train {
@@ -197,8 +198,7 @@ BatchSums GraphNet::train(const Batch& batch, std::span<float> weights, std::spa
   for (auto& layer : p.layers) layer->forward(frame);
   const auto classes = static_cast<size_t>(graph_.nodes.back().out.size());
   const LossSums sums =
-      cross_entropy(frame.at<float>(p.logits), batch.labels.data(), static_cast<size_t>(batch.size),
-                    classes, frame.at<float>(p.dlogits));
+      batch_loss(batch, frame.at<float>(p.logits), classes, frame.at<float>(p.dlogits));
   for (auto layer = p.layers.rbegin(); layer != p.layers.rend(); ++layer) {
     if ((*layer)->slots.dy != kNoSlot) (*layer)->backward(frame);
   }
@@ -220,8 +220,7 @@ BatchSums GraphNet::evaluate(const Batch& batch, std::span<const float> weights)
   for (auto& layer : p.layers) layer->forward(frame);
   const auto classes = static_cast<size_t>(graph_.nodes.back().out.size());
   logits_ = {frame.at<float>(p.logits), static_cast<size_t>(batch.size) * classes};
-  const LossSums sums = cross_entropy(logits_.data(), batch.labels.data(),
-                                      static_cast<size_t>(batch.size), classes, nullptr);
+  const LossSums sums = batch_loss(batch, logits_.data(), classes, nullptr);
   return {sums.loss, sums.correct};
 }
 

@@ -12,6 +12,13 @@
 // and the optimizer.
 namespace espalier::train {
 
+// Weights of the terms of a batch's loss (loss.h says which); plain cross-entropy by default.
+struct LossOptions {
+  double cross_entropy = 1;
+  double distillation = 0;  // counts only with a teacher
+  double temperature = 1;   // of the distillation; above 0
+};
+
 // `values` holds the samples channels-last (batch × height × width × channels, or batch ×
 // features); models of token sequences read `tokens` (batch × length) instead.
 struct Batch {
@@ -19,10 +26,15 @@ struct Batch {
   std::span<const float> values;
   std::span<const int64_t> tokens;
   std::span<const int64_t> labels;
+  // Logits to distill from, batch × classes; empty: none.
+  std::span<const float> teacher = {};
+  // One flag per class: 0 keeps its logit out of the cross-entropy; empty: all count.
+  std::span<const uint8_t> classes = {};
+  LossOptions loss = {};
 };
 
 struct BatchSums {
-  double loss = 0;  // sum over the samples
+  double loss = 0;  // sum over the samples, of all terms
   uint64_t correct = 0;
 };
 
@@ -40,15 +52,16 @@ class Net {
   virtual uint64_t macs_per_sample() const = 0;
   virtual void initialize(Key key, ParameterSet& out) const = 0;
 
-  // One forward and backward pass in training mode. `gradients` receives the gradient of the mean
-  // loss for every trainable tensor (no zeroing is needed before); running statistics and counters
-  // are updated in `weights`. With `update`, the tensors of fused_tensors() are updated in
-  // `weights` at once and their part of `gradients` is left as it was.
+  // One forward and backward pass in training mode. `gradients` receives the gradient of the
+  // batch's mean loss for every trainable tensor (no zeroing is needed before); running statistics
+  // and counters are updated in `weights`. With `update`, the tensors of fused_tensors() are
+  // updated in `weights` at once and their part of `gradients` is left as it was.
   virtual BatchSums train(const Batch& batch, std::span<float> weights, std::span<float> gradients,
                           const SgdUpdate* update) = 0;
   // Indices of the layout's tensors that train() updates when it is given an update.
   virtual std::vector<size_t> fused_tensors() const { return {}; }
 
+  // The same loss without training.
   virtual BatchSums evaluate(const Batch& batch, std::span<const float> weights) = 0;
   // The logits of the last batch evaluated: batch × classes.
   virtual std::span<const float> logits() const = 0;

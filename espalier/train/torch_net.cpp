@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "espalier/train/loss.h"
 #include "espalier/train/torch_model.h"
 
 namespace espalier::train {
@@ -35,14 +36,15 @@ class TorchNet final : public Net {
                   const SgdUpdate*) override {
     return guarded([&] {
       const std::vector<at::Tensor> tensors = bind(weights.data(), true);
-      const at::Tensor labels = device_copy(batch.labels);
       const at::Tensor logits = model_->forward(tensors, input(batch), true);
-      const at::Tensor loss = at::cross_entropy_loss(logits, labels);
+      at::Tensor slope = at::empty({logits.size(0), logits.size(1)}, at::kFloat);
+      const BatchSums result = sums(batch, logits.detach(), slope.data_ptr<float>());
       torch::autograd::variable_list leaves;
       for (const at::Tensor& tensor : tensors) {
         if (tensor.requires_grad()) leaves.push_back(tensor);
       }
-      const auto found = torch::autograd::grad({loss}, leaves, {}, {}, false, true);
+      const auto found = torch::autograd::grad(
+          {logits}, leaves, {slope.to(logits.device(), logits.scalar_type())}, {}, false, true);
       size_t next = 0;
       for (size_t i = 0; i < tensors.size(); ++i) {
         const ParameterInfo& info = layout()->tensors()[i];
@@ -59,7 +61,7 @@ class TorchNet final : public Net {
           copy_out(tensors[i], weights.subspan(offset, size));
         }
       }
-      return sums(batch, logits.detach());
+      return result;
     });
   }
 
@@ -67,7 +69,7 @@ class TorchNet final : public Net {
     return guarded([&] {
       const at::NoGradGuard no_grad;
       const std::vector<at::Tensor> tensors = bind(const_cast<float*>(weights.data()), false);
-      return sums(batch, model_->forward(tensors, input(batch), false));
+      return sums(batch, model_->forward(tensors, input(batch), false), nullptr);
     });
   }
 
@@ -112,13 +114,12 @@ class TorchNet final : public Net {
     std::copy_n(values.data_ptr<float>(), to.size(), to.begin());
   }
 
-  BatchSums sums(const Batch& batch, const at::Tensor& logits) {
+  // The loss is ours on every device; autograd starts from its gradient.
+  BatchSums sums(const Batch& batch, const at::Tensor& logits, float* gradient) {
     logits_ = logits.to(at::kCPU, at::kFloat).contiguous();
-    const at::Tensor labels =
-        at::from_blob(const_cast<int64_t*>(batch.labels.data()), {batch.size}, at::kLong);
-    const at::Tensor loss = at::cross_entropy_loss(logits_, labels, {}, at::Reduction::Sum);
-    const at::Tensor correct = at::argmax(logits_, 1).eq(labels).sum();
-    return {loss.item<double>(), static_cast<uint64_t>(correct.item<int64_t>())};
+    const LossSums found = batch_loss(batch, logits_.data_ptr<float>(),
+                                      static_cast<size_t>(logits_.size(1)), gradient);
+    return {found.loss, found.correct};
   }
 
   std::unique_ptr<TorchModel> model_;

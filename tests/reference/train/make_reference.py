@@ -2,7 +2,8 @@
 """Numbers of PyTorch that train's tests compare with. Run in this folder: python3 make_reference.py
 
 Writes optimizers.json (weights after five steps of every optimizer) and scripted.pt (a TorchScript module) with
-scripted.json (its logits, loss and gradient norms for one batch).
+scripted.json (its logits, loss and gradient norms for one batch), losses.json (distillation and masked cross-entropy
+with their gradients).
 """
 import json
 
@@ -65,5 +66,27 @@ def scripted():
                    "running_mean": module.norm.running_mean.double().tolist()}, file, indent=1)
 
 
+def losses():
+    student = [[((17 * n + 5 * j) % 23 - 11) * 0.4 for j in range(6)] for n in range(4)]
+    teacher = [[((29 * n + 7 * j) % 31 - 15) * 0.6 for j in range(6)] for n in range(4)]
+    labels, classes = [2, 0, 5, 2], [1, 0, 1, 0, 0, 1]
+    y, t, present = torch.tensor(labels), torch.tensor(teacher), torch.tensor(classes, dtype=torch.bool)
+    out = {"student": student, "teacher": teacher, "labels": labels, "classes": classes, "cases": []}
+    # weight of cross-entropy, weight of distillation, temperature, masked
+    for a, b, temperature, masked in [(1, 0, 1, False), (0, 1, 1, False), (0, 1, 3, False), (1, 1, 3, False),
+                                      (0.25, 0.75, 0.5, False), (1, 0, 1, True), (0.5, 2, 4, True)]:
+        z = torch.tensor(student, dtype=torch.float64, requires_grad=True)
+        x = z.masked_fill(~present, 0) if masked else z
+        kd = torch.nn.functional.kl_div(torch.log_softmax(z / temperature, 1), torch.softmax(t.double() / temperature, 1),
+                                        reduction="batchmean") * temperature**2
+        loss = a * torch.nn.functional.cross_entropy(x, y) + b * kd
+        loss.backward()
+        out["cases"].append({"cross_entropy": a, "distillation": b, "temperature": temperature, "masked": masked,
+                             "loss": loss.item(), "gradient": z.grad.flatten().tolist()})
+    with open("losses.json", "w") as file:
+        json.dump(out, file, indent=1)
+
+
 optimizers()
 scripted()
+losses()
