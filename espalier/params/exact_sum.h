@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "espalier/base/bytes.h"
+#include "espalier/params/coordinate_map.h"
 #include "espalier/params/parameter_set.h"
 
 // The exact weighted sum Σ w_k·x_k of float32 vectors: the same bytes for every order of arrival,
@@ -31,16 +32,31 @@ class ExactAccumulator {
   // bits would be left).
   ExactAccumulator(size_t size, uint64_t max_contributions, double max_weight);
 
+  // What a contribution covered: `map` as it was given to add_checked (null: all coordinates).
+  struct Covering {
+    const CoordinateMap* map = nullptr;
+    double weight = 0;
+  };
+
   // Adds weight·x. Throws Error, with nothing added, when x is not `size` long, a value is not
   // finite or beyond kMaxValue, the weight is negative, not finite or above max_weight. Any thread.
   void add(std::span<const float> x, double weight) { add_checked(x, weight, check(x, weight)); }
   // The two halves of add(), for callers that must check several sums before they change one:
   // check() returns the largest magnitude in x, which add_checked() needs.
-  float check(std::span<const float> x, double weight) const;
-  void add_checked(std::span<const float> x, double weight, float largest);
+  // With a map, x holds the values of its smaller buffer and is added to the coordinates that these
+  // stand for; all others count as zero. The map's full size must be size().
+  float check(std::span<const float> x, double weight, const CoordinateMap* map = nullptr) const;
+  void add_checked(std::span<const float> x, double weight, float largest,
+                   const CoordinateMap* map = nullptr);
 
-  // out[i] = sum[i] / divisor, rounded once to float32. Not while another thread adds. divisor > 0.
+  // out[i] = sum[i] / divisor, rounded once to float32; a sum of zero gives −0, because x + (−0) is
+  // x bit for bit for every x, −0 too. Not while another thread adds. divisor > 0.
   void mean(double divisor, std::span<float> out) const;
+  // out[i] = sum[i] / Σ weights of the contributions that cover i; −0 where that is zero. The sums
+  // of weights are exact like total_weight(), so that coordinates which all contributions cover get
+  // mean(total_weight())'s bits. All maps must belong to one full layout. O(contributions + longest
+  // row of a tensor) memory beside `out`.
+  void mean_covered(std::span<const Covering> contributions, std::span<float> out) const;
   double sum(size_t index) const;
 
   // Σ weights, exact for weights that are multiples of 2^-fraction_bits (sample counts are); also
@@ -57,6 +73,8 @@ class ExactAccumulator {
  private:
   static constexpr size_t kStripe =
       1 << 11;  // values per lock, which is then held for well under a microsecond
+
+  void add_mapped(std::span<const float> x, double factor, bool small, const CoordinateMap& map);
 
   size_t size_;
   uint64_t max_contributions_;
