@@ -28,6 +28,9 @@ class Submodel {
 
   // A ParameterSet of layout() with the kept values of `full`.
   ParameterSet extract(const ParameterSet& full) const;
+  // The same into `out`, whose memory is used again when its layout equals layout(); fresh memory
+  // costs more than the copy.
+  void extract(const ParameterSet& full, ParameterSet& out) const;
   // Writes `small` over the kept values of `full`; all others keep their bits.
   void merge(const ParameterSet& small, ParameterSet& full) const;
 
