@@ -130,6 +130,16 @@ void copy(float* to, const float* from, size_t count) {
   if (count > 0) std::memcpy(to, from, count * sizeof(float));
 }
 
+// For runs, which are mostly too short to be worth a call: eights, the last one over the one
+// before.
+void copy_run(float* to, const float* from, size_t count) {
+  constexpr size_t kStep = 8, kMost = 256;
+  if (count < kStep || count > kMost) return copy(to, from, count);
+  for (size_t i = 0; i + kStep <= count; i += kStep)
+    std::memcpy(to + i, from + i, kStep * sizeof(float));
+  std::memcpy(to + count - kStep, from + count - kStep, kStep * sizeof(float));
+}
+
 }  // namespace
 
 CoordinateMap::CoordinateMap(const ParameterLayout& full, const ParameterLayout& small,
@@ -159,7 +169,7 @@ void CoordinateMap::gather(std::span<const float> full, std::span<float> small) 
       if (block.runs.empty()) {
         gather_row(row, block.columns.data(), to, count);
       } else {
-        for (const Run& run : block.runs) copy(to + run.small, row + run.full, run.count);
+        for (const Run& run : block.runs) copy_run(to + run.small, row + run.full, run.count);
       }
       to += count;
     }
@@ -182,7 +192,7 @@ void CoordinateMap::scatter(std::span<const float> small, std::span<float> full)
       if (block.runs.empty()) {
         scatter_row(from, block.columns.data(), row, count);
       } else {
-        for (const Run& run : block.runs) copy(row + run.full, from + run.small, run.count);
+        for (const Run& run : block.runs) copy_run(row + run.full, from + run.small, run.count);
       }
       from += count;
     }

@@ -1,6 +1,8 @@
 // Extraction and merge beside memcpy of as many bytes (the small model's), one thread. The full
 // model has about 10 M parameters. Memory is read and written as in a round: every pass works on
-// the next of several models, so that none of them is still in the cache.
+// the next of several models, so that none of them is still in the cache. What memory allows is
+// shown by memcpy of the kept rows in full: at random columns their cache lines are all touched.
+// Then, a value of the small model at a time, exact sums of mapped contributions and their mean.
 //   submodel_bench [repetitions]
 #include <algorithm>
 #include <chrono>
@@ -9,6 +11,7 @@
 #include <cstring>
 #include <functional>
 
+#include "espalier/params/exact_sum.h"
 #include "espalier/submodel/selection.h"
 
 namespace espalier::submodel {
@@ -101,16 +104,41 @@ void measure(const char* name, const std::shared_ptr<const ParameterLayout>& lay
   }
   const size_t bytes = small[0].size() * sizeof(float);
   // The kinds of work take turns, so that a busy machine slows all of them alike.
-  Stopwatch copy, extract, merge, fresh_copy, fresh;
+  size_t touched = 0;
+  for (const auto& block : sub->map().blocks()) touched += block.rows.size() * block.full_columns;
+  constexpr size_t kClients = 10;
+  ExactAccumulator sum(full[0].size(), kClients, 1), whole(full[0].size(), kClients, 1);
+  std::vector<std::shared_ptr<const Submodel>> clients;
+  std::vector<ExactAccumulator::Covering> covering;
+  for (size_t k = 0; k < kClients; ++k) {
+    clients.push_back(
+        choose_submodel(find_selection("federated-dropout"), layout, keep, 1, Key(7).child(k)));
+    covering.push_back({&clients.back()->map(), 1.0});
+  }
+  ParameterSet mean(layout);
+
+  Stopwatch copy, rows, extract, merge, fresh_copy, fresh, add, add_whole, divide, divide_covered;
   for (int i = 0; i < repetitions; ++i) {
-    const auto at = static_cast<size_t>(i) % kModels;
+    const auto at = static_cast<size_t>(i) % kModels, k = static_cast<size_t>(i) % kClients;
+    const ParameterSet& other = full[(at + 1) % kModels];
     extract.run([&] { sub->extract(full[at], small[at]); });
-    copy.run([&] {
-      std::memcpy(copies[at].values().data(), full[(at + 1) % kModels].values().data(), bytes);
-    });
+    copy.run([&] { std::memcpy(copies[at].values().data(), other.values().data(), bytes); });
     merge.run([&] { sub->merge(small[(at + 2) % kModels], full[(at + 2) % kModels]); });
-    fresh_copy.run([&] { ParameterSet set(small[at]); });
-    fresh.run([&] { ParameterSet set = sub->extract(full[at]); });
+    rows.run([&] {
+      std::memcpy(mean.values().data(), full[at].values().data(), touched * sizeof(float));
+    });
+    fresh_copy.run([&] { const ParameterSet set(small[at]); });
+    fresh.run([&] { const ParameterSet set = sub->extract(full[at]); });
+    if (k == 0) {
+      sum.reset();
+      whole.reset();
+    }
+    const CoordinateMap& map = clients[k]->map();
+    add.run([&] { sum.add_checked(small[at].values(), 1, 1.0f, &map); });
+    add_whole.run([&] { whole.add_checked(other.values(), 1, 1.0f); });
+    if (k + 1 < kClients) continue;
+    divide.run([&] { sum.mean(sum.total_weight(), mean.values()); });
+    divide_covered.run([&] { sum.mean_covered(covering, mean.values()); });
   }
   std::printf("%s, %.1f M parameters, keep %.2f: %.1f MB\n", name,
               static_cast<double>(layout->size()) / 1e6, keep, static_cast<double>(bytes) / 1e6);
@@ -121,10 +149,21 @@ void measure(const char* name, const std::shared_ptr<const ParameterLayout>& lay
                 gigabytes / t.best, gigabytes / t.median, r.best / t.best, r.median / t.median);
   };
   line("memcpy", copy, copy);
+  line("memcpy of kept rows", rows, copy);
   line("extract", extract, copy);
   line("merge", merge, copy);
   line("memcpy, fresh memory", fresh_copy, fresh_copy);
   line("extract, fresh memory", fresh, fresh_copy);
+  const auto per_value = [&](const char* what, Stopwatch& watch, size_t values) {
+    const Times t = watch.times();
+    const double scale = 1e9 / static_cast<double>(values);
+    std::printf("  %-22s best %6.3f ns    median %6.3f ns    per value\n", what, t.best * scale,
+                t.median * scale);
+  };
+  per_value("add, mapped", add, small[0].size());
+  per_value("add, whole", add_whole, full[0].size());
+  per_value("mean", divide, full[0].size());
+  per_value("mean_covered by 10", divide_covered, full[0].size());
 }
 
 }  // namespace
