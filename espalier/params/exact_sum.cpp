@@ -59,6 +59,21 @@ void add_columns(const float* x, double factor, bool small, const uint32_t* colu
   }
 }
 
+// The small columns [first, last) of a row whose columns are `runs`.
+void add_runs(const float* row, double factor, bool small,
+              const std::vector<CoordinateMap::Run>& runs, int64_t* sums, size_t first,
+              size_t last) {
+  const auto ends_before = [](const CoordinateMap::Run& run, size_t column) {
+    return run.small + run.count <= column;
+  };
+  auto run = std::lower_bound(runs.begin(), runs.end(), first, ends_before);
+  for (size_t j = first; j < last; ++run) {
+    const size_t end = std::min<size_t>(run->small + run->count, last);
+    (small ? add_small : add_large)(row + j, factor, sums + run->full + (j - run->small), end - j);
+    j = end;
+  }
+}
+
 // out[i] = sums[i] / divisor, and −0 for 0: the quotient of the negated sum is then +0.
 ESPALIER_KERNEL void divide(const int64_t* __restrict sums, double divisor, float* __restrict out,
                             size_t count) {
@@ -188,11 +203,13 @@ void ExactAccumulator::add_mapped(std::span<const float> x, double factor, bool 
                                  block.columns.end(), locked_end - base) -
                 block.columns.begin());
           }
+          int64_t* const sums = sums_.data() + base;
           if (block.whole_rows()) {
-            (small ? add_small : add_large)(values + j, factor, sums_.data() + at, next - j);
+            (small ? add_small : add_large)(values + j, factor, sums + block.columns[j], next - j);
+          } else if (!block.runs.empty()) {
+            add_runs(values, factor, small, block.runs, sums, j, next);
           } else {
-            add_columns(values + j, factor, small, block.columns.data() + j, sums_.data() + base,
-                        next - j);
+            add_columns(values + j, factor, small, block.columns.data() + j, sums, next - j);
           }
           j = next;
         }
