@@ -1,3 +1,4 @@
+#include <cstring>
 #include <dnnl.hpp>
 
 #include "espalier/train/kernels.h"
@@ -60,7 +61,7 @@ class ConvLayer final : public Layer {
     scratch_bytes_ = forward_.scratch_bytes();
     if (!c.training) return;
     if (sparse_) {
-      make_sparse(c, memory::desc(weights, f32, Tag::ohwi), user);
+      make_sparse(c, user);
       return;
     }
 
@@ -86,6 +87,12 @@ class ConvLayer final : public Layer {
   }
 
   size_t scratch_bytes() const override { return scratch_bytes_; }
+  size_t owned_bytes() const override {
+    return forward_weights_.scratch_bytes() + data_weights_.scratch_bytes() +
+           gradient_weights_.scratch_bytes() +
+           (sparse_shape_.batch > 0 ? sparse_conv_scratch_bytes(sparse_shape_, slots.dx != kNoSlot)
+                                    : 0);
+  }
 
   void forward(const Frame& frame) override {
     uint8_t* scratch = frame.at<uint8_t>(slots.scratch);
@@ -162,14 +169,18 @@ class ConvLayer final : public Layer {
     size_t weight_bytes_ = 0;
   };
 
-  void make_sparse(const LayerContext& c, const memory::desc& taps, const memory::desc& user) {
+  void make_sparse(const LayerContext& c, const memory::desc& user) {
     const auto size = [](int64_t value) { return static_cast<size_t>(value); };
     const Node &n = c.node, &pool = *c.pool;
     sparse_shape_ = {size(c.batch),       size(n.in.height),     size(n.in.width),
                      size(n.in.channels), size(n.out.channels),  size(n.kernel),
                      size(n.padding),     size(pool.out.height), size(pool.out.width),
                      size(pool.kernel)};
-    tap_bytes_ = (taps.get_size() + 63) / 64 * 64;
+    row_ = static_cast<int64_t>(sparse_row(sparse_shape_));
+    const memory::desc taps({n.out.channels, n.in.channels, n.kernel, n.kernel},
+                            memory::data_type::f32,
+                            memory::dims{n.kernel * row_, 1, row_, n.in.channels});
+    tap_bytes_ = static_cast<size_t>(n.out.channels * n.kernel * row_) * sizeof(float);
     data_weights_ = Reorder(user, taps);
     gradient_weights_ = Reorder(taps, user);
     scratch_bytes_ = std::max(scratch_bytes_, 2 * tap_bytes_);
@@ -178,7 +189,12 @@ class ConvLayer final : public Layer {
   void run_sparse(const Frame& frame) {
     auto* weights = frame.at<float>(slots.scratch);
     auto* gradient = frame.at<float>(slots.scratch + tap_bytes_);
-    if (slots.dx != kNoSlot) data_weights_.run(frame.weights + weight_, weights);
+    if (slots.dx != kNoSlot) {
+      // What lies between the rows must be 0; the scratch area is everybody's.
+      if (row_ != static_cast<int64_t>(sparse_shape_.kernel * sparse_shape_.channels))
+        std::memset(weights, 0, tap_bytes_);
+      data_weights_.run(frame.weights + weight_, weights);
+    }
     sparse_conv_backward(
         sparse_shape_,
         SparseConvData{.x = frame.at<float>(slots.x),
@@ -197,6 +213,7 @@ class ConvLayer final : public Layer {
   bool mask_, sparse_;
   SparseConvShape sparse_shape_{};
   SparseConvScratch sparse_scratch_;
+  int64_t row_ = 0;  // values from one kernel row to the next, in the sparse pass
   size_t tap_bytes_ = 0;
   size_t weight_ = 0, bias_ = kNoSlot, values_ = 0, scratch_bytes_ = 0;
   Step forward_, data_, gradient_;
@@ -206,8 +223,8 @@ class ConvLayer final : public Layer {
 }  // namespace
 
 bool sparse_backward(const Node& conv, const Node& pool, Type type) {
-  return type == Type::kFloat && conv.stride == 1 && conv.in.channels % 16 == 0 &&
-         pool.kernel >= 2 && pool.kernel <= 15;
+  return type == Type::kFloat && conv.stride == 1 && conv.in.channels >= 8 && pool.kernel >= 2 &&
+         pool.kernel <= 15;
 }
 
 std::unique_ptr<Layer> make_conv_layer(const LayerContext& context) {

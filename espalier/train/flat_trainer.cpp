@@ -29,8 +29,12 @@ std::vector<Segment> segments_of(const ParameterLayout& layout, Predicate wanted
 
 }  // namespace
 
-FlatTrainer::FlatTrainer(std::unique_ptr<Net> net, const DataSpec& data, std::string init_file)
-    : net_(std::move(net)), data_(data), init_file_(std::move(init_file)) {
+FlatTrainer::FlatTrainer(std::unique_ptr<Net> net, const DataSpec& data, NarrowNet narrow,
+                         std::string init_file)
+    : net_(std::move(net)),
+      narrow_(std::move(narrow)),
+      data_(data),
+      init_file_(std::move(init_file)) {
   const ParameterLayout& layout = *net_->layout();
   weights_.assign(static_cast<size_t>(layout.size()), 0.0f);
   gradients_.assign(weights_.size(), 0.0f);
@@ -47,6 +51,27 @@ void FlatTrainer::initialize(Key key, ParameterSet& out) {
   } else {
     read_parameters(SafetensorsFile::read(init_file_), out);
   }
+}
+
+uint64_t FlatTrainer::training_bytes(int64_t batch_size, const TrainOptions& options) const {
+  const auto size = static_cast<uint64_t>(batch_size);
+  uint64_t sample = 1;
+  for (const int64_t extent : data_.sample_shape) sample *= static_cast<uint64_t>(extent);
+  uint64_t value = data_.kind == data::Kind::kTokens ? sizeof(int64_t) : sizeof(float);
+  // gather() turns float images around.
+  if (data_.kind == data::Kind::kFloat && data_.sample_shape.size() == 3) value *= 2;
+  return (weights_.size() + gradients_.size()) * sizeof(float) +
+         Optimizer::state_bytes(options, weights_.size()) + net_->training_bytes(batch_size) +
+         size * (sample * value + sizeof(int64_t));  // samples and labels
+}
+
+NestedNet& FlatTrainer::nested(const SubmodelTraining& training, const data::Dataset& dataset,
+                               std::span<const uint32_t> samples, Key key) {
+  if (nested_ == nullptr) nested_ = std::make_unique<NestedNet>(*net_, narrow_);
+  std::vector<uint8_t> classes(static_cast<size_t>(data_.num_classes), 0);
+  for (const uint32_t sample : samples) classes[static_cast<size_t>(dataset.labels[sample])] = 1;
+  nested_->start(training, classes, key);
+  return *nested_;
 }
 
 void FlatTrainer::load(const ParameterSet& weights) {
@@ -107,10 +132,13 @@ FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_
   if (samples.empty()) fail("train/fit", "expected at least one training sample, got none");
   const data::Augmentation augmentation{options.crop_padding, options.flip, options.cutout};
   optimizer_.start(options, weights_.size());
+  NestedNet* const nest =
+      hooks.submodel == nullptr ? nullptr : &nested(*hooks.submodel, dataset, samples, key);
+  Net& net = nest == nullptr ? *net_ : *nest;
   // Plain SGD with nothing between gradient and step: the net may apply it where it computes the
   // gradient.
   const bool fuse = options.optimizer == "sgd" && options.momentum == 0 && options.clip_norm == 0 &&
-                    !hooks.before_step;
+                    !hooks.before_step && (nest == nullptr || nest->can_fuse());
   const SgdUpdate update{static_cast<float>(options.lr),
                          static_cast<float>(1 - options.lr * options.weight_decay)};
   const std::vector<Segment>& segments = fuse ? unfused_ : trainable_;
@@ -131,7 +159,7 @@ FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_
           std::span(order_).subspan(begin, std::min(batch_size, order_.size() - begin));
       const Batch batch = gather(dataset, indices, augmentation.any() ? &augmentation : nullptr,
                                  key.child(Purpose::kAugmentation).child(result.steps));
-      const BatchSums sums = net_->train(batch, weights_, gradients_, fuse ? &update : nullptr);
+      const BatchSums sums = net.train(batch, weights_, gradients_, fuse ? &update : nullptr);
       if (options.clip_norm > 0) clip_norm(gradients_, segments, options.clip_norm);
       if (hooks.before_step) hooks.before_step(weights_, gradients_);
       optimizer_.step(weights_, gradients_, segments);
@@ -139,6 +167,8 @@ FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_
       loss += sums.loss;
       correct += sums.correct;
       result.samples += indices.size();
+      result.macs += indices.size() *
+                     (nest == nullptr ? 3 * net_->macs_per_sample() : nest->step_macs_per_sample());
       ++result.steps;
     }
     if (!std::isfinite(loss)) {

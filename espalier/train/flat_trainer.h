@@ -3,6 +3,7 @@
 #include <memory>
 #include <vector>
 
+#include "espalier/train/nested_net.h"
 #include "espalier/train/net.h"
 #include "espalier/train/optimizer.h"
 #include "espalier/train/trainer.h"
@@ -13,12 +14,15 @@ namespace espalier::train {
 // the optimizer's state are one flat buffer each.
 class FlatTrainer final : public Trainer {
  public:
-  // `init_file`: initial weights instead of drawn ones; empty for none.
-  FlatTrainer(std::unique_ptr<Net> net, const DataSpec& data, std::string init_file);
+  // `narrow` makes the nets of SubmodelTraining::widths. `init_file`: initial weights instead of
+  // drawn ones; empty for none.
+  FlatTrainer(std::unique_ptr<Net> net, const DataSpec& data, NarrowNet narrow,
+              std::string init_file);
 
   const std::shared_ptr<const ParameterLayout>& layout() const override { return net_->layout(); }
   void initialize(Key key, ParameterSet& out) override;
   uint64_t macs_per_sample() const override { return net_->macs_per_sample(); }
+  uint64_t training_bytes(int64_t batch_size, const TrainOptions& options) const override;
   void load(const ParameterSet& weights) override;
   void store(ParameterSet& weights) const override;
   FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
@@ -27,10 +31,15 @@ class FlatTrainer final : public Trainer {
 
  private:
   void check(const data::Dataset& dataset) const;
+  // The net that trains as `training` says, made when first asked for.
+  NestedNet& nested(const SubmodelTraining& training, const data::Dataset& dataset,
+                    std::span<const uint32_t> samples, Key key);
   Batch gather(const data::Dataset& dataset, std::span<const uint32_t> indices,
                const data::Augmentation* augmentation, Key key);
 
   std::unique_ptr<Net> net_;
+  NarrowNet narrow_;
+  std::unique_ptr<NestedNet> nested_;
   DataSpec data_;
   std::string init_file_;
   AlignedVector<float> weights_, gradients_;

@@ -196,13 +196,29 @@ BatchSums GraphNet::train(const Batch& batch, std::span<float> weights, std::spa
   frame.gradients = gradients.data();
   frame.update = update;
   for (auto& layer : p.layers) layer->forward(frame);
-  const auto classes = static_cast<size_t>(graph_.nodes.back().out.size());
   const LossSums sums =
-      batch_loss(batch, frame.at<float>(p.logits), classes, frame.at<float>(p.dlogits));
+      batch_loss(batch, frame.at<float>(p.logits), num_classes(), frame.at<float>(p.dlogits));
   for (auto layer = p.layers.rbegin(); layer != p.layers.rend(); ++layer) {
     if ((*layer)->slots.dy != kNoSlot) (*layer)->backward(frame);
   }
   return {sums.loss, sums.correct};
+}
+
+std::span<const float> GraphNet::forward_training(const Batch& batch, std::span<float> weights) {
+  Plan& p = plan(batch.size, true);
+  Frame frame = start(p, batch);
+  frame.weights = weights.data();
+  for (auto& layer : p.layers) layer->forward(frame);
+  return {frame.at<float>(p.logits), static_cast<size_t>(batch.size) * num_classes()};
+}
+
+uint64_t GraphNet::training_bytes(int64_t batch_size) const {
+  const auto found = plans_.find({batch_size, true});
+  const Plan fresh = found == plans_.end() ? make_plan(batch_size, true) : Plan{};
+  const Plan& p = found == plans_.end() ? fresh : found->second;
+  uint64_t bytes = p.arena_bytes;
+  for (const auto& layer : p.layers) bytes += layer->owned_bytes();
+  return bytes;
 }
 
 std::vector<size_t> GraphNet::fused_tensors() const {
@@ -218,9 +234,8 @@ BatchSums GraphNet::evaluate(const Batch& batch, std::span<const float> weights)
   Frame frame = start(p, batch);
   frame.weights = const_cast<float*>(weights.data());  // evaluation only reads
   for (auto& layer : p.layers) layer->forward(frame);
-  const auto classes = static_cast<size_t>(graph_.nodes.back().out.size());
-  logits_ = {frame.at<float>(p.logits), static_cast<size_t>(batch.size) * classes};
-  const LossSums sums = batch_loss(batch, logits_.data(), classes, nullptr);
+  logits_ = {frame.at<float>(p.logits), static_cast<size_t>(batch.size) * num_classes()};
+  const LossSums sums = batch_loss(batch, logits_.data(), num_classes(), nullptr);
   return {sums.loss, sums.correct};
 }
 

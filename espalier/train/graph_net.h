@@ -31,7 +31,10 @@ class GraphNet final : public Net {
                   const SgdUpdate* update) override;
   std::vector<size_t> fused_tensors() const override;
   BatchSums evaluate(const Batch& batch, std::span<const float> weights) override;
+  std::span<const float> forward_training(const Batch& batch, std::span<float> weights) override;
   std::span<const float> logits() const override { return logits_; }
+  // The arena and what the layers hold themselves: exact, but for oneDNN's generated code.
+  uint64_t training_bytes(int64_t batch_size) const override;
 
  private:
   // The layers of one batch size with their places in the arena.
@@ -49,6 +52,7 @@ class GraphNet final : public Net {
   size_t value_bytes(int node, int64_t batch) const;
   Type value_type(int node) const;
   Frame start(const Plan& plan, const Batch& batch);
+  size_t num_classes() const { return static_cast<size_t>(graph_.nodes.back().out.size()); }
 
   Graph graph_;
   Type type_;

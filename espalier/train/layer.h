@@ -68,6 +68,8 @@ class Layer {
   virtual size_t saved_bytes() const { return 0; }
   virtual size_t scratch_bytes() const { return 0; }
   virtual bool backward_in_place() const { return false; }
+  // Bytes of working memory outside the arena.
+  virtual size_t owned_bytes() const { return 0; }
 
   virtual void forward(const Frame& frame) = 0;
   // Writes the gradients of the layer's parameters (no accumulation) and dx.

@@ -61,10 +61,17 @@ class Net {
   // Indices of the layout's tensors that train() updates when it is given an update.
   virtual std::vector<size_t> fused_tensors() const { return {}; }
 
+  // The logits (batch × classes) of a forward pass in training mode, by the batch's statistics; the
+  // running ones in `weights` are updated. Valid until the next pass of this net.
+  virtual std::span<const float> forward_training(const Batch& batch, std::span<float> weights) = 0;
+
   // The same loss without training.
   virtual BatchSums evaluate(const Batch& batch, std::span<const float> weights) = 0;
   // The logits of the last batch evaluated: batch × classes.
   virtual std::span<const float> logits() const = 0;
+
+  // Bytes of the buffers, beyond weights and gradients, in which train() works at this batch size.
+  virtual uint64_t training_bytes(int64_t batch_size) const = 0;
 };
 
 }  // namespace espalier::train

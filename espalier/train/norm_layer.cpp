@@ -48,6 +48,9 @@ class NormLayer final : public Layer {
     return training_ ? 2 * blocks_ * channels_ * sizeof(float) : 0;
   }
   bool backward_in_place() const override { return true; }
+  size_t owned_bytes() const override {
+    return channels_ * (2 * sizeof(double) + 3 * sizeof(float));  // the five vectors below
+  }
 
   void forward(const Frame& frame) override {
     if (type_ == Type::kFloat) {

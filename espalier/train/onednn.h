@@ -44,6 +44,7 @@ class Reorder {
     scratchpad_.resize(desc.scratchpad_desc().get_size());
     scratch_ = dnnl::memory(desc.scratchpad_desc(), cpu_engine(), scratchpad_.data());
   }
+  size_t scratch_bytes() const { return scratchpad_.size(); }
   void run(const void* from, void* to) {
     from_.set_data_handle(const_cast<void*>(from));
     to_.set_data_handle(to);

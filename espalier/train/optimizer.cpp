@@ -86,6 +86,12 @@ void Optimizer::start(const TrainOptions& options, size_t size) {
   if (adaptive && options.amsgrad) largest_.assign(size, 0.0f);
 }
 
+uint64_t Optimizer::state_bytes(const TrainOptions& options, size_t size) {
+  const bool adaptive = options.optimizer != "sgd";
+  const uint64_t buffers = adaptive ? (options.amsgrad ? 3 : 2) : (options.momentum > 0 ? 1 : 0);
+  return buffers * size * sizeof(float);
+}
+
 void Optimizer::step(std::span<float> weights, std::span<const float> gradients,
                      const std::vector<Segment>& segments) {
   ++steps_;

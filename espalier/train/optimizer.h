@@ -22,6 +22,8 @@ class Optimizer {
  public:
   // Starts anew, as a client does in every round; memory of an earlier start is used again.
   void start(const TrainOptions& options, size_t size);
+  // Bytes of the state of `size` values.
+  static uint64_t state_bytes(const TrainOptions& options, size_t size);
   // One step on the given parts of the buffers.
   void step(std::span<float> weights, std::span<const float> gradients,
             const std::vector<Segment>& segments);

@@ -111,16 +111,25 @@ ESPALIER_INLINE void copy_rows(const SparseConvShape& s, const float* image, flo
   }
 }
 
+// Pooled rows worked on at a time, for padded lines of `line` values.
+size_t band_rows(const SparseConvShape& s, size_t line) {
+  return std::clamp<size_t>(kBandBytes / (line * sizeof(float) * s.window), 1, s.pooled_height);
+}
+size_t num_entries(const SparseConvShape& s, size_t rows) {
+  return s.out_channels * rows * s.pooled_width + 1;
+}
+
 ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData& d,
                               SparseConvScratch& scratch) {
   const size_t line = (s.width + 2 * s.padding) * s.channels,
                image = (s.height + 2 * s.padding) * line;
-  const size_t row = s.kernel * s.channels, filter = s.kernel * row;
-  const size_t rows =
-      std::clamp<size_t>(kBandBytes / (line * sizeof(float) * s.window), 1, s.pooled_height);
-  scratch.input.assign(image, 0.0f);  // the padding stays zero
-  if (d.dx != nullptr) scratch.input_gradient.resize(image);
-  scratch.entries.resize(s.out_channels * rows * s.pooled_width + 1);
+  // The last vector of a row may reach into the next pixel: what it adds to a weight's gradient
+  // there is beyond the row, and what it spreads is 0.
+  const size_t row = sparse_row(s), filter = s.kernel * row;
+  const size_t rows = band_rows(s, line);
+  scratch.input.assign(image + kLanes, 0.0f);  // the padding stays zero
+  if (d.dx != nullptr) scratch.input_gradient.resize(image + kLanes);
+  scratch.entries.resize(num_entries(s, rows));
   scratch.counts.resize(s.out_channels);
   std::fill(d.weight_gradient, d.weight_gradient + s.out_channels * filter, 0.0f);
   if (d.bias_gradient != nullptr)
@@ -169,9 +178,21 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData& d,
 
 }  // namespace
 
+size_t sparse_row(const SparseConvShape& shape) {
+  return (shape.kernel * shape.channels + kLanes - 1) / kLanes * kLanes;
+}
+
 ESPALIER_KERNEL void sparse_conv_backward(const SparseConvShape& shape, const SparseConvData& data,
                                           SparseConvScratch& scratch) {
   backward(shape, data, scratch);
+}
+
+size_t sparse_conv_scratch_bytes(const SparseConvShape& s, bool dx) {
+  const size_t line = (s.width + 2 * s.padding) * s.channels,
+               image = (s.height + 2 * s.padding) * line;
+  return (dx ? 2 : 1) * (image + kLanes) * sizeof(float) +
+         num_entries(s, band_rows(s, line)) * sizeof(SparseConvScratch::Entry) +
+         s.out_channels * sizeof(uint32_t);
 }
 
 }  // namespace espalier::train

@@ -13,8 +13,9 @@
 // 1/window² of the dense pass's multiplications or less, which beats the dense kernels' better use
 // of the processor (5×5 taps on 2×2 windows: 1.7 times faster in fp32, no faster than dense bf16).
 //
-// Sums are taken in float, in a fixed order. Stride 1; the input channels are a multiple of 16,
-// windows at most 15 wide.
+// Sums are taken in float, in a fixed order. Stride 1; windows at most 15 wide. A kernel row of
+// kernel·channels values is worked on in vectors of 16, so few channels (a first layer's) do not
+// pay.
 namespace espalier::train {
 
 struct SparseConvShape {
@@ -36,9 +37,10 @@ struct SparseConvScratch {
 
 // The gradient `dy` of the pooled values `y` (batch × pooled_height × pooled_width × out_channels),
 // where `argmax` is max_pool's, gives
-//   weight_gradient: out_channels × kernel × kernel × channels, and bias_gradient: out_channels,
-//   null when there is none; dx: like x, null when not wanted; then `weights` are read, in the
-//   order of weight_gradient.
+//   weight_gradient: out_channels × kernel rows of sparse_row(shape) values, of which the first
+//   kernel·channels count and the rest is undefined; bias_gradient: out_channels, null when there
+//   is none; dx: like x, null when not wanted; then `weights` are read, in the order of
+//   weight_gradient, and the rest of their rows must be 0.
 struct SparseConvData {
   const float* x;
   const float* dy;
@@ -49,6 +51,10 @@ struct SparseConvData {
   float* bias_gradient;
   float* dx;
 };
+// Values from one kernel row to the next: kernel·channels, rounded up to whole vectors.
+size_t sparse_row(const SparseConvShape& shape);
+// Bytes that the working memory grows to.
+size_t sparse_conv_scratch_bytes(const SparseConvShape& shape, bool dx);
 void sparse_conv_backward(const SparseConvShape& shape, const SparseConvData& data,
                           SparseConvScratch& scratch);
 

@@ -65,6 +65,31 @@ class TorchNet final : public Net {
     });
   }
 
+  std::span<const float> forward_training(const Batch& batch, std::span<float> weights) override {
+    return guarded([&] {
+      const at::NoGradGuard no_grad;
+      const std::vector<at::Tensor> tensors = bind(weights.data(), false);
+      logits_ = model_->forward(tensors, input(batch), true).to(at::kCPU, at::kFloat).contiguous();
+      for (size_t i = 0; i < tensors.size(); ++i) {
+        const ParameterInfo& info = layout()->tensors()[i];
+        if (is_trainable(info.role)) continue;
+        copy_out(tensors[i],
+                 weights.subspan(static_cast<size_t>(info.offset), static_cast<size_t>(info.size)));
+      }
+      return logits();
+    });
+  }
+
+  // Autograd allocates activations as it goes and they are not counted: on the CPU nothing else is
+  // left, elsewhere copies of weights, gradients and batch.
+  uint64_t training_bytes(int64_t batch_size) const override {
+    if (device_.is_cpu()) return 0;
+    int64_t values = batch_size;
+    for (const int64_t extent : model_->sample_shape()) values *= extent;
+    return static_cast<uint64_t>(layout()->size() + layout()->num_trainable() + values) *
+           sizeof(float);
+  }
+
   BatchSums evaluate(const Batch& batch, std::span<const float> weights) override {
     return guarded([&] {
       const at::NoGradGuard no_grad;

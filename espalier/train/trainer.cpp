@@ -91,8 +91,11 @@ std::unique_ptr<Trainer> make_trainer(const ModelOptions& model, const DataSpec&
                                       std::span<const int64_t> units) {
   if (data.num_classes < 1) fail("train/model", "the data set has no classes");
   check_device(device);
+  const auto narrower = [model, data, precision, device](std::span<const int64_t> fewer) {
+    return make_net(model, data, precision, device, fewer);
+  };
   return std::make_unique<FlatTrainer>(make_net(model, data, precision, device, units), data,
-                                       model.init);
+                                       narrower, model.init);
 }
 
 }  // namespace espalier::train

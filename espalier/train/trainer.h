@@ -128,12 +128,15 @@ struct SubmodelTraining {
   // trains the first units only (FjORD, Horváth et al. 2021). Empty: always the whole model.
   std::vector<std::vector<int64_t>> widths;
   // FjORD's self-distillation: the loss of a drawn width is (1 − distillation)·CE +
-  // distillation·KD(width ← whole model, temperature). 0 is off.
+  // distillation·KD(width ← widest of the list, temperature), and CE when it is the widest (loss.h,
+  // nested_net.h). 0 is off.
   double distillation = 0;
   double temperature = 1;
-  // HeteroFL's scaler: outputs of hidden layers are multiplied by this while training. 1 is off.
+  // HeteroFL's scaler: outputs of hidden layers are multiplied by this while training, which is 1
+  // over the keep ratio. 1 is off.
   double scale = 1;
-  // HeteroFL's masked cross-entropy: logits of classes that the client has no samples of count as 0.
+  // HeteroFL's masked cross-entropy: logits of classes that the client has no samples of count as
+  // 0.
   bool masked_cross_entropy = false;
   // HeteroFL's static batch norm: training normalizes by the batch and keeps no running statistics.
   bool static_statistics = false;
@@ -154,6 +157,9 @@ struct FitResult {
   double accuracy = 0;  // of the training predictions, same average
   uint64_t steps = 0;
   uint64_t samples = 0;  // seen, all epochs together
+  // Multiply-accumulates of all passes; a backward pass counts as two forward ones. Narrower widths
+  // count as what they are, a teacher's forward pass is in it.
+  uint64_t macs = 0;
 };
 
 // Sums, so that batches evaluated by different workers are added in a fixed order.
@@ -177,12 +183,24 @@ class Trainer {
   // Multiply-accumulates of one sample's forward pass, counted from the layers' shapes.
   virtual uint64_t macs_per_sample() const = 0;
 
+  // Bytes of the buffers that a replica needs to train in batches of this size: weights,
+  // gradients, the optimizer's state, activations with their gradients and working memory, and the
+  // batch itself. Exact for the nets of the explicit engine (the program's code and small objects
+  // aside); libtorch allocates activations as it goes, so for its models (lstm, torchscript, device
+  // "cuda") they are missing and this is a lower bound. For training without SubmodelTraining's
+  // narrower widths, which add theirs. The default counts weights and gradients.
+  virtual uint64_t training_bytes(int64_t batch_size, const TrainOptions& options) const {
+    static_cast<void>(batch_size);
+    static_cast<void>(options);
+    return 2 * static_cast<uint64_t>(layout()->size()) * sizeof(float);
+  }
+
   virtual void load(const ParameterSet& weights) = 0;
   virtual void store(ParameterSet& weights) const = 0;
 
   // Trains the loaded weights on the given samples of `dataset`: `options.epochs` passes in an
   // order drawn from `key`, at the learning rate options.lr (schedules are applied by the caller).
-  // Throws Error when the loss is not finite.
+  // Throws Error when the loss is not finite or hooks.submodel does not fit the model.
   virtual FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
                         const TrainOptions& options, const FitHooks& hooks, Key key) = 0;
 
