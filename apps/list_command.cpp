@@ -7,6 +7,7 @@
 #include "espalier/data/partition.h"
 #include "espalier/round/run_config.h"
 #include "espalier/strategy/strategy.h"
+#include "espalier/submodel/selection.h"
 #include "espalier/train/trainer.h"
 
 namespace espalier::apps {
@@ -33,6 +34,7 @@ const std::vector<Listing>& listings() {
       {"models", [] { return rows_of(train::model_rows()); }},
       {"datasets", [] { return rows_of(data::dataset_rows()); }},
       {"partitions", [] { return rows_of(data::partition_rows()); }},
+      {"submodels", [] { return rows_of(submodel::selection_rows()); }},
   };
   return all;
 }

@@ -1,6 +1,8 @@
 #include "apps/simulation.h"
 
 #include <algorithm>
+#include <cmath>
+#include <sstream>
 
 #include "espalier/base/clock.h"
 #include "espalier/base/config.h"
@@ -24,6 +26,13 @@ uint64_t configuration_fingerprint(const Json& resolved) {
        {"rounds", "eval_every", "eval_batch", "checkpoint_every", "client_state_mb"})
     kept.erase(key);
   return round::fingerprint(kept.dump());
+}
+
+// "accuracy_at_0.25"
+std::string width_key(double width) {
+  std::ostringstream text;
+  text << "accuracy_at_" << width;
+  return text.str();
 }
 
 }  // namespace
@@ -55,7 +64,8 @@ Simulation::Simulation(round::RunConfig config, size_t num_threads)
   parameters_ = initial.size();
   states_ = std::make_unique<sim::SimStateStore>(
       static_cast<uint64_t>(config_.run.client_state_mb) * 1'000'000);
-  const round::Feedback feedback = round::choose_feedback(config_.run.error_feedback, *uplink_);
+  const round::Feedback feedback =
+      round::choose_feedback(config_.run.error_feedback, *uplink_, config_.submodel);
   round::ClientEnvironment environment{
       *strategy_,    *downlink_,
       *uplink_,      {initial.shared_layout(), initial.layout().size() * 4 + 1024},
@@ -66,8 +76,27 @@ Simulation::Simulation(round::RunConfig config, size_t num_threads)
                              config_.run.eval_batch, environment});
   loop_ = std::make_unique<round::RoundLoop>(
       round::RoundLoop::Setup{config_.run, config_.selection, config_.train, *strategy_, *downlink_,
-                              *uplink_, *backend_, states_.get()},
+                              *uplink_, *backend_, states_.get(), config_.submodel,
+                              config_.devices},
       std::move(initial));
+  check_device_memory();
+}
+
+// A device that could not hold its sub-model while training is refused before the run.
+void Simulation::check_device_memory() const {
+  for (const round::DeviceOptions& device : config_.devices) {
+    if (device.memory_mb == 0) continue;
+    const auto units = submodel::kept_units(device.keep, loop_->global().layout());
+    const auto trainer = train::make_trainer(config_.model, train::spec_of(*data_.train),
+                                             config_.train.precision, config_.train.device, units);
+    const auto needed =
+        static_cast<double>(trainer->training_bytes(config_.train.batch_size, config_.train));
+    if (needed <= device.memory_mb * 1e6) continue;
+    fail("config", "device '", device.name, "' has ", device.memory_mb,
+         " MB, but training its sub-model (keep = ", device.keep,
+         ") at train.batch_size = ", config_.train.batch_size, " takes ",
+         std::round(needed / 1e4) / 100, " MB; lower its keep or the batch size");
+  }
 }
 
 void Simulation::attach(report::RunFolder& folder) {
@@ -115,6 +144,7 @@ void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_
       if (progress != nullptr) {
         for (const std::string& failure : record.failures) progress->note(failure);
       }
+      if (!record.width_accuracy.empty()) last_widths_ = record.width_accuracy;
       const Json line = metrics_line(record);
       if (folder_ != nullptr) {
         folder_->append_metrics(line);
@@ -161,6 +191,14 @@ Json Simulation::metrics_line(const round::RoundRecord& record) const {
   line["bytes_up_total"] = ledger.bytes_up;
   line["macs"] = record.macs;
   line["macs_total"] = ledger.macs;
+  if (loop_->devices().timed()) {
+    line["simulated_seconds"] = record.simulated.total();
+    line["simulated_down_seconds"] = record.simulated.down;
+    line["simulated_compute_seconds"] = record.simulated.compute;
+    line["simulated_up_seconds"] = record.simulated.up;
+    line["simulated_seconds_total"] = ledger.simulated_seconds;
+  }
+  for (const auto& [width, accuracy] : record.width_accuracy) line[width_key(width)] = accuracy;
   line["seconds"] = record.seconds;
   line["train_seconds"] = record.train_seconds;
   line["eval_seconds"] = record.eval_seconds;
@@ -225,6 +263,11 @@ Json Simulation::summary() const {
   out["downlink"] = downlink_->describe();
   out["uplink"] = uplink_->describe();
   out["client_macs_total"] = ledger.macs;
+  if (loop_->devices().timed()) out["simulated_seconds"] = ledger.simulated_seconds;
+  if (loop_->submodels().active()) {
+    out["submodel"] = config_.submodel.name;
+    for (const auto& [width, accuracy] : last_widths_) out["final_" + width_key(width)] = accuracy;
+  }
   out["client_updates"] = ledger.client_updates;
   out["client_updates_per_second"] =
       ledger.train_seconds > 0 ? static_cast<double>(ledger.client_updates) / ledger.train_seconds

@@ -3,6 +3,7 @@
 #include <csignal>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -45,6 +46,7 @@ class Simulation {
   const data::Partition& partition() const { return *partition_; }
 
  private:
+  void check_device_memory() const;
   void write_checkpoint();
   void write_clients() const;
   double wall_seconds() const;
@@ -61,6 +63,7 @@ class Simulation {
   std::unique_ptr<round::RoundLoop> loop_;
   uint64_t configuration_;
   uint64_t parameters_ = 0;
+  std::map<double, double> last_widths_;  // accuracies of submodel.eval_widths
   uint32_t checkpointed_ = 0;
   size_t num_threads_;
   Stopwatch wall_;

@@ -124,9 +124,9 @@ uint64_t permuted(Key key, uint64_t n, uint64_t value) {
   do {
     uint64_t left = value >> half, right = value & mask;
     for (uint32_t round = 0; round < 4; ++round) {
-      const auto mixed = philox4x32({static_cast<uint32_t>(right), static_cast<uint32_t>(right >> 32),
-                                     round, 0},
-                                    key.value());
+      const auto mixed =
+          philox4x32({static_cast<uint32_t>(right), static_cast<uint32_t>(right >> 32), round, 0},
+                     key.value());
       const uint64_t next = left ^ (mixed[0] & mask);
       left = right;
       right = next;

@@ -112,6 +112,10 @@ std::string cards(const RunData& run) {
     html += card("Client compute", text("client_macs_total", Unit::kCount) + "MAC",
                  "multiply-accumulates of all clients");
   }
+  if (value("simulated_seconds")) {
+    html += card("Simulated device time", text("simulated_seconds", Unit::kSeconds),
+                 "sum of rounds, each as long as its slowest client");
+  }
   if (value("wall_seconds")) {
     html += card("Wall time", text("wall_seconds", Unit::kSeconds),
                  text("client_updates_per_second", Unit::kCount) + " client updates per second");

@@ -45,6 +45,8 @@ Json summary_from_metrics(const std::vector<Json>& metrics) {
     }
   }
   if (const auto macs = number_in(last, "macs_total")) summary["client_macs_total"] = *macs;
+  if (const auto simulated = number_in(last, "simulated_seconds_total"))
+    summary["simulated_seconds"] = *simulated;
   if (const auto wall = number_in(last, "wall_seconds")) {
     summary["wall_seconds"] = *wall;
     if (*wall > 0 && updates > 0) summary["client_updates_per_second"] = updates / *wall;
@@ -103,6 +105,7 @@ const std::vector<Figure>& key_figures() {
       {"bytes_down_total", "Down in total", Unit::kBytes, Better::kLower},
       {"bytes_up_total", "Up in total", Unit::kBytes, Better::kLower},
       {"client_macs_total", "Client MACs", Unit::kCount, Better::kLower},
+      {"simulated_seconds", "Simulated device time", Unit::kSeconds, Better::kLower},
       {"client_updates", "Client updates", Unit::kCount, Better::kNeither},
       {"client_updates_per_second", "Updates per second", Unit::kCount, Better::kHigher},
       {"wall_seconds", "Wall time", Unit::kSeconds, Better::kLower},

@@ -45,17 +45,43 @@ void encode_with_feedback(Feedback feedback, const codec::Codec& codec,
   }
 }
 
+// The statistics of the normalization layers for the model of the task, over the client's samples.
+strategy::Update collect_statistics(const strategy::Task& task, train::Trainer& trainer,
+                                    const data::Dataset& dataset,
+                                    std::span<const uint32_t> samples) {
+  trainer.load(*task.payload(strategy::kModel).values);
+  strategy::Update update;
+  update.num_samples = static_cast<double>(samples.size());
+  update.payloads.push_back({strategy::kStatistics,
+                             std::make_shared<ParameterSet>(trainer.statistics(
+                                 dataset, samples, static_cast<size_t>(task.train.batch_size))),
+                             update.num_samples});
+  return update;
+}
+
 }  // namespace
 
-Feedback choose_feedback(const std::string& option, const codec::Codec& uplink) {
+Feedback choose_feedback(const std::string& option, const codec::Codec& uplink,
+                         const SubmodelOptions& submodel) {
+  const bool whole = submodel.name == "none";
+  const bool fixed = whole || submodel.name == "ordered";
+  if (option == "residual" && !fixed) {
+    fail("config",
+         "error_feedback = \"residual\" needs clients that train the same units in every "
+         "round; with submodel.name = \"",
+         submodel.name, "\" use an unbiased uplink and error_feedback = \"none\"");
+  }
+  if (option == "ef21" && !whole)
+    fail("config", "error_feedback = \"ef21\" does not go with [submodel]; set it to \"none\"");
   if (option == "residual") return Feedback::kResidual;
   if (option == "ef21") return Feedback::kEf21;
-  if (option == "auto" && !uplink.unbiased() && !uplink.lossless()) return Feedback::kResidual;
+  if (option == "auto" && fixed && !uplink.unbiased() && !uplink.lossless())
+    return Feedback::kResidual;
   return Feedback::kNone;
 }
 
 EncodedMessage run_client_task(const EncodedMessage& message, const ClientEnvironment& environment,
-                               train::Trainer& trainer, const data::Dataset& dataset,
+                               const TrainerSource& trainer, const data::Dataset& dataset,
                                std::span<const uint32_t> samples) {
   Key client_key(0);
   std::shared_ptr<const strategy::ClientState> previous;
@@ -80,19 +106,27 @@ EncodedMessage run_client_task(const EncodedMessage& message, const ClientEnviro
   const strategy::Task task = decode_task(message, environment.downlink, environment.limits,
                                           environment.decoded, client_key, decode_delta);
   restore(task);
-  strategy::ClientContext context{trainer, dataset, samples, client_key, previous.get(), {}};
-  const strategy::Update update = environment.strategy.run_client(context, task);
   const Key uplink_key = client_key.child(Purpose::kUplink);
+  WireLimits limits = environment.limits;
+  if (task.kind == strategy::TaskKind::kCalibrate) {
+    return encode_update(collect_statistics(task, trainer(task.units), dataset, samples),
+                         environment.uplink, uplink_key, limits);
+  }
+  strategy::ClientContext context{trainer(task.units), dataset,        samples,
+                                  client_key,          previous.get(), {}};
+  const strategy::Update update = environment.strategy.run_client(context, task);
+  // A part of the model needs no description either: the server knows which it sent.
+  if (!task.units.empty()) limits.model = narrow_layout(*environment.limits.model, task.units);
   EncodedMessage encoded =
       environment.feedback == Feedback::kNone
-          ? encode_update(update, environment.uplink, uplink_key, environment.limits)
+          ? encode_update(update, environment.uplink, uplink_key, limits)
           : encode_update(
                 update,
                 [&](const strategy::Payload& payload, Key key, Bytes& out) {
                   encode_with_feedback(environment.feedback, environment.uplink, previous.get(),
                                        payload, key, context.next, out);
                 },
-                uplink_key, environment.limits);
+                uplink_key, limits);
   if (held_model) context.next.sets.insert_or_assign(kHeldModel, *held_model);
   // The state is kept last: a client that failed before has not moved on.
   if (!context.next.empty()) {

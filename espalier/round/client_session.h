@@ -1,10 +1,12 @@
 #pragma once
 
+#include <functional>
 #include <span>
 
 #include "espalier/codec/codec.h"
 #include "espalier/data/dataset.h"
 #include "espalier/round/client_state.h"
+#include "espalier/round/submodel_plan.h"
 #include "espalier/round/wire.h"
 #include "espalier/strategy/strategy.h"
 #include "espalier/train/trainer.h"
@@ -13,8 +15,14 @@ namespace espalier::round {
 
 // What the uplink does with what its codec lost; see RunOptions::error_feedback.
 enum class Feedback : uint8_t { kNone, kResidual, kEf21 };
-// "auto" decided by the codec.
-Feedback choose_feedback(const std::string& option, const codec::Codec& uplink);
+// "auto" decided by the codec and by whether what a client remembers still fits its next task: with
+// sub-models of other units in every round it does not, and asking for feedback is an Error.
+Feedback choose_feedback(const std::string& option, const codec::Codec& uplink,
+                         const SubmodelOptions& submodel = {});
+
+// The replica that trains a task: units as in Task::units. It stays the caller's and is used until
+// the task is done.
+using TrainerSource = std::function<train::Trainer&(std::span<const int64_t> units)>;
 
 // Everything a client works with, whatever carried the task to it.
 struct ClientEnvironment {
@@ -30,7 +38,7 @@ struct ClientEnvironment {
 // One task from bytes to bytes: decode, restore the client's state, run the strategy's client half,
 // keep the new state, encode.
 EncodedMessage run_client_task(const EncodedMessage& message, const ClientEnvironment& environment,
-                               train::Trainer& trainer, const data::Dataset& dataset,
+                               const TrainerSource& trainer, const data::Dataset& dataset,
                                std::span<const uint32_t> samples);
 
 }  // namespace espalier::round

@@ -11,6 +11,7 @@ void Ledger::add(const RoundRecord& record) {
   client_updates += static_cast<int64_t>(record.clients - record.clients_failed);
   clients_failed += static_cast<int64_t>(record.clients_failed);
   macs += record.macs;
+  simulated_seconds += record.simulated.total();
   wall_seconds += record.seconds;
   train_seconds += record.train_seconds;
   eval_seconds += record.eval_seconds;

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "espalier/base/options.h"
+#include "espalier/round/devices.h"
 
 namespace espalier::round {
 
@@ -19,7 +21,9 @@ struct RoundRecord {
   double macs = 0;
   double lr = 0;
   double seconds = 0, train_seconds = 0, eval_seconds = 0;  // wall clock of this process
-  std::vector<std::string> failures;                        // "client 17: reason", at most eight
+  DeviceTimes simulated;                    // of the slowest client on the devices' clock
+  std::map<double, double> width_accuracy;  // of the sub-models in submodel.eval_widths
+  std::vector<std::string> failures;        // "client 17: reason", at most eight
 };
 
 // Sums over the rounds so far; part of the checkpoint.
@@ -28,6 +32,7 @@ struct Ledger {
   int64_t bytes_down = 0, bytes_up = 0;
   int64_t client_updates = 0, clients_failed = 0;
   double macs = 0;
+  double simulated_seconds = 0;  // what the rounds would have taken on the devices of [[devices]]
   double wall_seconds = 0, train_seconds = 0, eval_seconds = 0;
   double final_accuracy = 0, best_accuracy = 0, final_loss = 0;
   bool evaluated = false;
@@ -41,6 +46,7 @@ struct Ledger {
     visit("client_updates", self.client_updates, none);
     visit("clients_failed", self.clients_failed, none);
     visit("macs", self.macs, none);
+    visit("simulated_seconds", self.simulated_seconds, none);
     visit("wall_seconds", self.wall_seconds, none);
     visit("train_seconds", self.train_seconds, none);
     visit("eval_seconds", self.eval_seconds, none);

@@ -19,7 +19,7 @@ class RoundLoop::Traffic : public RoundTraffic {
       : loop_(loop),
         info_(info),
         num_clients_(clients.size()),
-        sums_(clients.size(), max_weight),
+        sums_(clients.size(), max_weight, loop.plan_.aggregation()),
         limits_{loop.global_->shared_layout(), loop.global_->layout().size() * 4 + 1024} {
     if (loop_.feedback_ == Feedback::kEf21)
       sums_.use_estimates(loop_.estimates_, loop_.setup_.backend.num_clients());
@@ -34,9 +34,28 @@ class RoundLoop::Traffic : public RoundTraffic {
       task.state_version = found->second;
     }
     task.train = info_.train;
+    const double keep = loop_.plan_.keep(loop_.devices_, client);
+    const auto submodel = loop_.plan_.choose(info_, client, keep);
     {
       const std::lock_guard lock(configure_mutex_);
       loop_.setup_.strategy.configure(info_, loop_.global_, task);
+    }
+    WireLimits limits = limits_;
+    Key codec_key = info_.key.child(Purpose::kDownlink);
+    if (submodel) {
+      task.units = submodel->units();
+      limits.model = submodel->layout();
+      for (strategy::Payload& payload : task.payloads) {
+        if (payload.values->layout() == loop_.global_->layout())
+          payload.values = extracted(submodel, payload.values);
+      }
+      // Sub-models of their own lose different things, so that the losses average out.
+      if (loop_.plan_.differs_by_client()) codec_key = codec_key.child(client);
+    }
+    if (loop_.plan_.active()) {
+      task.submodel_training = loop_.plan_.training(keep);
+      if (!submodel && !(task.submodel_training == train::SubmodelTraining{}))
+        task.units = loop_.global_->layout().group_sizes();
     }
     std::shared_ptr<const Bytes> delta;
     if (loop_.delta_sender_) {
@@ -44,18 +63,27 @@ class RoundLoop::Traffic : public RoundTraffic {
       const auto bytes = loop_.delta_sender_->message_for(held);
       delta = std::make_shared<Bytes>(bytes.begin(), bytes.end());
     }
-    EncodedMessage message =
-        encode_task(task, info_.key.child(client), loop_.setup_.downlink,
-                    info_.key.child(Purpose::kDownlink), limits_, &encoded_, std::move(delta));
+    EncodedMessage message = encode_task(task, info_.key.child(client), loop_.setup_.downlink,
+                                         codec_key, limits, &encoded_, std::move(delta));
     bytes_down_ += message.size_bytes();
+    const std::lock_guard lock(mutex_);
+    sent_[client] = {submodel, message.size_bytes()};
     return message;
   }
 
   void delivered(uint64_t client, const EncodedMessage& message) override {
     bytes_up_ += message.size_bytes();
+    DeviceTimes times;
     try {
-      strategy::Update update = decode_update(message, loop_.setup_.uplink, limits_);
-      check(client, update);
+      const Sent sent = sent_to(client);
+      WireLimits limits = limits_;
+      if (sent.submodel) limits.model = sent.submodel->layout();
+      strategy::Update update = decode_update(message, loop_.setup_.uplink, limits);
+      check(client, update, *limits.model);
+      update.submodel = sent.submodel;
+      const auto macs = update.scalars.find(strategy::kMacs);
+      times = device_times(loop_.devices_.of(client), sent.bytes,
+                           macs == update.scalars.end() ? 0 : macs->second, message.size_bytes());
       if (loop_.feedback_ == Feedback::kEf21) {
         for (strategy::Payload& payload : update.payloads)
           payload.weight = 1;  // its mean is over all clients, uniformly
@@ -68,6 +96,7 @@ class RoundLoop::Traffic : public RoundTraffic {
     {
       const std::lock_guard lock(mutex_);
       answered_.push_back(client);
+      if (times.total() > slowest_.total()) slowest_ = times;
     }
     one_done();
   }
@@ -85,10 +114,36 @@ class RoundLoop::Traffic : public RoundTraffic {
   const strategy::RoundSums& sums() const { return sums_; }
   const std::map<uint64_t, std::string>& failures() const { return failures_; }
   const std::vector<uint64_t>& answered() const { return answered_; }
+  // Of the client that a round of real devices would have waited for longest.
+  const DeviceTimes& slowest() const { return slowest_; }
 
  private:
+  struct Sent {
+    std::shared_ptr<const submodel::Submodel> submodel;  // null: the whole model
+    uint64_t bytes = 0;
+  };
+
+  Sent sent_to(uint64_t client) {
+    const std::lock_guard lock(mutex_);
+    const auto found = sent_.find(client);
+    if (found == sent_.end()) fail("round/update", "client ", client, " was sent no task");
+    return found->second;
+  }
+
+  // A part of a payload; clients with the same sub-model share it, so that it is encoded once.
+  std::shared_ptr<const ParameterSet> extracted(
+      const std::shared_ptr<const submodel::Submodel>& submodel,
+      const std::shared_ptr<const ParameterSet>& values) {
+    const auto extract = [&] { return std::make_shared<ParameterSet>(submodel->extract(*values)); };
+    if (loop_.plan_.differs_by_client()) return extract();
+    const std::lock_guard lock(extract_mutex_);
+    auto& part = extracted_[{submodel.get(), values.get()}];
+    if (!part) part = extract();
+    return part;
+  }
+
   // A peer may send anything; what it sends must not reach an invariant of ours.
-  void check(uint64_t client, const strategy::Update& update) const {
+  void check(uint64_t client, const strategy::Update& update, const ParameterLayout& layout) const {
     constexpr double kMaxScalar = 1e18;
     const auto held = static_cast<double>(loop_.setup_.backend.num_samples(client));
     if (update.num_samples != held)
@@ -96,7 +151,7 @@ class RoundLoop::Traffic : public RoundTraffic {
     std::vector<std::string> names;
     for (const strategy::Payload& payload : update.payloads) {
       names.push_back(payload.name);
-      if (!(payload.values->layout() == loop_.global_->layout()))
+      if (!(payload.values->layout() == layout))
         fail("round/update", "payload '", payload.name, "' has another layout");
       if (!(payload.weight >= 0 && payload.weight <= std::max(1.0, held))) {
         fail("round/update", "payload '", payload.name, "' claims the weight ", payload.weight,
@@ -125,7 +180,10 @@ class RoundLoop::Traffic : public RoundTraffic {
   strategy::RoundSums sums_;
   WireLimits limits_;
   EncodedBodies encoded_;
-  std::mutex configure_mutex_, mutex_;
+  std::mutex configure_mutex_, extract_mutex_, mutex_;
+  std::map<std::pair<const void*, const void*>, std::shared_ptr<const ParameterSet>> extracted_;
+  std::map<uint64_t, Sent> sent_;
+  DeviceTimes slowest_;
   std::atomic<uint64_t> bytes_down_ = 0, bytes_up_ = 0, done_ = 0;
   std::map<uint64_t, std::string> failures_;
   std::vector<uint64_t> answered_;
@@ -158,14 +216,93 @@ void require_contraction(const codec::Codec& codec, std::string_view what) {
 
 }  // namespace
 
-RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
-    : setup_(setup), global_(std::make_shared<ParameterSet>(std::move(initial))) {
-  const uint64_t clients = setup_.backend.num_clients();
-  if (static_cast<uint64_t>(setup_.selection.clients_per_round) > clients) {
-    fail("config", "strategy.clients_per_round is ", setup_.selection.clients_per_round,
-         ", but there are only ", clients, " clients; lower it or raise data.partition.clients");
+// The server's side of the exchange in which clients compute normalization statistics.
+class RoundLoop::StatisticsTraffic : public RoundTraffic {
+ public:
+  StatisticsTraffic(RoundLoop& loop, const strategy::RoundInfo& info, size_t num_clients,
+                    double max_weight)
+      : loop_(loop),
+        info_(info),
+        limits_{loop.global_->shared_layout(), loop.global_->layout().size() * 4 + 1024},
+        sums_(num_clients, max_weight) {
+    std::vector<ParameterInfo> tensors;
+    for (const ParameterInfo& tensor : loop.global_->layout().tensors()) {
+      if (tensor.role == Role::kStatistic)
+        tensors.push_back({.name = tensor.name, .shape = tensor.shape, .role = tensor.role});
+    }
+    layout_ = std::make_shared<const ParameterLayout>(std::move(tensors));
   }
-  feedback_ = choose_feedback(setup_.run.error_feedback, setup_.uplink);
+
+  EncodedMessage task(uint64_t client) override {
+    strategy::Task task;
+    task.kind = strategy::TaskKind::kCalibrate;
+    task.round = info_.round;
+    task.client = client;
+    task.train = info_.train;
+    task.payloads.push_back({strategy::kModel, loop_.global_, 1});
+    EncodedMessage message = encode_task(task, info_.key.child(client), loop_.setup_.downlink,
+                                         info_.key.child(Purpose::kDownlink), limits_, &encoded_);
+    bytes_down += message.size_bytes();
+    return message;
+  }
+  void delivered(uint64_t client, const EncodedMessage& message) override {
+    bytes_up += message.size_bytes();
+    try {
+      strategy::Update update = decode_update(message, loop_.setup_.uplink, limits_);
+      const auto held = static_cast<double>(loop_.setup_.backend.num_samples(client));
+      if (update.payloads.size() != 1 || update.payloads[0].name != strategy::kStatistics ||
+          !(update.payloads[0].values->layout() == *layout_) || update.num_samples != held) {
+        fail("round/update", "expected the model's statistics over ", held, " samples");
+      }
+      update.payloads[0].weight = held;
+      sums_.add(client, update);
+    } catch (const Error& error) {
+      failed(client, error.what());
+    }
+  }
+  void failed(uint64_t client, const std::string& reason) override {
+    const std::lock_guard lock(mutex_);
+    failures[client] = reason;
+  }
+
+  // Writes the clients' mean statistics into the model; without any they stay.
+  void finish(ParameterSet& global) const {
+    if (sums_.num_updates() == 0) return;
+    const ParameterSet mean = sums_.mean(strategy::kStatistics, layout_);
+    for (const ParameterInfo& tensor : layout_->tensors())
+      std::ranges::copy(mean.values(tensor), global.values(tensor.name).begin());
+  }
+
+  std::atomic<uint64_t> bytes_down = 0, bytes_up = 0;
+  std::map<uint64_t, std::string> failures;
+
+ private:
+  RoundLoop& loop_;
+  const strategy::RoundInfo& info_;
+  WireLimits limits_;
+  std::shared_ptr<const ParameterLayout> layout_;
+  strategy::RoundSums sums_;
+  EncodedBodies encoded_;
+  std::mutex mutex_;
+};
+
+RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
+    : setup_(setup),
+      plan_(setup.submodel, initial.shared_layout()),
+      devices_(setup.devices, setup.backend.num_clients(),
+               Key(static_cast<uint64_t>(setup.run.seed)).child(Purpose::kDevices)),
+      global_(std::make_shared<ParameterSet>(std::move(initial))) {
+  const uint64_t clients = setup_.backend.num_clients();
+  if (!setup_.selection.device.empty()) eligible_ = devices_.clients_of(setup_.selection.device);
+  const uint64_t eligible = setup_.selection.device.empty() ? clients : eligible_.size();
+  if (static_cast<uint64_t>(setup_.selection.clients_per_round) > eligible) {
+    fail("config", "strategy.clients_per_round is ", setup_.selection.clients_per_round,
+         ", but there are only ", eligible, " clients",
+         setup_.selection.device.empty() ? "" : " of device '" + setup_.selection.device + "'",
+         "; lower it or raise data.partition.clients");
+  }
+  check_submodels();
+  feedback_ = choose_feedback(setup_.run.error_feedback, setup_.uplink, setup_.submodel);
   if (setup_.run.delta_downlink) {
     delta_sender_ = std::make_unique<codec::DeltaSender>(setup_.downlink, global_->shared_layout());
   }
@@ -178,6 +315,24 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
   probe.train = setup_.train;
   setup_.strategy.configure({1, static_cast<uint32_t>(setup_.run.rounds), Key(0), setup_.train},
                             global_, probe);
+}
+
+void RoundLoop::check_submodels() const {
+  if (!plan_.active()) {
+    for (const DeviceOptions& device : devices_.devices()) {
+      if (device.keep != 1)
+        fail("config", "device '", device.name, "' keeps ", device.keep,
+             " of the units, but there is no [submodel]; add submodel.name = \"ordered\"");
+    }
+    return;
+  }
+  if (setup_.run.delta_downlink)
+    fail("config", "delta_downlink does not go with [submodel]: clients hold different parts");
+  if (setup_.strategy.has_client_state() && !plan_.fixed()) {
+    fail("config", "strategy '", setup_.selection.name,
+         "' keeps state with its clients, which must "
+         "then train the same units in every round; set submodel.name = \"ordered\"");
+  }
 }
 
 bool RoundLoop::clients_have_state() const {
@@ -200,9 +355,13 @@ RoundRecord RoundLoop::run_round() {
                            Key(static_cast<uint64_t>(setup_.run.seed)).child(round), setup_.train};
   info.train.lr = train::lr_at_round(setup_.train, round - 1, num_rounds);
 
-  const std::vector<uint64_t> clients =
-      sample_without_replacement(info.key.child(Purpose::kSelection), setup_.backend.num_clients(),
-                                 static_cast<uint64_t>(setup_.selection.clients_per_round));
+  std::vector<uint64_t> clients = sample_without_replacement(
+      info.key.child(Purpose::kSelection),
+      eligible_.empty() ? setup_.backend.num_clients() : eligible_.size(),
+      static_cast<uint64_t>(setup_.selection.clients_per_round));
+  if (!eligible_.empty()) {
+    for (uint64_t& client : clients) client = eligible_[client];
+  }
   double max_weight = 1;
   for (uint64_t client : clients) {
     max_weight = std::max(max_weight, static_cast<double>(setup_.backend.num_samples(client)));
@@ -251,20 +410,51 @@ RoundRecord RoundLoop::run_round() {
       uncommitted_.push_back(client);
     }
   }
+  record.simulated = traffic.slowest();
   if (evaluates(round)) {
-    const Stopwatch evaluation;
-    const train::EvalSums sums = setup_.backend.evaluate(*global_);
-    if (sums.count > 0) {
-      record.accuracy = static_cast<double>(sums.correct) / static_cast<double>(sums.count);
-      // A model may be finite and its loss not; then there is no number to report.
-      if (std::isfinite(sums.loss)) record.loss = sums.loss / static_cast<double>(sums.count);
-    }
-    record.eval_seconds = evaluation.seconds();
+    if (plan_.options().static_batch_norm) collect_statistics(info, traffic.answered(), record);
+    evaluate(record);
   }
   record.seconds = wall.seconds();
   round_ = round;
   ledger_.add(record);
   return record;
+}
+
+void RoundLoop::evaluate(RoundRecord& record) {
+  const Stopwatch evaluation;
+  const train::EvalSums sums = setup_.backend.evaluate(*global_);
+  if (sums.count > 0) {
+    record.accuracy = static_cast<double>(sums.correct) / static_cast<double>(sums.count);
+    // A model may be finite and its loss not; then there is no number to report.
+    if (std::isfinite(sums.loss)) record.loss = sums.loss / static_cast<double>(sums.count);
+  }
+  for (const double width : plan_.options().eval_widths) {
+    const auto submodel = plan_.at_width(width);
+    const train::EvalSums part =
+        submodel ? setup_.backend.evaluate(submodel->extract(*global_)) : sums;
+    if (part.count > 0) {
+      record.width_accuracy[width] =
+          static_cast<double>(part.correct) / static_cast<double>(part.count);
+    }
+  }
+  record.eval_seconds = evaluation.seconds();
+}
+
+void RoundLoop::collect_statistics(const strategy::RoundInfo& info,
+                                   std::span<const uint64_t> clients, RoundRecord& record) {
+  double max_weight = 1;
+  for (const uint64_t client : clients)
+    max_weight = std::max(max_weight, static_cast<double>(setup_.backend.num_samples(client)));
+  StatisticsTraffic traffic(*this, info, clients.size(), max_weight);
+  setup_.backend.run(clients, traffic);
+  traffic.finish(*global_);
+  record.bytes_down += traffic.bytes_down;
+  record.bytes_up += traffic.bytes_up;
+  for (const auto& [client, reason] : traffic.failures) {
+    if (record.failures.size() < 8)
+      record.failures.push_back(concat("client ", client, " (statistics): ", reason));
+  }
 }
 
 Checkpoint RoundLoop::checkpoint(uint64_t configuration) const {

@@ -15,8 +15,10 @@
 #include "espalier/round/checkpoint.h"
 #include "espalier/round/client_session.h"
 #include "espalier/round/client_state.h"
+#include "espalier/round/devices.h"
 #include "espalier/round/ledger.h"
 #include "espalier/round/run_options.h"
+#include "espalier/round/submodel_plan.h"
 #include "espalier/strategy/strategy.h"
 
 namespace espalier::round {
@@ -46,6 +48,8 @@ class RoundLoop {
     Backend& backend;
     ClientStateStore* states = nullptr;  // needed when clients have state: the strategy's, error
                                          // feedback's, delta downlink's
+    SubmodelOptions submodel = {};
+    std::vector<DeviceOptions> devices = {};
   };
 
   // Throws Error when the configuration asks for more clients than there are.
@@ -59,6 +63,8 @@ class RoundLoop {
   uint32_t rounds_completed() const { return round_; }
   bool finished() const { return round_ >= static_cast<uint32_t>(setup_.run.rounds); }
   const ParameterSet& global() const { return *global_; }
+  const SubmodelPlan& submodels() const { return plan_; }
+  const DeviceTable& devices() const { return devices_; }
   const Ledger& ledger() const { return ledger_; }
 
   // The state after the last completed round, and back. restore() makes the loop go on after
@@ -74,11 +80,19 @@ class RoundLoop {
 
  private:
   class Traffic;
+  class StatisticsTraffic;
   bool evaluates(uint32_t round) const;
   bool clients_have_state() const;
+  void check_submodels() const;
+  void collect_statistics(const strategy::RoundInfo& info, std::span<const uint64_t> clients,
+                          RoundRecord& record);
+  void evaluate(RoundRecord& record);
   void set_downlink_state(std::optional<ParameterSet> state);  // as of round_
 
   Setup setup_;
+  SubmodelPlan plan_;
+  DeviceTable devices_;
+  std::vector<uint64_t> eligible_;  // clients that may be selected; empty: all
   uint32_t round_ = 0;
   std::shared_ptr<ParameterSet> global_;
   Ledger ledger_;

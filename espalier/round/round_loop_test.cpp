@@ -37,8 +37,10 @@ class ToyBackend : public Backend {
     const std::vector<uint32_t> samples = {0, 1};
     for (uint64_t client : clients) {
       try {
-        EncodedMessage answer =
-            run_client_task(traffic.task(client), environment_, trainer_, dataset_, samples);
+        EncodedMessage answer = run_client_task(
+            traffic.task(client), environment_,
+            [&](std::span<const int64_t>) -> train::Trainer& { return trainer_; }, dataset_,
+            samples);
         if (spoil) {
           Update update = decode_update(answer, environment_.uplink, environment_.limits);
           spoil(client, update);

@@ -28,7 +28,7 @@ void check_name(std::string_view kind, const std::string& name,
     fail("config", unknown_name_message(kind, name, known));
 }
 
-Json stage_list(const Json& tree, const std::string& key) {
+Json table_list(const Json& tree, const std::string& key) {
   const auto found = tree.find(key);
   if (found == tree.end()) return Json::array();
   if (!found->is_array())
@@ -44,7 +44,9 @@ Json stage_list(const Json& tree, const std::string& key) {
 RunConfig read_run_config(const Json& tree) {
   RunConfig config;
   const ConfigSection root{&tree, ""};
-  read_options(root, {"version", "data", "model", "train", "strategy", "downlink", "uplink"},
+  read_options(root,
+               {"version", "data", "model", "train", "strategy", "submodel", "devices", "downlink",
+                "uplink"},
                config.run);
   const ConfigSection data = root.section("data");
   read_options(data, {"partition"}, config.data);
@@ -69,8 +71,14 @@ RunConfig read_run_config(const Json& tree) {
   const strategy::StrategyRow& row = strategy::find_strategy(config.selection.name);
   write_options(config.selection, config.strategy);
   row.resolve(section, selection_keys(), config.strategy);
-  config.downlink = stage_list(tree, "downlink");
-  config.uplink = stage_list(tree, "uplink");
+  read_options(root.section("submodel"), {}, config.submodel);
+  if (config.submodel.name != "none") submodel::find_selection(config.submodel.name);
+  const Json devices = table_list(tree, "devices");
+  for (size_t i = 0; i < devices.size(); ++i) {
+    read_options({&devices[i], concat("devices[", i, "]")}, {}, config.devices.emplace_back());
+  }
+  config.downlink = table_list(tree, "downlink");
+  config.uplink = table_list(tree, "uplink");
 
   Json& out = config.resolved = Json::object();
   out["version"] = ESPALIER_VERSION;
@@ -80,6 +88,9 @@ RunConfig read_run_config(const Json& tree) {
   write_options(config.model, out["model"] = Json::object());
   write_options(config.train, out["train"] = Json::object());
   out["strategy"] = config.strategy;
+  write_options(config.submodel, out["submodel"] = Json::object());
+  for (const DeviceOptions& device : config.devices)
+    write_options(device, out["devices"].emplace_back(Json::object()));
   if (!config.downlink.empty()) out["downlink"] = config.downlink;
   if (!config.uplink.empty()) out["uplink"] = config.uplink;
   return config;
@@ -97,6 +108,8 @@ std::vector<SectionHelp> describe_config() {
       {"data.partition", describe_options<data::PartitionOptions>()},
       {"model", describe_options<train::ModelOptions>()},
       {"train", describe_options<train::TrainOptions>()},
+      {"submodel", describe_options<SubmodelOptions>()},
+      {"devices (a list of tables, [[devices]])", describe_options<DeviceOptions>()},
       {"strategy", describe_options<SelectionOptions>()},
   };
   for (const strategy::StrategyRow& row : strategy::strategy_rows()) {

@@ -7,7 +7,9 @@
 #include "espalier/base/options.h"
 #include "espalier/data/load.h"
 #include "espalier/data/partition.h"
+#include "espalier/round/devices.h"
 #include "espalier/round/run_options.h"
+#include "espalier/round/submodel_plan.h"
 #include "espalier/strategy/strategy.h"
 #include "espalier/train/trainer.h"
 
@@ -22,9 +24,11 @@ struct RunConfig {
   train::ModelOptions model;
   train::TrainOptions train;
   SelectionOptions selection;
-  Json strategy = Json::object();  // the whole [strategy] table, resolved
-  Json downlink = Json::array();   // [[downlink]] tables as given
-  Json uplink = Json::array();     // [[uplink]] tables as given
+  SubmodelOptions submodel;
+  std::vector<DeviceOptions> devices;  // [[devices]]
+  Json strategy = Json::object();      // the whole [strategy] table, resolved
+  Json downlink = Json::array();       // [[downlink]] tables as given
+  Json uplink = Json::array();         // [[uplink]] tables as given
   Json resolved;
 };
 

@@ -54,12 +54,15 @@ struct RunOptions {
 struct SelectionOptions {
   std::string name = "fedavg";
   int64_t clients_per_round = 10;
+  std::string device;
 
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {
     visit("name", self.name, Field("Federated algorithm; `espalier list strategies` shows all."));
     visit("clients_per_round", self.clients_per_round,
           Field("Clients selected uniformly at random in each round.").at_least(1));
+    visit("device", self.device,
+          Field("Select only clients of this profile of [[devices]]; empty: all clients."));
   }
 };
 

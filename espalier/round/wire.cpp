@@ -4,6 +4,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/base/options.h"
+#include "espalier/codec/varint.h"
 
 namespace espalier::round {
 
@@ -11,10 +12,11 @@ namespace {
 
 constexpr uint32_t kTaskMagic = 0x54505345;    // "ESPT"
 constexpr uint32_t kUpdateMagic = 0x55505345;  // "ESPU"
-constexpr uint8_t kVersion = 1;
+constexpr uint8_t kVersion = 2;
 constexpr size_t kMaxEntries = 1024;   // of a record, payloads of a message
 constexpr size_t kMaxTensors = 65536;  // of an inline layout
 constexpr size_t kMaxName = 1024;
+constexpr size_t kMaxGroups = 65536, kMaxWidths = 64;  // of a task's architecture
 // Framing of a message in a stream: u32 head size, and u64 size per body.
 constexpr uint64_t kHeadFrame = 4, kBodyFrame = 8;
 
@@ -116,6 +118,70 @@ std::shared_ptr<const ParameterLayout> read_layout(ByteReader& in, int64_t max_v
     fail(in.where(), "a payload of ", layout->size(), " values exceeds the limit of ", max_values);
   }
   return layout;
+}
+
+void write_units(const std::vector<int64_t>& units, ByteWriter& out) {
+  Bytes bytes;
+  codec::put_varint(bytes, units.size());
+  for (const int64_t count : units) codec::put_varint(bytes, static_cast<uint64_t>(count));
+  out.bytes(bytes);
+}
+
+std::vector<int64_t> read_units(ByteReader& in) {
+  const uint64_t count = codec::get_varint(in);
+  if (count > kMaxGroups)
+    fail(in.where(), "units of ", count, " groups exceed the limit of ", kMaxGroups);
+  std::vector<int64_t> units;
+  for (uint64_t g = 0; g < count; ++g) {
+    const uint64_t value = codec::get_varint(in);
+    if (value < 1 || value > (uint64_t{1} << 40)) fail(in.where(), "impossible units ", value);
+    units.push_back(static_cast<int64_t>(value));
+  }
+  return units;
+}
+
+// Only what differs from training a model plainly.
+void write_training(const train::SubmodelTraining& training, ByteWriter& out) {
+  const train::SubmodelTraining defaults;
+  Json changed = Json::object();
+  const auto put = [&](const char* name, const auto& value, const auto& usual) {
+    if (value != usual) changed[name] = value;
+  };
+  put("distillation", training.distillation, defaults.distillation);
+  put("temperature", training.temperature, defaults.temperature);
+  put("scale", training.scale, defaults.scale);
+  put("masked", training.masked_cross_entropy, defaults.masked_cross_entropy);
+  put("static", training.static_statistics, defaults.static_statistics);
+  write_record(changed, out);
+  out.put(static_cast<uint8_t>(training.widths.size()));
+  for (const auto& units : training.widths) write_units(units, out);
+}
+
+train::SubmodelTraining read_training(ByteReader& in) {
+  train::SubmodelTraining training;
+  const Json record = read_record(in);
+  const auto get = [&](const char* name, auto& value) {
+    using T = std::remove_reference_t<decltype(value)>;
+    const auto found = record.find(name);
+    if (found == record.end()) return;
+    if (std::is_same_v<T, bool> ? !found->is_boolean() : !found->is_number())
+      fail(in.where(), "'", name, "' of the sub-model's training has another type");
+    value = found->get<T>();
+  };
+  get("distillation", training.distillation);
+  get("temperature", training.temperature);
+  get("scale", training.scale);
+  get("masked", training.masked_cross_entropy);
+  get("static", training.static_statistics);
+  if (!(training.distillation >= 0 && training.distillation <= 1) ||
+      !(training.temperature > 0 && training.temperature <= 1e6) ||
+      !(training.scale > 0 && training.scale <= 1e6)) {
+    fail(in.where(), "the sub-model's training is out of range");
+  }
+  const size_t widths = in.get<uint8_t>();
+  if (widths > kMaxWidths) fail(in.where(), widths, " widths exceed the limit of ", kMaxWidths);
+  for (size_t i = 0; i < widths; ++i) training.widths.push_back(read_units(in));
+  return training;
 }
 
 // How a payload is laid out and coded.
@@ -239,12 +305,15 @@ EncodedMessage encode_task(const strategy::Task& task, Key client_key, const cod
   ByteWriter out(message.head);
   out.put(kTaskMagic);
   out.put(kVersion);
+  out.put(static_cast<uint8_t>(task.kind));
   out.put(task.round);
   out.put(task.client);
   out.put(task.state_version);
   out.put(client_key.value());
   write_record(changed, out);
   write_record(scalars_record(task.scalars), out);
+  write_units(task.units, out);
+  if (!task.units.empty()) write_training(task.submodel_training, out);
   write_payload_table(task.payloads, message, limits, model_delta != nullptr, out);
   finish_head(message.head);
   return message;
@@ -256,6 +325,10 @@ strategy::Task decode_task(const EncodedMessage& message, const codec::Codec& co
   ByteReader in(open_head(message.head, "round/task"), "round/task");
   read_magic(in, kTaskMagic);
   strategy::Task task;
+  const auto kind = in.get<uint8_t>();
+  if (kind > static_cast<uint8_t>(strategy::TaskKind::kCalibrate))
+    fail(in.where(), "unknown kind of task ", int{kind}, "; both sides must run the same release");
+  task.kind = static_cast<strategy::TaskKind>(kind);
   task.round = in.get<uint32_t>();
   task.client = in.get<uint64_t>();
   task.state_version = in.get<uint32_t>();
@@ -263,11 +336,18 @@ strategy::Task decode_task(const EncodedMessage& message, const codec::Codec& co
   const Json changed = read_record(in);
   read_options({&changed, "task.train"}, {}, task.train);
   task.scalars = read_scalars(in);
+  task.units = read_units(in);
+  WireLimits own = limits;
+  if (!task.units.empty()) {
+    task.submodel_training = read_training(in);
+    own.model = narrow_layout(*limits.model, task.units);
+    for (const auto& width : task.submodel_training.widths) narrow_layout(*own.model, width);
+  }
   if (delta) {
-    task.payloads = read_payloads(in, message, codec, limits, shared,
+    task.payloads = read_payloads(in, message, codec, own, shared,
                                   [&](std::span<const uint8_t> body) { return delta(task, body); });
   } else {
-    task.payloads = read_payloads(in, message, codec, limits, shared, {});
+    task.payloads = read_payloads(in, message, codec, own, shared, {});
   }
   return task;
 }

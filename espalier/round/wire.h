@@ -74,7 +74,9 @@ EncodedMessage encode_task(const strategy::Task& task, Key client_key, const cod
 // Turns such a message into the model, given the version of the state that the client holds.
 using DeltaDecoder = std::function<std::shared_ptr<const ParameterSet>(
     const strategy::Task& head, std::span<const uint8_t> message)>;
-// `client_key` is filled with the key the server sent along. Throws Error for anything malformed.
+// A task for a part of the model (task.units) has payloads of that size; limits.model is the whole
+// model. `client_key` is filled with the key the server sent along. Throws Error for anything
+// malformed.
 strategy::Task decode_task(const EncodedMessage& message, const codec::Codec& codec,
                            const WireLimits& limits, DecodedBodies* shared, Key& client_key,
                            const DeltaDecoder& delta = {});

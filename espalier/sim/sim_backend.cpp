@@ -17,13 +17,26 @@ SimBackend::SimBackend(Setup setup)
 SimBackend::~SimBackend() = default;
 
 // Replicas are made by the worker that uses them, so their memory lies near it.
-train::Trainer& SimBackend::trainer(size_t worker) {
-  auto& slot = workers_[worker].trainer;
-  if (!slot) {
-    slot = train::make_trainer(setup_.model, train::spec_of(*setup_.data.train),
-                               setup_.train.precision, setup_.train.device);
+train::Trainer& SimBackend::trainer(size_t worker, std::span<const int64_t> units) {
+  Worker& mine = workers_[worker];
+  auto& replicas = mine.replicas;
+  auto found = std::find_if(replicas.begin(), replicas.end(), [&](const Replica& replica) {
+    return std::ranges::equal(replica.units, units);
+  });
+  if (found == replicas.end()) {
+    if (replicas.size() >= kMaxReplicas) {
+      replicas.erase(
+          std::min_element(replicas.begin(), replicas.end(),
+                           [](const Replica& a, const Replica& b) { return a.used < b.used; }));
+    }
+    replicas.push_back({{units.begin(), units.end()},
+                        train::make_trainer(setup_.model, train::spec_of(*setup_.data.train),
+                                            setup_.train.precision, setup_.train.device, units),
+                        0});
+    found = std::prev(replicas.end());
   }
-  return *slot;
+  found->used = ++mine.clock;
+  return *found->trainer;
 }
 
 void SimBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) {
@@ -39,8 +52,10 @@ void SimBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tra
     round::EncodedMessage update;
     try {
       setup_.partition.samples(client, mine.samples);
-      update = round::run_client_task(traffic.task(client), setup_.environment, trainer(worker),
-                                      *setup_.data.train, mine.samples);
+      update = round::run_client_task(
+          traffic.task(client), setup_.environment,
+          [&](std::span<const int64_t> units) -> train::Trainer& { return trainer(worker, units); },
+          *setup_.data.train, mine.samples);
     } catch (const StorageError&) {
       throw;  // ours, not the client's: the run cannot go on
     } catch (const Error& error) {
@@ -60,14 +75,19 @@ train::EvalSums SimBackend::evaluate(const ParameterSet& model) {
   const size_t num_batches = (all.size() + batch - 1) / batch;
   std::vector<train::EvalSums> sums(num_batches);
   const uint64_t evaluation = ++evaluations_;
+  // A part of the model brings its own sizes; the whole model needs none.
+  std::vector<int64_t> units;
+  if (model.layout().size() != setup_.environment.limits.model->size())
+    units = model.layout().group_sizes();
   pool_.run(num_batches, [&](size_t index, size_t worker) {
+    train::Trainer& replica = trainer(worker, units);
     if (workers_[worker].loaded_model != evaluation) {
-      trainer(worker).load(model);
+      replica.load(model);
       workers_[worker].loaded_model = evaluation;
     }
     const size_t begin = index * batch;
-    sums[index] = trainer(worker).evaluate(
-        test, std::span(all).subspan(begin, std::min(batch, all.size() - begin)));
+    sums[index] =
+        replica.evaluate(test, std::span(all).subspan(begin, std::min(batch, all.size() - begin)));
   });
   train::EvalSums total;
   for (const train::EvalSums& part : sums) {

@@ -17,7 +17,7 @@ namespace espalier::sim {
 // which worker runs which client.
 //
 // A declared client costs nothing until it is selected; memory is that of the data, of the server,
-// and of one replica per worker.
+// and of one replica per worker (and size of sub-model).
 class SimBackend : public round::Backend {
  public:
   struct Setup {
@@ -40,12 +40,20 @@ class SimBackend : public round::Backend {
   train::EvalSums evaluate(const ParameterSet& model) override;
 
  private:
-  struct Worker {
+  struct Replica {
+    std::vector<int64_t> units;  // of the part of the model; empty: the whole
     std::unique_ptr<train::Trainer> trainer;
+    uint64_t used = 0;  // when, on the worker's own count
+  };
+  struct Worker {
+    std::vector<Replica> replicas;
+    uint64_t clock = 0;
     std::vector<uint32_t> samples;  // of the current client; reused
     uint64_t loaded_model = 0;  // number of the evaluation whose model is loaded; 0: another one
   };
-  train::Trainer& trainer(size_t worker);
+  // Replicas of the sizes used last, at most kMaxReplicas per worker.
+  static constexpr size_t kMaxReplicas = 8;
+  train::Trainer& trainer(size_t worker, std::span<const int64_t> units);
 
   Setup setup_;
   round::DecodedBodies decoded_;

@@ -54,7 +54,8 @@ class TestRun {
         train::make_trainer(config_.model, train::spec_of(*data_.train), "fp32", "cpu");
     ParameterSet initial(trainer->layout());
     trainer->initialize(Key(3), initial);
-    const round::Feedback feedback = round::choose_feedback(config_.run.error_feedback, *uplink_);
+    const round::Feedback feedback =
+        round::choose_feedback(config_.run.error_feedback, *uplink_, config_.submodel);
     round::ClientEnvironment environment{
         *strategy_, *downlink_, *uplink_, {initial.shared_layout(), 1 << 20},
         &states_,   nullptr,    feedback};
@@ -63,7 +64,8 @@ class TestRun {
                                                               config_.run.eval_batch, environment});
     loop_ = std::make_unique<round::RoundLoop>(
         round::RoundLoop::Setup{config_.run, config_.selection, config_.train, *strategy_,
-                                *downlink_, *uplink_, *backend_, &states_},
+                                *downlink_, *uplink_, *backend_, &states_, config_.submodel,
+                                config_.devices},
         std::move(initial));
   }
   round::RoundLoop& loop() { return *loop_; }

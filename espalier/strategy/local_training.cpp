@@ -11,8 +11,11 @@ Update train_locally(ClientContext& context, const Task& task, const train::FitH
   const ParameterSet& before = *task.payload(kModel).values;
   const double started = thread_cpu_seconds();
   context.trainer.load(before);
+  train::FitHooks all = hooks;
+  if (!(task.submodel_training == train::SubmodelTraining{}))
+    all.submodel = &task.submodel_training;
   const train::FitResult fit =
-      context.trainer.fit(context.dataset, context.samples, task.train, hooks, context.key);
+      context.trainer.fit(context.dataset, context.samples, task.train, all, context.key);
   auto delta = std::make_shared<ParameterSet>(before.shared_layout());
   context.trainer.store(*delta);
   subtract(delta->values(), before.values(), delta->values());

@@ -15,6 +15,7 @@ void RoundSums::add(uint64_t client, const Update& update) {
     if (!std::isfinite(value))
       fail("strategy/update", "the scalar '", name, "' is not finite (client ", client, ")");
   }
+  const CoordinateMap* map = update.submodel != nullptr ? &update.submodel->map() : nullptr;
   std::vector<ExactAccumulator*> targets;
   {
     const std::lock_guard lock(mutex_);
@@ -22,8 +23,10 @@ void RoundSums::add(uint64_t client, const Update& update) {
       fail("strategy/update", "client ", client, " has already answered in this round");
     for (const Payload& payload : update.payloads) {
       auto& sum = sums_[payload.name];
-      if (!sum)
-        sum = std::make_unique<ExactAccumulator>(payload.values->size(), max_clients_, max_weight_);
+      if (!sum) {
+        const size_t size = map != nullptr ? map->full_size() : payload.values->size();
+        sum = std::make_unique<ExactAccumulator>(size, max_clients_, max_weight_);
+      }
       targets.push_back(sum.get());
     }
   }
@@ -31,14 +34,15 @@ void RoundSums::add(uint64_t client, const Update& update) {
   std::vector<float> largest;
   for (size_t i = 0; i < targets.size(); ++i) {
     largest.push_back(
-        targets[i]->check(update.payloads[i].values->values(), update.payloads[i].weight));
+        targets[i]->check(update.payloads[i].values->values(), update.payloads[i].weight, map));
   }
   for (size_t i = 0; i < targets.size(); ++i) {
     targets[i]->add_checked(update.payloads[i].values->values(), update.payloads[i].weight,
-                            largest[i]);
+                            largest[i], map);
   }
   const std::lock_guard lock(mutex_);
-  by_client_[client] = {update.num_samples, update.scalars};
+  Scalars& kept = by_client_[client] = {update.num_samples, update.scalars, update.submodel, {}};
+  for (const Payload& payload : update.payloads) kept.weights[payload.name] = payload.weight;
 }
 
 const ExactAccumulator* RoundSums::find(const std::string& payload) const {
@@ -54,6 +58,21 @@ ParameterSet RoundSums::mean(const std::string& payload,
   if (!(sum->total_weight() > 0))
     fail("strategy/round", "all weights of '", payload, "' are 0: the clients hold no samples");
   ParameterSet out(layout);
+  if (aggregation_ == Aggregation::kCount) {
+    std::vector<ExactAccumulator::Covering> coverings;
+    bool parts = false;
+    for (const auto& [client, kept] : by_client_) {
+      if (const auto found = kept.weights.find(payload); found != kept.weights.end()) {
+        coverings.push_back(
+            {kept.submodel != nullptr ? &kept.submodel->map() : nullptr, found->second});
+        parts = parts || kept.submodel != nullptr;
+      }
+    }
+    if (parts) {
+      sum->mean_covered(coverings, out.values());
+      return out;
+    }
+  }
   if (estimates_ == nullptr) {
     sum->mean(sum->total_weight(), out.values());
     return out;

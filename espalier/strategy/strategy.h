@@ -29,13 +29,18 @@ struct RoundInfo {
   train::TrainOptions train;  // with this round's learning rate
 };
 
+// How updates of sub-models become one mean. kZero (Caldas et al. 2018): a value outside a client's
+// sub-model counts as a zero update, so the mean divides by the weight of all clients. kCount
+// (HeteroFL): every value is divided by the weight of the clients that trained it.
+enum class Aggregation : uint8_t { kZero, kCount };
+
 // The sums of one round, in O(model) memory whatever the number of clients. Thread-safe while
 // updates arrive.
 class RoundSums {
  public:
   // At most `max_clients` updates; no weight above `max_weight`.
-  RoundSums(uint64_t max_clients, double max_weight)
-      : max_clients_(max_clients), max_weight_(max_weight) {}
+  RoundSums(uint64_t max_clients, double max_weight, Aggregation aggregation = Aggregation::kZero)
+      : max_clients_(max_clients), max_weight_(max_weight), aggregation_(aggregation) {}
 
   // Adds all payloads of an update and keeps its scalars. Either everything is added or, with an
   // Error, nothing.
@@ -52,7 +57,8 @@ class RoundSums {
 
   // Σ weight·x of a payload; nullptr when no update carried it.
   const ExactAccumulator* find(const std::string& payload) const;
-  // The weighted mean of a payload; an Error when nobody sent it or all weights were 0.
+  // The weighted mean of a payload; an Error when nobody sent it or all weights were 0. A value
+  // that no client covered is −0, so that adding the mean leaves every bit of it.
   ParameterSet mean(const std::string& payload,
                     const std::shared_ptr<const ParameterLayout>& layout) const;
 
@@ -67,9 +73,12 @@ class RoundSums {
   struct Scalars {
     double num_samples;
     std::map<std::string, double> values;
+    std::shared_ptr<const submodel::Submodel> submodel;
+    std::map<std::string, double> weights;  // by payload
   };
   uint64_t max_clients_;
   double max_weight_;
+  Aggregation aggregation_;
   const std::map<std::string, ParameterSet>* estimates_ = nullptr;
   uint64_t estimated_clients_ = 0;
   mutable std::mutex mutex_;

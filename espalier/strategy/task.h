@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "espalier/params/parameter_set.h"
+#include "espalier/submodel/submodel.h"
 #include "espalier/train/trainer.h"
 
 namespace espalier::strategy {
@@ -14,6 +15,7 @@ namespace espalier::strategy {
 // Names that every strategy uses alike.
 inline constexpr const char* kModel = "model";  // task: the weights a client starts from
 inline constexpr const char* kDelta = "delta";  // update: weights after − weights before
+inline constexpr const char* kStatistics = "statistics";  // update of TaskKind::kCalibrate
 
 // Named tensors on their way to or from a client. They are encoded by the run's codec, whatever
 // they mean.
@@ -23,13 +25,22 @@ struct Payload {
   double weight = 1;  // updates: the weight of this payload in the round's sum
 };
 
+// What a client is asked for: the strategy's training, or the normalization statistics of the model
+// it receives over its samples.
+enum class TaskKind : uint8_t { kTrain = 0, kCalibrate = 1 };
+
 // What the server sends to one client for one round.
 struct Task {
+  TaskKind kind = TaskKind::kTrain;
   uint32_t round = 0;  // 1-based
   uint64_t client = 0;
   // The round in which the client last wrote the state that this task builds on; 0: none.
   uint32_t state_version = 0;
   train::TrainOptions train;  // with the round's learning rate
+  // The architecture: the run's model with units[g] units in group g; empty: the whole model. The
+  // payloads' values are of that size.
+  std::vector<int64_t> units;
+  train::SubmodelTraining submodel_training;
   std::map<std::string, double> scalars;
   std::vector<Payload>
       payloads;  // payloads shared by all clients of a round share one ParameterSet
@@ -43,6 +54,8 @@ struct Update {
   double num_samples = 0;                 // of the client
   std::map<std::string, double> scalars;  // measurements and what the strategy needs
   std::vector<Payload> payloads;
+  // On the server: where in the model the payloads' values belong; null: everywhere. Not sent.
+  std::shared_ptr<const submodel::Submodel> submodel;
 
   double scalar(const std::string& name) const;
 };

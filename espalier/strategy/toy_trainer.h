@@ -55,6 +55,10 @@ class ToyTrainer : public train::Trainer {
     return result;
   }
 
+  ParameterSet statistics(const data::Dataset&, std::span<const uint32_t>, size_t) override {
+    return ParameterSet(std::make_shared<const ParameterLayout>(
+        std::vector<ParameterInfo>{{"statistic", {1}, Role::kStatistic}}));
+  }
   train::EvalSums evaluate(const data::Dataset&, std::span<const uint32_t> samples) override {
     return {0, 0, samples.size()};
   }

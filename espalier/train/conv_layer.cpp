@@ -176,11 +176,11 @@ class ConvLayer final : public Layer {
                      size(n.in.channels), size(n.out.channels),  size(n.kernel),
                      size(n.padding),     size(pool.out.height), size(pool.out.width),
                      size(pool.kernel)};
-    row_ = static_cast<int64_t>(sparse_row(sparse_shape_));
-    const memory::desc taps({n.out.channels, n.in.channels, n.kernel, n.kernel},
-                            memory::data_type::f32,
-                            memory::dims{n.kernel * row_, 1, row_, n.in.channels});
-    tap_bytes_ = static_cast<size_t>(n.out.channels * n.kernel * row_) * sizeof(float);
+    const auto padded = static_cast<int64_t>(padded_channels(sparse_shape_));
+    const memory::desc taps(
+        {n.out.channels, n.in.channels, n.kernel, n.kernel}, memory::data_type::f32,
+        memory::dims{n.kernel * n.kernel * padded, 1, n.kernel * padded, padded});
+    tap_bytes_ = static_cast<size_t>(n.out.channels * n.kernel * n.kernel * padded) * sizeof(float);
     data_weights_ = Reorder(user, taps);
     gradient_weights_ = Reorder(taps, user);
     scratch_bytes_ = std::max(scratch_bytes_, 2 * tap_bytes_);
@@ -190,8 +190,8 @@ class ConvLayer final : public Layer {
     auto* weights = frame.at<float>(slots.scratch);
     auto* gradient = frame.at<float>(slots.scratch + tap_bytes_);
     if (slots.dx != kNoSlot) {
-      // What lies between the rows must be 0; the scratch area is everybody's.
-      if (row_ != static_cast<int64_t>(sparse_shape_.kernel * sparse_shape_.channels))
+      // The padding must be 0; the scratch area is everybody's.
+      if (padded_channels(sparse_shape_) != sparse_shape_.channels)
         std::memset(weights, 0, tap_bytes_);
       data_weights_.run(frame.weights + weight_, weights);
     }
@@ -213,7 +213,6 @@ class ConvLayer final : public Layer {
   bool mask_, sparse_;
   SparseConvShape sparse_shape_{};
   SparseConvScratch sparse_scratch_;
-  int64_t row_ = 0;  // values from one kernel row to the next, in the sparse pass
   size_t tap_bytes_ = 0;
   size_t weight_ = 0, bias_ = kNoSlot, values_ = 0, scratch_bytes_ = 0;
   Step forward_, data_, gradient_;
@@ -223,7 +222,7 @@ class ConvLayer final : public Layer {
 }  // namespace
 
 bool sparse_backward(const Node& conv, const Node& pool, Type type) {
-  return type == Type::kFloat && conv.stride == 1 && conv.in.channels >= 8 && pool.kernel >= 2 &&
+  return type == Type::kFloat && conv.stride == 1 && conv.in.channels >= 12 && pool.kernel >= 2 &&
          pool.kernel <= 15;
 }
 

@@ -181,6 +181,48 @@ FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_
   return result;
 }
 
+// A layer's running value after a batch is (1 − m)·r + m·b, with a momentum m that is the layer's
+// own business; from r = 0 and from r = 1 the batch's b follows without knowing m.
+ParameterSet FlatTrainer::statistics(const data::Dataset& dataset,
+                                     std::span<const uint32_t> samples, size_t batch_size) {
+  check(dataset);
+  std::vector<ParameterInfo> tensors;
+  std::vector<const ParameterInfo*> sources;
+  for (const ParameterInfo& tensor : layout()->tensors()) {
+    if (tensor.role != Role::kStatistic) continue;
+    tensors.push_back({.name = tensor.name, .shape = tensor.shape, .role = tensor.role});
+    sources.push_back(&tensor);
+  }
+  ParameterSet out(std::make_shared<const ParameterLayout>(std::move(tensors)));
+  if (samples.empty() || out.size() == 0) return out;
+  AlignedVector<float> weights = weights_;
+  const auto run = [&](const Batch& batch, float start) {
+    for (const ParameterInfo* source : sources)
+      std::fill_n(weights.begin() + source->offset, source->size, start);
+    net_->train(batch, weights, gradients_, nullptr);
+    std::vector<float> after;
+    for (const ParameterInfo* source : sources)
+      after.insert(after.end(), weights.begin() + source->offset,
+                   weights.begin() + source->offset + source->size);
+    return after;
+  };
+  std::vector<double> sums(out.size(), 0);
+  for (size_t begin = 0; begin < samples.size(); begin += batch_size) {
+    const auto part = samples.subspan(begin, std::min(batch_size, samples.size() - begin));
+    const Batch batch = gather(dataset, part, nullptr, Key(0));
+    const std::vector<float> low = run(batch, 0), high = run(batch, 1);
+    for (size_t i = 0; i < sums.size(); ++i) {
+      const double momentum = 1 - (static_cast<double>(high[i]) - low[i]);
+      sums[i] += static_cast<double>(part.size()) * (momentum > 0 ? low[i] / momentum : 0);
+    }
+  }
+  for (size_t i = 0; i < sums.size(); ++i)
+    out.values()[i] = static_cast<float>(sums[i] / static_cast<double>(samples.size()));
+  // What training leaves zero must be zero again.
+  std::fill(gradients_.begin(), gradients_.end(), 0.0f);
+  return out;
+}
+
 EvalSums FlatTrainer::evaluate(const data::Dataset& dataset, std::span<const uint32_t> samples) {
   check(dataset);
   if (samples.empty()) return {};

@@ -27,6 +27,8 @@ class FlatTrainer final : public Trainer {
   void store(ParameterSet& weights) const override;
   FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
                 const TrainOptions& options, const FitHooks& hooks, Key key) override;
+  ParameterSet statistics(const data::Dataset& dataset, std::span<const uint32_t> samples,
+                          size_t batch_size) override;
   EvalSums evaluate(const data::Dataset& dataset, std::span<const uint32_t> samples) override;
 
  private:

@@ -6,25 +6,37 @@
 namespace espalier::train {
 namespace {
 
-// The largest of a window's values at `in`, 16 channels at a time and the rest one by one. The
-// first of equal values wins.
+// Calls body(c) for vectors of channels that cover all of them; the last one may overlap the one
+// before, whose results it repeats. Returns the first channel that is left: all, when there are
+// fewer than a vector.
+template <class Body>
+ESPALIER_INLINE size_t for_vectors(size_t channels, Body body) {
+  if (channels < kLanes) return 0;
+  size_t c = 0;
+  for (; c + kLanes <= channels; c += kLanes) body(c);
+  if (c < channels) body(channels - kLanes);
+  return channels;
+}
+
+// The largest of a window's values at `in`, 16 channels at a time, or one by one when there are
+// fewer. The first of equal values wins.
 template <class T>
 ESPALIER_INLINE void pool_window(const PoolShape& s, const T* in, T* out, uint8_t* argmax) {
   const size_t row = s.width * s.channels, taps = s.window * s.window;
-  size_t c = 0;
-  for (; c + kLanes <= s.channels; c += kLanes) {
-    Lanes best;
-    Words place = {};
-    load(in + c, best);
-    for (size_t k = 1; k < taps; ++k) {
-      Lanes value;
-      load(in + (k / s.window) * row + (k % s.window) * s.channels + c, value);
-      place = value > best ? Words{} + static_cast<uint32_t>(k) : place;
-      best = value > best ? value : best;
-    }
-    store(best, out + c);
-    if (argmax != nullptr) store(place, argmax + c);
-  }
+  size_t c = for_vectors(
+      s.channels, [&](size_t first) __attribute__((always_inline)) {
+        Lanes best;
+        Words place = {};
+        load(in + first, best);
+        for (size_t k = 1; k < taps; ++k) {
+          Lanes value;
+          load(in + (k / s.window) * row + (k % s.window) * s.channels + first, value);
+          place = value > best ? Words{} + static_cast<uint32_t>(k) : place;
+          best = value > best ? value : best;
+        }
+        store(best, out + first);
+        if (argmax != nullptr) store(place, argmax + first);
+      });
   for (; c < s.channels; ++c) {
     float best = to_float(in[c]);
     uint8_t place = 0;
@@ -55,22 +67,22 @@ template <class T>
 ESPALIER_INLINE void scatter_window(const PoolShape& s, const T* dy, const T* y,
                                     const uint8_t* argmax, float floor, T* dx) {
   const size_t row = s.width * s.channels, taps = s.window * s.window;
-  size_t c = 0;
-  for (; c + kLanes <= s.channels; c += kLanes) {
-    Lanes gradient, top;
-    Words place;
-    load(dy + c, gradient);
-    load(y + c, top);
-    load(argmax + c, place);
-    // As bits: a comparison's result is all ones or all zeros.
-    const Words bits = (Words)gradient & (Words)(top > floor);
-    for (size_t i = 0, k = 0; i < s.window; ++i) {
-      for (size_t j = 0; j < s.window; ++j, ++k) {
-        const Lanes value = (Lanes)(bits & (Words)(place == static_cast<uint32_t>(k)));
-        store(value, dx + i * row + j * s.channels + c);
-      }
-    }
-  }
+  size_t c = for_vectors(
+      s.channels, [&](size_t first) __attribute__((always_inline)) {
+        Lanes gradient, top;
+        Words place;
+        load(dy + first, gradient);
+        load(y + first, top);
+        load(argmax + first, place);
+        // As bits: a comparison's result is all ones or all zeros.
+        const Words bits = (Words)gradient & (Words)(top > floor);
+        for (size_t i = 0, k = 0; i < s.window; ++i) {
+          for (size_t j = 0; j < s.window; ++j, ++k) {
+            const Lanes value = (Lanes)(bits & (Words)(place == static_cast<uint32_t>(k)));
+            store(value, dx + i * row + j * s.channels + first);
+          }
+        }
+      });
   for (; c < s.channels; ++c) {
     const float gradient = to_float(y[c]) > floor ? to_float(dy[c]) : 0.0f;
     for (size_t k = 0; k < taps; ++k) {

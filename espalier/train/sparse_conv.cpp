@@ -5,6 +5,11 @@
 #include "espalier/train/lanes.h"
 
 namespace espalier::train {
+
+size_t padded_channels(const SparseConvShape& shape) {
+  return (shape.channels + kLanes - 1) / kLanes * kLanes;
+}
+
 namespace {
 
 using Entry = SparseConvScratch::Entry;
@@ -80,7 +85,8 @@ ESPALIER_INLINE void with_vectors(size_t vectors, Call call) {
 // channel.
 ESPALIER_INLINE void list_outputs(const SparseConvShape& s, const SparseConvData& d, size_t n,
                                   size_t begin, size_t end, SparseConvScratch& scratch) {
-  const size_t padded = s.width + 2 * s.padding, capacity = (end - begin) * s.pooled_width;
+  const size_t padded = s.width + 2 * s.padding, capacity = (end - begin) * s.pooled_width,
+               stride = padded_channels(s);
   std::fill(scratch.counts.begin(), scratch.counts.end(), 0U);
   // Down the columns: the taps of windows below each other do not overlap row by row, so that
   // spreading one does not wait for the stores of the one before.
@@ -90,7 +96,7 @@ ESPALIER_INLINE void list_outputs(const SparseConvShape& s, const SparseConvData
       uint32_t place[256];  // offset of each position in the window
       for (size_t k = 0; k < s.window * s.window; ++k) {
         place[k] = static_cast<uint32_t>(
-            ((py * s.window + k / s.window) * padded + px * s.window + k % s.window) * s.channels);
+            ((py * s.window + k / s.window) * padded + px * s.window + k % s.window) * stride);
       }
       for (size_t c = 0; c < s.out_channels; ++c) {
         const float gradient = d.dy[at + c];
@@ -104,10 +110,17 @@ ESPALIER_INLINE void list_outputs(const SparseConvShape& s, const SparseConvData
 }
 
 ESPALIER_INLINE void copy_rows(const SparseConvShape& s, const float* image, float* padded) {
-  const size_t line = (s.width + 2 * s.padding) * s.channels, inside = s.width * s.channels;
+  const size_t stride = padded_channels(s), line = (s.width + 2 * s.padding) * stride;
   for (size_t y = 0; y < s.height; ++y) {
-    float* to = padded + (y + s.padding) * line + s.padding * s.channels;
-    for (size_t i = 0; i < inside; ++i) to[i] = image[y * inside + i];
+    float* to = padded + (y + s.padding) * line + s.padding * stride;
+    const float* from = image + y * s.width * s.channels;
+    if (stride == s.channels) {
+      for (size_t i = 0; i < s.width * stride; ++i) to[i] = from[i];
+      continue;
+    }
+    for (size_t x = 0; x < s.width; ++x) {
+      for (size_t c = 0; c < s.channels; ++c) to[x * stride + c] = from[x * s.channels + c];
+    }
   }
 }
 
@@ -121,14 +134,12 @@ size_t num_entries(const SparseConvShape& s, size_t rows) {
 
 ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData& d,
                               SparseConvScratch& scratch) {
-  const size_t line = (s.width + 2 * s.padding) * s.channels,
+  const size_t stride = padded_channels(s), line = (s.width + 2 * s.padding) * stride,
                image = (s.height + 2 * s.padding) * line;
-  // The last vector of a row may reach into the next pixel: what it adds to a weight's gradient
-  // there is beyond the row, and what it spreads is 0.
-  const size_t row = sparse_row(s), filter = s.kernel * row;
+  const size_t row = s.kernel * stride, filter = s.kernel * row;
   const size_t rows = band_rows(s, line);
-  scratch.input.assign(image + kLanes, 0.0f);  // the padding stays zero
-  if (d.dx != nullptr) scratch.input_gradient.resize(image + kLanes);
+  scratch.input.assign(image, 0.0f);  // the padding stays zero
+  if (d.dx != nullptr) scratch.input_gradient.resize(image);
   scratch.entries.resize(num_entries(s, rows));
   scratch.counts.resize(s.out_channels);
   std::fill(d.weight_gradient, d.weight_gradient + s.out_channels * filter, 0.0f);
@@ -169,18 +180,20 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData& d,
     const size_t inside = s.width * s.channels;
     for (size_t y = 0; y < s.height; ++y) {
       const float* from =
-          scratch.input_gradient.data() + (y + s.padding) * line + s.padding * s.channels;
+          scratch.input_gradient.data() + (y + s.padding) * line + s.padding * stride;
       float* to = d.dx + (n * s.height + y) * inside;
-      for (size_t i = 0; i < inside; ++i) to[i] = from[i];
+      if (stride == s.channels) {
+        for (size_t i = 0; i < inside; ++i) to[i] = from[i];
+        continue;
+      }
+      for (size_t x = 0; x < s.width; ++x) {
+        for (size_t c = 0; c < s.channels; ++c) to[x * s.channels + c] = from[x * stride + c];
+      }
     }
   }
 }
 
 }  // namespace
-
-size_t sparse_row(const SparseConvShape& shape) {
-  return (shape.kernel * shape.channels + kLanes - 1) / kLanes * kLanes;
-}
 
 ESPALIER_KERNEL void sparse_conv_backward(const SparseConvShape& shape, const SparseConvData& data,
                                           SparseConvScratch& scratch) {
@@ -188,9 +201,9 @@ ESPALIER_KERNEL void sparse_conv_backward(const SparseConvShape& shape, const Sp
 }
 
 size_t sparse_conv_scratch_bytes(const SparseConvShape& s, bool dx) {
-  const size_t line = (s.width + 2 * s.padding) * s.channels,
+  const size_t line = (s.width + 2 * s.padding) * padded_channels(s),
                image = (s.height + 2 * s.padding) * line;
-  return (dx ? 2 : 1) * (image + kLanes) * sizeof(float) +
+  return (dx ? 2 : 1) * image * sizeof(float) +
          num_entries(s, band_rows(s, line)) * sizeof(SparseConvScratch::Entry) +
          s.out_channels * sizeof(uint32_t);
 }

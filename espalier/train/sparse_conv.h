@@ -37,10 +37,9 @@ struct SparseConvScratch {
 
 // The gradient `dy` of the pooled values `y` (batch × pooled_height × pooled_width × out_channels),
 // where `argmax` is max_pool's, gives
-//   weight_gradient: out_channels × kernel rows of sparse_row(shape) values, of which the first
-//   kernel·channels count and the rest is undefined; bias_gradient: out_channels, null when there
-//   is none; dx: like x, null when not wanted; then `weights` are read, in the order of
-//   weight_gradient, and the rest of their rows must be 0.
+//   weight_gradient: out_channels × kernel × kernel × padded_channels(shape), of which the channels
+//   count and the rest is 0; bias_gradient: out_channels, null when there is none; dx: like x, null
+//   when not wanted; then `weights` are read, in the order of weight_gradient, with 0 in the rest.
 struct SparseConvData {
   const float* x;
   const float* dy;
@@ -51,8 +50,8 @@ struct SparseConvData {
   float* bias_gradient;
   float* dx;
 };
-// Values from one kernel row to the next: kernel·channels, rounded up to whole vectors.
-size_t sparse_row(const SparseConvShape& shape);
+// The channels, rounded up to whole vectors.
+size_t padded_channels(const SparseConvShape& shape);
 // Bytes that the working memory grows to.
 size_t sparse_conv_scratch_bytes(const SparseConvShape& shape, bool dx);
 void sparse_conv_backward(const SparseConvShape& shape, const SparseConvData& data,

@@ -86,6 +86,12 @@ const std::vector<ModelRow>& model_rows() {
   return rows;
 }
 
+std::shared_ptr<const ParameterLayout> model_layout(const ModelOptions& model,
+                                                    const DataSpec& data) {
+  if (const auto graph = build_graph(model, data); graph != nullptr) return graph->layout;
+  return make_net(model, data, "fp32", "cpu", {})->layout();
+}
+
 std::unique_ptr<Trainer> make_trainer(const ModelOptions& model, const DataSpec& data,
                                       const std::string& precision, const std::string& device,
                                       std::span<const int64_t> units) {

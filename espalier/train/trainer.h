@@ -204,6 +204,12 @@ class Trainer {
   virtual FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
                         const TrainOptions& options, const FitHooks& hooks, Key key) = 0;
 
+  // The normalization layers' statistics of the loaded weights over the samples, the mean over
+  // their batches: a set of the layout's tensors of role kStatistic alone. The weights stay as they
+  // are.
+  virtual ParameterSet statistics(const data::Dataset& dataset, std::span<const uint32_t> samples,
+                                  size_t batch_size) = 0;
+
   // Loss and correct predictions of the given samples, as one batch, without training.
   virtual EvalSums evaluate(const data::Dataset& dataset, std::span<const uint32_t> samples) = 0;
 };
@@ -214,6 +220,11 @@ class Trainer {
 std::unique_ptr<Trainer> make_trainer(const ModelOptions& model, const DataSpec& data,
                                       const std::string& precision, const std::string& device,
                                       std::span<const int64_t> units = {});
+
+// The model's layout with its unit groups, without making a replica: what a client must know of a
+// model of which it holds a part.
+std::shared_ptr<const ParameterLayout> model_layout(const ModelOptions& model,
+                                                    const DataSpec& data);
 
 // Names and one-line descriptions for `espalier list models`.
 struct ModelRow {

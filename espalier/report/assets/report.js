@@ -184,9 +184,11 @@
     watcher.observe(box);
   };
 
+  const widthPrefix = "accuracy_at_";
   const labels = {
     accuracy: "Test accuracy", loss: "Test loss", train_loss: "Training loss", train_accuracy: "Training accuracy",
     bytes_down: "down", bytes_up: "up", seconds: "round", train_seconds: "training", eval_seconds: "evaluation",
+    simulated_seconds: "in total", simulated_down_seconds: "down", simulated_compute_seconds: "compute", simulated_up_seconds: "up",
     macs: "Client MACs", lr: "Learning rate", peak_rss_bytes: "Peak memory", clients: "Clients", clients_failed: "Failed clients",
   };
   const seriesOf = (keys, xKey, log) => {
@@ -244,6 +246,7 @@
       chart(grid, [key], "round", labels[key], "by round");
       chart(grid, [key], "bytes_total", labels[key], "by bytes, down and up", logBytes);
       chart(grid, [key], "wall_seconds", labels[key], "by time");
+      chart(grid, [key], "simulated_seconds_total", labels[key], "by simulated device time");
     }
     element("p", learning.box, "hint", "Drag in a chart to zoom, double-click to reset.");
 
@@ -256,12 +259,18 @@
     for (const key of ["train_loss", "train_accuracy"]) chart(all, [key], "round", labels[key], "by round");
     together(["bytes_down", "bytes_up"], "Bytes of all clients");
     together(["seconds", "train_seconds", "eval_seconds"], "Time");
+    together(["simulated_seconds", "simulated_down_seconds", "simulated_compute_seconds", "simulated_up_seconds"],
+      "Simulated device time");
+    const widths = [...new Set(runs.flatMap((run) => Object.keys(run.columns)).filter((key) => key.startsWith(widthPrefix)))];
+    widths.forEach((key) => { labels[key] = "width " + key.slice(widthPrefix.length); });
+    if (!several) chart(all, widths, "round", "Test accuracy of sub-models", "by round");
+    else widths.forEach((key) => chart(all, [key], "round", `Test accuracy, ${labels[key]}`, "by round"));
     for (const key of ["macs", "lr", "peak_rss_bytes", "clients"]) chart(all, [key], "round", labels[key], "by round");
     if (runs.some((run) => run.columns.clients_failed?.some((value) => value > 0))) {
       chart(all, ["clients_failed"], "round", labels.clients_failed, "per round");
     }
     // Whatever else a strategy measured.
-    const known = new Set(["round", "bytes_down_total", "bytes_up_total", "macs_total", "wall_seconds", ...Object.keys(labels)]);
+    const known = new Set(["round", "bytes_down_total", "bytes_up_total", "macs_total", "wall_seconds", "simulated_seconds_total", ...Object.keys(labels)]);
     const extra = new Set(runs.flatMap((run) => Object.keys(run.columns)).filter((key) => !known.has(key)));
     for (const key of extra) chart(all, [key], "round", key, "by round");
     if (!all.childElementCount) more.box.remove();

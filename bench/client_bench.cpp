@@ -1,0 +1,243 @@
+// What a sub-model saves a client: a task from bytes to bytes in a process of its own, which
+// receives an encoded task, trains on 600 samples and encodes its update, for several fractions of
+// units kept. Bytes are those of the messages, memory the process's peak above what it takes before
+// the task arrives (data included), time that of a training step. The fractions are run in turns
+// and medians compared.
+//
+//   client_bench [--json] [--rounds N] [--only MODEL]
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+#include <map>
+
+#include "espalier/base/clock.h"
+#include "espalier/base/file.h"
+#include "espalier/base/options.h"
+#include "espalier/round/client_session.h"
+#include "espalier/strategy/fedavg.h"
+#include "espalier/submodel/selection.h"
+#include "espalier/train/trainer.h"
+
+namespace espalier {
+namespace {
+
+struct Case {
+  std::string model;
+  std::vector<int64_t> shape;
+};
+const std::vector<Case>& cases() {
+  static const std::vector<Case> all = {{"cnn", {1, 28, 28}},
+                                        {"all-cnn", {3, 32, 32}},
+                                        {"resnet20", {3, 32, 32}},
+                                        {"vgg11", {3, 32, 32}}};
+  return all;
+}
+constexpr double kKeeps[] = {1, 0.75, 0.5, 0.25};
+
+data::Dataset samples_of(const Case& c, size_t count) {
+  data::Dataset set;
+  set.name = "bench";
+  set.sample_shape = c.shape;
+  set.num_classes = 10;
+  set.mean.assign(static_cast<size_t>(c.shape[0]), 0.5f);
+  set.stddev.assign(static_cast<size_t>(c.shape[0]), 0.25f);
+  Stream stream(Key(1));
+  set.pixels.resize(count * set.sample_size());
+  for (uint8_t& pixel : set.pixels) pixel = static_cast<uint8_t>(stream.u32());
+  for (size_t i = 0; i < count; ++i) set.labels.push_back(static_cast<int32_t>(stream.below(10)));
+  set.validate();
+  return set;
+}
+
+train::ModelOptions model_of(const Case& c) {
+  train::ModelOptions options;
+  options.name = c.model;
+  return options;
+}
+
+// A message as one file: sizes, then parts.
+Bytes pack(const round::EncodedMessage& message) {
+  Bytes out;
+  ByteWriter writer(out);
+  writer.put(static_cast<uint64_t>(message.head.size()));
+  writer.bytes(message.head);
+  for (const auto& body : message.bodies) {
+    writer.put(static_cast<uint64_t>(body->size()));
+    writer.bytes(*body);
+  }
+  return out;
+}
+round::EncodedMessage unpack(const Bytes& bytes) {
+  ByteReader in(bytes, "bench/client");
+  round::EncodedMessage message;
+  const auto part = [&] {
+    const auto data = in.take(in.get<uint64_t>());
+    return Bytes(data.begin(), data.end());
+  };
+  message.head = part();
+  while (in.remaining() > 0) message.bodies.push_back(std::make_shared<Bytes>(part()));
+  return message;
+}
+
+// --- the server's part: a task for a fraction of the units
+void write_task(const Case& c, double keep, const std::filesystem::path& path) {
+  const auto set = samples_of(c, 1);
+  const auto trainer = train::make_trainer(model_of(c), train::spec_of(set), "fp32", "cpu");
+  auto global = std::make_shared<ParameterSet>(trainer->layout());
+  trainer->initialize(Key(2), *global);
+  const auto submodel = submodel::choose_submodel(submodel::find_selection("federated-dropout"),
+                                                  global->shared_layout(), keep, 1, Key(3));
+  strategy::Task task;
+  task.round = 1;
+  task.train.lr = 0.01;
+  if (!submodel->whole()) task.units = submodel->units();
+  task.payloads.push_back(
+      {strategy::kModel, std::make_shared<ParameterSet>(submodel->extract(*global)), 1});
+  const auto codec = codec::make_codec(Json::array(), "bench");
+  write_file_atomic(path, pack(round::encode_task(task, Key(1), *codec, Key(2),
+                                                  {submodel->layout(), 0}, nullptr)));
+}
+
+// --- the client's part
+struct Measured {
+  double step_seconds = 0, memory_bytes = 0, bytes_down = 0, bytes_up = 0, macs = 0;
+};
+
+Measured client(const Case& c, const std::filesystem::path& path) {
+  train::configure_process();
+  train::configure_thread();
+  const data::Dataset set = samples_of(c, 600);
+  std::vector<uint32_t> samples(set.size());
+  for (size_t i = 0; i < samples.size(); ++i) samples[i] = static_cast<uint32_t>(i);
+  const strategy::FedAvg fedavg({});
+  const auto codec = codec::make_codec(Json::array(), "bench");
+  // The description of the whole model (names and shapes), without its values.
+  const auto full = train::model_layout(model_of(c), train::spec_of(set));
+  const uint64_t before = peak_rss_bytes();
+  Measured measured;
+  const round::EncodedMessage task = unpack(read_file(path));
+  std::unique_ptr<train::Trainer> replica;
+  const round::ClientEnvironment environment{fedavg,          *codec,  *codec,
+                                             {full, 1 << 30}, nullptr, nullptr};
+  const auto update = round::run_client_task(
+      task, environment,
+      [&](std::span<const int64_t> units) -> train::Trainer& {
+        replica = train::make_trainer(model_of(c), train::spec_of(set), "fp32", "cpu", units);
+        return *replica;
+      },
+      set, samples);
+  measured.memory_bytes = static_cast<double>(peak_rss_bytes() - before);
+  measured.bytes_down = static_cast<double>(task.size_bytes());
+  measured.bytes_up = static_cast<double>(update.size_bytes());
+  measured.macs = static_cast<double>(replica->macs_per_sample());
+  // Warm by now: the steps alone.
+  train::TrainOptions options;
+  options.lr = 0.01;
+  const Stopwatch watch;
+  uint64_t steps = 0;
+  do {
+    steps += replica->fit(set, samples, options, {}, Key(5)).steps;
+  } while (watch.seconds() < 0.3);
+  measured.step_seconds = watch.seconds() / static_cast<double>(steps);
+  return measured;
+}
+
+Measured run_child(const char* program, size_t index, const std::filesystem::path& task) {
+  const std::string command = concat(program, " --client ", index, " ", task.string());
+  FILE* pipe = popen(command.c_str(), "r");
+  Measured m;
+  if (pipe == nullptr ||
+      std::fscanf(pipe, "%lf %lf %lf %lf %lf", &m.step_seconds, &m.memory_bytes, &m.bytes_down,
+                  &m.bytes_up, &m.macs) != 5 ||
+      pclose(pipe) != 0) {
+    fail("bench/client", "the client did not run (", command, ")");
+  }
+  return m;
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+void run(const char* program, size_t rounds, const std::string& only, bool json) {
+  Json rows = Json::array();
+  const auto folder =
+      std::filesystem::temp_directory_path() / concat("espalier-client-bench-", ::getpid());
+  std::filesystem::create_directories(folder);
+  if (!json)
+    std::printf("%-9s %5s | %10s %6s | %9s %6s | %9s %6s | %9s %6s | %6s\n", "model", "keep",
+                "step", "ratio", "memory", "ratio", "task", "ratio", "update", "ratio", "MACs");
+  for (size_t c = 0; c < cases().size(); ++c) {
+    const Case& bench = cases()[c];
+    if (!only.empty() && bench.model != only) continue;
+    std::map<double, std::vector<Measured>> measured;
+    for (const double keep : kKeeps) write_task(bench, keep, folder / concat("task-", keep));
+    for (size_t r = 0; r < rounds; ++r) {
+      for (const double keep : kKeeps)
+        measured[keep].push_back(run_child(program, c, folder / concat("task-", keep)));
+    }
+    const auto middle = [&](double keep, double Measured::*member) {
+      std::vector<double> values;
+      for (const Measured& m : measured[keep]) values.push_back(m.*member);
+      return median(values);
+    };
+    for (const double keep : kKeeps) {
+      const auto ratio = [&](double Measured::*member) {
+        return middle(1, member) / middle(keep, member);
+      };
+      rows.push_back({{"model", bench.model},
+                      {"keep", keep},
+                      {"step_seconds", middle(keep, &Measured::step_seconds)},
+                      {"memory_bytes", middle(keep, &Measured::memory_bytes)},
+                      {"task_bytes", middle(keep, &Measured::bytes_down)},
+                      {"update_bytes", middle(keep, &Measured::bytes_up)},
+                      {"macs_per_sample", middle(keep, &Measured::macs)}});
+      if (json) continue;
+      std::printf(
+          "%-9s %5.2f | %7.0f us %5.2fx | %6.1f MB %5.2fx | %6.2f MB %5.2fx | %6.2f MB "
+          "%5.2fx | %5.2fx\n",
+          bench.model.c_str(), keep, 1e6 * middle(keep, &Measured::step_seconds),
+          ratio(&Measured::step_seconds), middle(keep, &Measured::memory_bytes) / 1e6,
+          ratio(&Measured::memory_bytes), middle(keep, &Measured::bytes_down) / 1e6,
+          ratio(&Measured::bytes_down), middle(keep, &Measured::bytes_up) / 1e6,
+          ratio(&Measured::bytes_up), ratio(&Measured::macs));
+      std::fflush(stdout);
+    }
+  }
+  std::filesystem::remove_all(folder);
+  if (json) std::cout << rows.dump(1) << "\n";
+}
+
+}  // namespace
+}  // namespace espalier
+
+int main(int argc, char** argv) {
+  using namespace espalier;
+  bool json = false;
+  size_t rounds = 3;
+  std::string only;
+  for (int i = 1; i < argc; ++i) {
+    const std::string arg = argv[i];
+    if (arg == "--json") {
+      json = true;
+    } else if (arg == "--rounds" && i + 1 < argc) {
+      rounds = std::max<size_t>(1, std::stoul(argv[++i]));
+    } else if (arg == "--only" && i + 1 < argc) {
+      only = argv[++i];
+    } else if (arg == "--client" && i + 2 < argc) {
+      const Measured m = client(cases().at(std::stoul(argv[i + 1])), argv[i + 2]);
+      std::printf("%.9f %.0f %.0f %.0f %.0f\n", m.step_seconds, m.memory_bytes, m.bytes_down,
+                  m.bytes_up, m.macs);
+      return 0;
+    } else {
+      std::cerr << "usage: client_bench [--json] [--rounds N] [--only MODEL]\n";
+      return 2;
+    }
+  }
+  run(argv[0], rounds, only, json);
+  return 0;
+}

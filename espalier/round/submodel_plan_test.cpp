@@ -1,0 +1,96 @@
+#include "espalier/round/submodel_plan.h"
+
+#include <gtest/gtest.h>
+
+#include "espalier/base/error.h"
+
+namespace espalier::round {
+namespace {
+
+// Two hidden layers of 8 and 6 units between 4 inputs and 3 outputs.
+std::shared_ptr<const ParameterLayout> layout() {
+  return std::make_shared<const ParameterLayout>(
+      std::vector<ParameterInfo>{
+          {.name = "fc1.weight", .shape = {8, 4}, .units = {{.axis = 0, .group = 0}}},
+          {.name = "fc2.weight",
+           .shape = {6, 8},
+           .units = {{.axis = 0, .group = 1}, {.axis = 1, .group = 0}}},
+          {.name = "fc3.weight", .shape = {3, 6}, .units = {{.axis = 1, .group = 1}}}},
+      std::vector<UnitGroup>{{"fc1", 8}, {"fc2", 6}});
+}
+
+strategy::RoundInfo round_info(uint32_t round) { return {round, 10, Key(1).child(round), {}}; }
+
+SubmodelOptions named(const std::string& name) {
+  SubmodelOptions options;
+  options.name = name;
+  return options;
+}
+
+TEST(SubmodelPlan, ClientsOfFederatedDropoutDifferAndASharedOneIsShared) {
+  SubmodelPlan own(named("federated-dropout"), layout());
+  const auto a = own.choose(round_info(1), 0, 0.5), b = own.choose(round_info(1), 1, 0.5);
+  EXPECT_NE(a->kept(), b->kept());
+  EXPECT_EQ(own.choose(round_info(1), 0, 0.5)->kept(), a->kept());
+  EXPECT_NE(own.choose(round_info(2), 0, 0.5)->kept(), a->kept());
+  EXPECT_EQ(a->units(), (std::vector<int64_t>{4, 3}));
+
+  SubmodelOptions options = named("federated-dropout");
+  options.shared = true;
+  SubmodelPlan shared(options, layout());
+  EXPECT_EQ(shared.choose(round_info(1), 0, 0.5), shared.choose(round_info(1), 1, 0.5));
+  EXPECT_FALSE(shared.fixed());
+}
+
+TEST(SubmodelPlan, KeepingEverythingIsNoSubmodel) {
+  for (const char* name : {"federated-dropout", "ordered", "rolling"}) {
+    SubmodelPlan plan(named(name), layout());
+    EXPECT_EQ(plan.choose(round_info(3), 2, 1.0), nullptr) << name;
+  }
+  SubmodelPlan none({}, layout());
+  EXPECT_FALSE(none.active());
+  EXPECT_EQ(none.choose(round_info(1), 0, 0.5), nullptr);
+}
+
+TEST(SubmodelPlan, TheMethodDecidesTheAggregationUnlessItIsNamed) {
+  EXPECT_EQ(SubmodelPlan(named("federated-dropout"), layout()).aggregation(),
+            strategy::Aggregation::kZero);
+  EXPECT_EQ(SubmodelPlan(named("ordered"), layout()).aggregation(), strategy::Aggregation::kCount);
+  EXPECT_EQ(SubmodelPlan(named("rolling"), layout()).aggregation(), strategy::Aggregation::kCount);
+  SubmodelOptions options = named("ordered");
+  options.aggregation = "zero";
+  EXPECT_EQ(SubmodelPlan(options, layout()).aggregation(), strategy::Aggregation::kZero);
+}
+
+TEST(SubmodelPlan, WidthsAreThoseBelowTheClientsOwnAndItsOwn) {
+  SubmodelOptions options = named("ordered");
+  options.widths = {0.25, 0.5, 1};
+  options.scaler = true;
+  const SubmodelPlan plan(options, layout());
+  const train::SubmodelTraining training = plan.training(0.5);
+  EXPECT_EQ(training.widths, (std::vector<std::vector<int64_t>>{{2, 2}, {4, 3}}));
+  EXPECT_EQ(training.scale, 2);
+  EXPECT_TRUE(plan.training(0.25).widths.empty());
+}
+
+TEST(SubmodelPlan, OptionsThatDoNotFitAreRefused) {
+  EXPECT_THROW(SubmodelPlan(named("orderd"), layout()), Error);
+  SubmodelOptions shared = named("ordered");
+  shared.shared = true;
+  EXPECT_THROW(SubmodelPlan(shared, layout()), Error);
+  SubmodelOptions widths = named("rolling");
+  widths.widths = {0.5};
+  EXPECT_THROW(SubmodelPlan(widths, layout()), Error);
+  SubmodelOptions distillation = named("ordered");
+  distillation.self_distillation = 0.5;
+  EXPECT_THROW(SubmodelPlan(distillation, layout()), Error);
+  SubmodelOptions orphan;
+  orphan.scaler = true;
+  EXPECT_THROW(SubmodelPlan(orphan, layout()), Error);
+  const auto plain = std::make_shared<const ParameterLayout>(
+      std::vector<ParameterInfo>{{.name = "w", .shape = {4}}});
+  EXPECT_THROW(SubmodelPlan(named("ordered"), plain), Error);
+}
+
+}  // namespace
+}  // namespace espalier::round
