@@ -57,6 +57,10 @@ class ScriptModel final : public TorchModel {
   ScriptModel(const ModelOptions& options, const DataSpec& data, std::span<const int64_t> units)
       : shape_(data.sample_shape), module_(options.file), initial_(module_.initial()) {
     layout_ = std::make_shared<const ParameterLayout>(module_.tensors());
+    if (layout_->num_trainable() == 0) {
+      fail("train/model", "the TorchScript module has no parameters to train; save it before ",
+           "torch.jit.freeze (", options.file, ")");
+    }
     probe(data);
     layout_ = find_script_units(module_, data).layout;
     if (units.empty()) return;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <unordered_map>
 
 namespace espalier::train {
 namespace {
@@ -53,6 +54,22 @@ void ScriptModule::find_tensors() {
   };
   for (const auto& item : module_.named_parameters()) add(item.name, item.value, false);
   for (const auto& item : module_.named_buffers()) add(item.name, item.value, true);
+
+  // A recurrent layer of PyTorch keeps its parameters a second time, in a list.
+  std::unordered_map<const at::TensorImpl*, size_t> index;
+  size_t next = 0;
+  for (const auto& item : module_.named_parameters())
+    index[item.value.unsafeGetTensorImpl()] = next++;
+  for (const auto& submodule : module_.modules()) {
+    for (const c10::IValue& attribute : submodule._ivalue()->slots()) {
+      if (!attribute.isTensorList()) continue;
+      const c10::List<at::Tensor> list = attribute.toTensorList();
+      for (size_t i = 0; i < list.size(); ++i) {
+        const auto found = index.find(list.get(i).unsafeGetTensorImpl());
+        if (found != index.end()) listed_.push_back({list, i, found->second});
+      }
+    }
+  }
 }
 
 void ScriptModule::set(const std::vector<at::Tensor>& values) {
@@ -61,6 +78,10 @@ void ScriptModule::set(const std::vector<at::Tensor>& values) {
     const at::Tensor value =
         values[i].scalar_type() == types_[i] ? values[i] : values[i].to(types_[i]);
     owners_[i].first.setattr(owners_[i].second, value);
+  }
+  for (const Listed& place : listed_) {
+    const auto& [owner, name] = owners_[place.tensor];
+    place.list.set(place.index, owner.attr(name).toTensor());
   }
 }
 

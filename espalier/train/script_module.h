@@ -40,6 +40,12 @@ class ScriptModule {
   std::vector<at::ScalarType> types_;
   // Which attribute of which submodule each tensor is.
   std::vector<std::pair<torch::jit::Module, std::string>> owners_;
+  // Element `index` of an attribute that is a list is tensor `tensor`, too.
+  struct Listed {
+    c10::List<at::Tensor> list;
+    size_t index, tensor;
+  };
+  std::vector<Listed> listed_;
 };
 
 // The flat values of a layout as one tensor each, copied.

@@ -22,36 +22,42 @@ size_t wrapped(int64_t axis, size_t rank) {
 
 }  // namespace
 
-ScriptWalk::Axes ScriptWalk::axes_or_whole(const at::Tensor& tensor) const {
-  if (const Axes* axes = find(tensor); axes != nullptr) return *axes;
-  Axes axes;
-  for (const int64_t extent : tensor.sizes()) axes.push_back(whole_axis(extent));
-  return axes;
+ScriptWalk::Axes ScriptWalk::known(const at::Tensor& tensor, const std::string& name) {
+  if (find(tensor) == nullptr) {
+    Axes axes;
+    for (const int64_t extent : tensor.sizes())
+      axes.push_back(refused_axis(
+          extent, concat(name, " joins them with a value that could not be followed")));
+    bind(tensor, std::move(axes));
+  }
+  return *find(tensor);
+}
+
+ScriptWalk::Axis ScriptWalk::refused_axis(int64_t extent, const std::string& reason) {
+  Axis axis = labels_.add_axis(extent);
+  labels_.refuse(axis, reason);
+  return axis;
 }
 
 void ScriptWalk::refuse_if_tracked(const Axis& axis, const std::string& reason) {
   if (labels_.tracked(axis)) labels_.refuse(axis, reason);
 }
 
+ScriptWalk::Axis ScriptWalk::resized(const Axis& axis, int64_t extent, const std::string& reason) {
+  if (!labels_.tracked(axis)) return whole_axis(extent);
+  labels_.refuse(axis, reason);
+  return refused_axis(extent, reason);
+}
+
 void ScriptWalk::meet(const at::Tensor& a, size_t axis_a, const at::Tensor& b, size_t axis_b,
                       const std::string& name) {
-  const Axes* x = find(a);
-  const Axes* y = find(b);
-  if (x != nullptr && y != nullptr) {
-    labels_.join((*x)[axis_a], (*y)[axis_b]);
-  } else {
-    const std::string reason = concat(name, " joins them with a value that could not be followed");
-    if (x != nullptr) refuse_if_tracked((*x)[axis_a], reason);
-    if (y != nullptr) refuse_if_tracked((*y)[axis_b], reason);
-  }
+  labels_.join(known(a, name)[axis_a], known(b, name)[axis_b]);
 }
 
 void ScriptWalk::contract(const at::Tensor& a, size_t axis_a, const at::Tensor& b, size_t axis_b,
                           const std::string& name) {
   meet(a, axis_a, b, axis_b, name);
-  for (const auto& [tensor, axis] : {std::pair(&a, axis_a), std::pair(&b, axis_b)}) {
-    if (const Axes* axes = find(*tensor); axes != nullptr) labels_.mark_read((*axes)[axis]);
-  }
+  labels_.mark_read(known(a, name)[axis_a]);
 }
 
 bool ScriptWalk::elementwise(const Call& call) {
@@ -71,14 +77,14 @@ bool ScriptWalk::combine(const Call& call) {
   }
   const auto rank = static_cast<size_t>(out.dim());
   Axes axes(rank);
-  bool known = false;
+  bool any = false;
   for (size_t axis = 0; axis < rank; ++axis) {
     axes[axis] = whole_axis(out.size(static_cast<int64_t>(axis)));
     const at::Tensor* wide = nullptr;  // the first operand that is not broadcast along this axis
     size_t wide_axis = 0;
     for (const at::Tensor& operand : operands) {
       const auto own = static_cast<size_t>(operand.dim());
-      known |= find(operand) != nullptr;
+      any |= find(operand) != nullptr;
       if (axis + own < rank) continue;
       const size_t at = axis + own - rank;
       if (operand.size(static_cast<int64_t>(at)) == 1) continue;
@@ -88,7 +94,7 @@ bool ScriptWalk::combine(const Call& call) {
       wide_axis = at;
     }
   }
-  if (known) bind(out, std::move(axes));
+  if (any) bind(out, std::move(axes));
   return true;
 }
 
@@ -107,7 +113,7 @@ bool ScriptWalk::convolution(const Call& call) {
   const bool general = call.name.find("convolution") != std::string::npos;
   if (x.dim() != w.dim() || (general && call.in[6].toBool())) return false;
   const int64_t groups = call.in[general ? 8 : 6].toInt();
-  const Axes kernel = axes_or_whole(w);
+  const Axes kernel = known(w, call.name);
   if (groups != 1) {
     const std::string reason = concat("a convolution in ", groups, " groups is not analysed");
     refuse(call.in[0], reason);
@@ -118,11 +124,11 @@ bool ScriptWalk::convolution(const Call& call) {
     labels_.mark_computed(kernel[0]);
     if (is_tensor(call.in[2])) meet(w, 0, call.in[2].toTensor(), 0, call.name);
   }
-  Axes axes = axes_or_whole(x);
+  Axes axes = known(x, call.name);
   for (size_t i = 2; i < axes.size(); ++i) {
     labels_.join_whole(kernel[i]);
-    refuse_if_tracked(axes[i], concat(call.name, " slides over them"));
-    axes[i] = whole_axis(out.size(static_cast<int64_t>(i)));
+    axes[i] =
+        resized(axes[i], out.size(static_cast<int64_t>(i)), concat(call.name, " slides over them"));
   }
   axes[1] = kernel[0];
   bind(out, std::move(axes));
@@ -133,8 +139,8 @@ bool ScriptWalk::linear(const Call& call) {
   const at::Tensor x = call.in[0].toTensor(), w = call.in[1].toTensor();
   if (w.dim() != 2 || x.dim() < 1) return false;
   contract(x, static_cast<size_t>(x.dim()) - 1, w, 1, call.name);
-  Axes axes = axes_or_whole(x);
-  axes.back() = axes_or_whole(w)[0];
+  Axes axes = known(x, call.name);
+  axes.back() = known(w, call.name)[0];
   labels_.mark_computed(axes.back());
   if (is_tensor(call.in[2])) meet(w, 0, call.in[2].toTensor(), 0, call.name);
   bind(call.out[0].toTensor(), std::move(axes));
@@ -152,9 +158,9 @@ bool ScriptWalk::product(const Call& call) {
     if (a.size(axis) != b.size(axis)) return false;
     meet(a, i, b, i, call.name);
   }
-  Axes axes = axes_or_whole(a);
+  Axes axes = known(a, call.name);
   labels_.mark_computed(axes[rank_a - 2]);
-  axes.back() = axes_or_whole(b).back();
+  axes.back() = known(b, call.name).back();
   labels_.mark_computed(axes.back());
   const at::Tensor out = call.out[0].toTensor();
   bind(out, std::move(axes));
@@ -182,7 +188,7 @@ bool ScriptWalk::normalize(const Call& call) {
   const bool by_group = call.name == "aten::group_norm";
   const auto rank = static_cast<size_t>(x.dim());
   const size_t count = by_group ? rank - 1 : call.in[1].toIntVector().size();
-  const Axes axes = axes_or_whole(x);
+  const Axes axes = known(x, call.name);
   for (size_t i = rank - count; i < rank; ++i)
     refuse_if_tracked(axes[i], concat(call.name, " averages over them"));
   for (const size_t i : {size_t{2}, size_t{3}}) {
@@ -197,10 +203,10 @@ bool ScriptWalk::normalize(const Call& call) {
 bool ScriptWalk::pool(const Call& call) {
   const at::Tensor x = call.in[0].toTensor(), out = call.out[0].toTensor();
   const size_t spatial = static_cast<size_t>(call.name[call.name.size() - 2] - '0');
-  Axes axes = axes_or_whole(x);
+  Axes axes = known(x, call.name);
   for (size_t i = axes.size() - spatial; i < axes.size(); ++i) {
-    refuse_if_tracked(axes[i], concat(call.name, " slides over them"));
-    axes[i] = whole_axis(out.size(static_cast<int64_t>(i)));
+    axes[i] =
+        resized(axes[i], out.size(static_cast<int64_t>(i)), concat(call.name, " slides over them"));
   }
   bind(out, std::move(axes));
   return true;
@@ -209,7 +215,7 @@ bool ScriptWalk::pool(const Call& call) {
 bool ScriptWalk::reduce(const Call& call) {
   if (call.in.size() < 3 || !call.in[1].isIntList() || !call.in[2].isBool()) return false;
   const at::Tensor x = call.in[0].toTensor();
-  const Axes axes = axes_or_whole(x);
+  const Axes axes = known(x, call.name);
   std::vector<bool> gone(axes.size(), call.in[1].toIntVector().empty());
   for (const int64_t axis : call.in[1].toIntVector()) gone[wrapped(axis, axes.size())] = true;
   Axes left;
@@ -223,7 +229,7 @@ bool ScriptWalk::reduce(const Call& call) {
 }
 
 bool ScriptWalk::softmax(const Call& call) {
-  const Axes axes = axes_or_whole(call.in[0].toTensor());
+  const Axes axes = known(call.in[0].toTensor(), call.name);
   refuse_if_tracked(axes[wrapped(call.in[1].toInt(), axes.size())],
                     concat(call.name, " normalizes over them"));
   return elementwise(call);
@@ -234,10 +240,10 @@ bool ScriptWalk::softmax(const Call& call) {
 // carry units, and after a split one axis must carry them alone.
 bool ScriptWalk::reshape(const Call& call) {
   const at::Tensor x = call.in[0].toTensor(), out = call.out[0].toTensor();
-  const Axes* known = find(x);
-  if (known == nullptr) return true;
+  const Axes* before = find(x);
+  if (before == nullptr) return true;
   if (x.numel() == 0) return false;
-  const Axes from = *known;
+  const Axes from = *before;
   Axes to(static_cast<size_t>(out.dim()));
   size_t i = 0, j = 0;
   const auto extent = [](const at::Tensor& t, size_t axis) {
@@ -290,9 +296,9 @@ bool ScriptWalk::reshape(const Call& call) {
 
 bool ScriptWalk::permute(const Call& call) {
   const at::Tensor x = call.in[0].toTensor();
-  const Axes* known = find(x);
-  if (known == nullptr) return true;
-  const Axes from = *known;
+  const Axes* before = find(x);
+  if (before == nullptr) return true;
+  const Axes from = *before;
   Axes to = from;
   if (call.name == "aten::permute") {
     const std::vector<int64_t> order = call.in[1].toIntVector();
@@ -309,15 +315,17 @@ bool ScriptWalk::permute(const Call& call) {
 
 bool ScriptWalk::expand(const Call& call) {
   const at::Tensor x = call.in[0].toTensor(), out = call.out[0].toTensor();
-  const Axes* known = find(x);
-  if (known == nullptr) return true;
-  const Axes from = *known;
+  const Axes* before = find(x);
+  if (before == nullptr) return true;
+  const Axes from = *before;
   Axes to;
   const size_t added = static_cast<size_t>(out.dim()) - from.size();
   for (size_t i = 0; i < static_cast<size_t>(out.dim()); ++i) {
     const int64_t extent = out.size(static_cast<int64_t>(i));
     const bool same = i >= added && static_cast<int64_t>(from[i - added].size()) == extent;
-    to.push_back(same ? from[i - added] : whole_axis(extent));
+    to.push_back(
+        same ? from[i - added]
+             : refused_axis(extent, concat(call.name, " joins them with an axis of fixed size")));
   }
   bind(out, std::move(to));
   return true;
@@ -327,10 +335,10 @@ bool ScriptWalk::concatenate(const Call& call) {
   const std::vector<at::Tensor> parts = call.in[0].toTensorVector();
   const size_t rank = static_cast<size_t>(call.out[0].toTensor().dim());
   const size_t along = wrapped(call.in[1].toInt(), rank);
-  Axes out = axes_or_whole(parts[0]);
+  Axes out = known(parts[0], call.name);
   for (size_t p = 1; p < parts.size(); ++p) {
     if (static_cast<size_t>(parts[p].dim()) != rank) return false;
-    const Axes axes = axes_or_whole(parts[p]);
+    const Axes axes = known(parts[p], call.name);
     for (size_t i = 0; i < rank; ++i) {
       if (i != along) meet(parts[0], i, parts[p], i, call.name);
     }
@@ -341,7 +349,7 @@ bool ScriptWalk::concatenate(const Call& call) {
 }
 
 bool ScriptWalk::select(const Call& call) {
-  Axes axes = axes_or_whole(call.in[0].toTensor());
+  Axes axes = known(call.in[0].toTensor(), call.name);
   const size_t along = wrapped(call.in[1].toInt(), axes.size());
   refuse_if_tracked(axes[along], concat(call.name, " takes one of them"));
   axes.erase(axes.begin() + static_cast<std::ptrdiff_t>(along));
@@ -351,12 +359,11 @@ bool ScriptWalk::select(const Call& call) {
 
 bool ScriptWalk::slice(const Call& call) {
   const at::Tensor out = call.out[0].toTensor();
-  Axes axes = axes_or_whole(call.in[0].toTensor());
+  Axes axes = known(call.in[0].toTensor(), call.name);
   const size_t along = wrapped(call.in[1].toInt(), axes.size());
   const int64_t left = out.size(static_cast<int64_t>(along));
   if (left != static_cast<int64_t>(axes[along].size())) {
-    refuse_if_tracked(axes[along], concat(call.name, " takes a part of them"));
-    axes[along] = whole_axis(left);
+    axes[along] = resized(axes[along], left, concat(call.name, " takes a part of them"));
   }
   bind(out, std::move(axes));
   return true;
@@ -364,10 +371,10 @@ bool ScriptWalk::slice(const Call& call) {
 
 bool ScriptWalk::embedding(const Call& call) {
   const at::Tensor table = call.in[0].toTensor();
-  const Axes rows = axes_or_whole(table);
+  const Axes rows = known(table, call.name);
   labels_.join_whole(rows[0]);
   labels_.mark_computed(rows[1]);
-  Axes axes = axes_or_whole(call.in[1].toTensor());
+  Axes axes = known(call.in[1].toTensor(), call.name);
   axes.push_back(rows[1]);
   bind(call.out[0].toTensor(), std::move(axes));
   return true;

@@ -282,6 +282,17 @@ TEST(ScriptUnits, LoopsListsAndBranches) {
   expect_trains(file, {5});
 }
 
+TEST(ScriptUnits, ModuleWithoutParametersIsExplained) {
+  ScriptFile file;
+  file.forward("    return torch.flatten(x, 1)\n");
+  try {
+    file.net();
+    FAIL() << "nothing thrown";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("no parameters to train"));
+  }
+}
+
 TEST(ScriptUnits, OtherModelsHaveNoNotes) {
   EXPECT_THAT(script_unit_notes({}, {.sample_shape = {1, 28, 28}, .num_classes = 10}), IsEmpty());
 }
@@ -305,6 +316,9 @@ TEST(ScriptUnits, ModulesMadeByPyTorch) {
       {"resnet_traced",
        {"stem.0 8", "blocks.0.conv1 6", "blocks.1.conv1 12", "blocks.1.conv2 10"},
        {}},
+      {"recurrent",
+       {"head 8"},
+       {"embed, lstm: all units stay; operator aten::lstm is not analysed"}},
       {"depthwise", {"3 7"}, {"0, 1: all units stay; a convolution in 6 groups is not analysed"}},
   };
   for (const Case& c : cases) {
@@ -327,6 +341,12 @@ TEST(ScriptUnits, ModulesMadeByPyTorch) {
     const std::vector<int64_t> labels = {1, 4};
     narrowed->train({.size = 2, .values = values, .tokens = {}, .labels = labels}, weights.values(),
                     gradients.values(), nullptr);
+    for (const ParameterInfo& tensor : narrowed->layout()->tensors()) {
+      // What a normalization or a silent branch follows has no gradient of its own.
+      if (tensor.role == Role::kWeight && c.name != "resnet" && c.name != "resnet_traced") {
+        EXPECT_GT(squared_norm(gradients.values(tensor)), 0) << tensor.name;
+      }
+    }
     EXPECT_GT(squared_norm(gradients.values()), 0);
   }
   std::filesystem::remove_all(folder);

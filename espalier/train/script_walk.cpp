@@ -138,14 +138,20 @@ const ScriptWalk::Axes* ScriptWalk::find(const c10::IValue& value) const {
   return value.isTensor() ? find(value.toTensor()) : nullptr;
 }
 
-void ScriptWalk::refuse(const c10::IValue& value, const std::string& reason) {
+bool ScriptWalk::refuse(const c10::IValue& value, const std::string& reason) {
+  bool tracked = false;
   if (const Axes* axes = find(value); axes != nullptr) {
-    for (const Axis& axis : *axes) labels_.refuse(axis, reason);
+    for (const Axis& axis : *axes) {
+      tracked |= labels_.tracked(axis);
+      labels_.refuse(axis, reason);
+    }
   } else if (value.isList()) {
-    for (const c10::IValue& element : value.toListRef()) refuse(element, reason);
+    for (const c10::IValue& element : value.toListRef()) tracked |= refuse(element, reason);
   } else if (value.isTuple()) {
-    for (const c10::IValue& element : value.toTupleRef().elements()) refuse(element, reason);
+    for (const c10::IValue& element : value.toTupleRef().elements())
+      tracked |= refuse(element, reason);
   }
+  return tracked;
 }
 
 // Not so after an operator that changes a tensor's shape in place.
@@ -176,7 +182,16 @@ void ScriptWalk::apply(const Call& call) {
   const std::string reason = rule == rules().end()
                                  ? concat("operator ", call.name, " is not analysed")
                                  : concat("this use of ", call.name, " is not analysed");
-  for (const c10::IValue& value : call.in) refuse(value, reason);
+  bool any = false, tracked = false;
+  for (const c10::IValue& value : call.in) {
+    any |= find(value) != nullptr;
+    tracked |= refuse(value, reason);
+  }
+  // Whatever is made of the input alone is as whole as the input.
+  for (const c10::IValue& value : call.out) {
+    if (any && !tracked && value.isTensor() && value.toTensor().defined())
+      bind_whole(value.toTensor());
+  }
 }
 
 }  // namespace espalier::train

@@ -45,11 +45,15 @@ class ScriptWalk {
   // Labels of a tensor; nullptr when nothing is known of it.
   const Axes* find(const at::Tensor& tensor) const;
   const Axes* find(const c10::IValue& value) const;
-  // The same, but an unknown tensor counts as whole.
-  Axes axes_or_whole(const at::Tensor& tensor) const;
+  // The same, but a tensor of which nothing is known becomes one that keeps whole what it meets.
+  Axes known(const at::Tensor& tensor, const std::string& name);
+  Axis refused_axis(int64_t extent, const std::string& reason);
+  // An axis that an operator gave another extent.
+  Axis resized(const Axis& axis, int64_t extent, const std::string& reason);
   bool shapes_hold(const std::vector<c10::IValue>& values) const;
-  void refuse(const c10::IValue& value, const std::string& reason);
-  // Joins two axes of equal extent; one of an unknown tensor keeps the other whole.
+  // Returns whether the value carried what is not whole by nature.
+  bool refuse(const c10::IValue& value, const std::string& reason);
+  // Joins two axes of equal extent.
   void meet(const at::Tensor& a, size_t axis_a, const at::Tensor& b, size_t axis_b,
             const std::string& name);
   // The same for the axes that a product sums over.

@@ -55,6 +55,17 @@ class ResNet(nn.Module):
         return self.fc(torch.flatten(x, 1))
 
 
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.lstm = nn.Linear(8, 12), nn.LSTM(12, 16, batch_first=True)
+        self.head, self.fc = nn.Linear(16, 8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        rows, _ = self.lstm(self.embed(x.squeeze(1)))
+        return self.fc(F.relu(self.head(rows[:, -1])))
+
+
 torch.manual_seed(1)
 folder = pathlib.Path(sys.argv[1])
 modules = {
@@ -63,6 +74,7 @@ modules = {
         nn.LeakyReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(8 * 4, 10), nn.Sigmoid(), nn.Linear(10, 5)),
     "functional": Functional(),
     "resnet": ResNet(),
+    "recurrent": Recurrent(),
     "depthwise": nn.Sequential(
         nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.ReLU(), nn.Conv2d(6, 7, 1),
         nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 5)),
