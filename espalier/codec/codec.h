@@ -12,6 +12,26 @@
 
 namespace espalier::codec {
 
+// Where the tensors of one encoded message stand in it, so that a tensor can be decoded without the
+// others and without the rest of the message in memory. Made by Codec::index; bound to that codec.
+class MessageIndex {
+ public:
+  struct Range {
+    uint64_t offset = 0, size = 0;  // bytes of the message
+  };
+
+  const std::shared_ptr<const ParameterLayout>& layout() const { return layout_; }
+  size_t num_tensors() const { return ranges_.size(); }
+  const Range& range(size_t tensor) const { return ranges_[tensor]; }
+
+ private:
+  friend class ConfiguredCodec;
+  std::shared_ptr<const ParameterLayout> layout_;
+  Key key_{0};
+  std::vector<Range> ranges_;
+  std::vector<uint8_t> pipelines_;
+};
+
 // Encodes named tensors into the bytes that travel and back: an ordered pipeline of stages per
 // tensor (transform → subsample → quantize → entropy-code), chosen by the tensor's role. Immutable;
 // any number of threads may use one Codec.
@@ -27,6 +47,16 @@ class Codec {
   // must be the sender's. Throws Error on anything else: truncation, a flipped bit, another layout,
   // sizes beyond the caps. Allocates nothing before checks.
   virtual void decode(std::span<const uint8_t> message, ParameterSet& out) const = 0;
+
+  // Checks a message against `layout` as decode() does, its payloads excepted, which are checked as
+  // they are decoded. Throws Error as decode() does.
+  virtual MessageIndex index(std::span<const uint8_t> message,
+                             std::shared_ptr<const ParameterLayout> layout) const = 0;
+  // Decodes one tensor of an indexed message: the same values as decode() gives it. `payload`: the
+  // bytes of index.range(tensor); out: the tensor's values. Throws Error when it does not decode;
+  // `out` then holds a part.
+  virtual void decode_tensor(const MessageIndex& index, size_t tensor,
+                             std::span<const uint8_t> payload, std::span<float> out) const = 0;
 
   // Whether E[decode(encode(x))] = x over keys.
   virtual bool unbiased() const = 0;

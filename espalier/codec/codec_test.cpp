@@ -51,6 +51,23 @@ TEST(Codec, EncodeLeavesOutAsItWasOnFailure) {
   EXPECT_EQ(message, (Bytes{1, 2, 3}));
 }
 
+TEST(Codec, AnIndexRefusesWhatDecodeRefuses) {
+  const auto codec = make_codec(Json::array(), "uplink");
+  const ParameterSet x = model_values();
+  Bytes message;
+  codec->encode(x, Key(7), message);
+  EXPECT_EQ(codec->index(message, x.shared_layout()).num_tensors(), x.layout().tensors().size());
+  auto tensors = x.layout().tensors();
+  tensors[0].name = "conv0.weight";
+  EXPECT_THROW(codec->index(message, std::make_shared<ParameterLayout>(tensors)), Error);
+  const auto other = make_codec(Json::parse(R"([{"stage": "hadamard"}])"), "uplink");
+  EXPECT_THROW(other->index(message, x.shared_layout()), Error);
+  for (size_t size = 0; size < message.size(); size += 97)
+    EXPECT_THROW(codec->index(std::span(message).first(size), x.shared_layout()), Error) << size;
+  message[message.size() / 2] ^= 1;
+  EXPECT_THROW(codec->index(message, x.shared_layout()), Error);
+}
+
 TEST(Codec, AnotherLayoutIsRefused) {
   const auto codec = make_codec(Json::array(), "uplink");
   const ParameterSet x = model_values();

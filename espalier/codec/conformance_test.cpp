@@ -117,6 +117,35 @@ TEST_P(Conformance, RoundTripsWithinItsBoundAtEverySize) {
   }
 }
 
+// As a server keeps feature maps: a message of many tensors of which any one is decoded alone.
+TEST_P(Conformance, OneTensorOfAMessageDecodesAsInTheWhole) {
+  const auto codec = make_codec(parse_stages(GetParam().text), "uplink");
+  const auto layout = std::make_shared<const ParameterLayout>(
+      std::vector<ParameterInfo>{{"a.weight", {3, 40, 25}, Role::kWeight},
+                                 {"a.bias", {40}, Role::kBias},
+                                 {"b.weight", {70000}, Role::kWeight},
+                                 {"count", {}, Role::kCounter},
+                                 {"none", {0, 4}, Role::kWeight},
+                                 {"c.weight", {600}, Role::kWeight}});
+  ParameterSet x(layout), whole(layout);
+  std::ranges::copy(random_values(x.size(), 8), x.values().begin());
+  x.values("count")[0] = 12345;
+  Bytes message;
+  codec->encode(x, Key(6), message);
+  codec->decode(message, whole);
+  const MessageIndex index = codec->index(message, layout);
+  ASSERT_EQ(index.num_tensors(), layout->tensors().size());
+  for (size_t t = index.num_tensors(); t-- > 0;) {
+    const ParameterInfo& tensor = layout->tensors()[t];
+    const Bytes payload(
+        message.begin() + static_cast<ptrdiff_t>(index.range(t).offset),
+        message.begin() + static_cast<ptrdiff_t>(index.range(t).offset + index.range(t).size));
+    std::vector<float> alone(static_cast<size_t>(tensor.size), std::nanf(""));
+    codec->decode_tensor(index, t, payload, alone);
+    EXPECT_TRUE(std::ranges::equal(alone, whole.values(tensor))) << tensor.name;
+  }
+}
+
 TEST_P(Conformance, TextAndWireFormMakeTheSamePipeline) {
   Bytes wire;
   pipeline_.to_wire(wire);

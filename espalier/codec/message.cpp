@@ -145,11 +145,16 @@ void decode_payloads(const MessageHeader& header, std::span<const Pipeline> pipe
                      ParameterSet& out) {
   const auto& tensors = out.layout().tensors();
   for (size_t t = 0; t < tensors.size(); ++t) {
-    ByteReader reader(header.tensors[t].payload, kMessageWhere);
-    pipelines[header.tensors[t].pipeline].decode(reader, header.key.child(t), tensors[t].name,
-                                                 out.values(tensors[t]));
-    reader.finish();
+    decode_payload(header.tensors[t].payload, pipelines[header.tensors[t].pipeline],
+                   header.key.child(t), tensors[t].name, out.values(tensors[t]));
   }
+}
+
+void decode_payload(std::span<const uint8_t> payload, const Pipeline& pipeline, Key key,
+                    std::string_view name, std::span<float> out) {
+  ByteReader reader(payload, kMessageWhere);
+  pipeline.decode(reader, key, name, out);
+  reader.finish();
 }
 
 ParameterSet decode_any(std::span<const uint8_t> message, uint64_t max_values) {

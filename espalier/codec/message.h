@@ -49,6 +49,10 @@ void check_layout(const MessageHeader& header, const ParameterLayout& layout);
 void decode_payloads(const MessageHeader& header, std::span<const Pipeline> pipelines,
                      ParameterSet& out);
 
+// Decodes one payload, all of it.
+void decode_payload(std::span<const uint8_t> payload, const Pipeline& pipeline, Key key,
+                    std::string_view name, std::span<float> out);
+
 // Decodes a message by what it says of itself, for tools and tests: tensors are called "0", "1", …
 // Messages of more than `max_values` values are refused before anything is allocated for them.
 ParameterSet decode_any(std::span<const uint8_t> message, uint64_t max_values = uint64_t{1} << 26);
