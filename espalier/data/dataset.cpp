@@ -74,9 +74,11 @@ void Dataset::validate() const {
     }
     values *= static_cast<size_t>(dimension);
   }
+  if (fetch && (kind != Kind::kFloat || !floats.empty()))
+    fail(where, "only float samples that are not stored in `floats` can be fetched");
   // A division, not a product: the product of two sizes read from a file could overflow.
   const size_t stored = stored_values(*this);
-  if (stored % values != 0 || stored / values != labels.size()) {
+  if (!fetch && (stored % values != 0 || stored / values != labels.size())) {
     fail(where, "expected ", labels.size(), " samples of ", values, " values (one per label), got ",
          stored, " values");
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -30,8 +31,12 @@ struct Dataset {
 
   AlignedVector<uint8_t> pixels;  // kImage
   AlignedVector<float> floats;    // kFloat
-  std::vector<int32_t> tokens;    // kTokens
-  std::vector<int32_t> labels;    // one per sample, in [0, num_classes)
+  // kFloat without `floats`: writes one sample's values, in the order that they would have there,
+  // when a batch is gathered (samples that are stored encoded). Called by every thread that
+  // gathers.
+  std::function<void(uint32_t sample, std::span<float> out)> fetch;
+  std::vector<int32_t> tokens;  // kTokens
+  std::vector<int32_t> labels;  // one per sample, in [0, num_classes)
 
   // Images: x = (pixel/255 − mean)/stddev per channel, computed as pixel·(1/(255·stddev)) −
   // mean/stddev.

@@ -163,6 +163,11 @@ void gather(const Dataset& dataset, std::span<const uint32_t> indices,
     gather_images(dataset, indices, augmentation, key, out.data());
     return;
   }
+  if (dataset.fetch) {
+    for (size_t i = 0; i < indices.size(); ++i)
+      dataset.fetch(indices[i], out.subspan(i * values, values));
+    return;
+  }
   for (size_t i = 0; i < indices.size(); ++i) {
     std::memcpy(out.data() + i * values, dataset.floats.data() + indices[i] * values,
                 values * sizeof(float));

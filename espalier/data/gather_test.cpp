@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "espalier/base/error.h"
 #include "espalier/data/dataset.h"
 #include "espalier/data/test_files.h"
 
@@ -161,6 +162,37 @@ TEST(Dataset, ValidateExplains) {
   bad.labels.clear();
   bad.pixels.clear();
   EXPECT_NE(message(bad).find("no samples"), std::string::npos);
+}
+
+TEST(Gather, FetchedFloatsEqualStoredOnes) {
+  Dataset stored;
+  stored.name = "test";
+  stored.kind = Kind::kFloat;
+  stored.sample_shape = {2, 3};
+  stored.num_classes = 2;
+  stored.labels = {0, 1, 1, 0};
+  for (int i = 0; i < 24; ++i) stored.floats.push_back(0.25f * static_cast<float>(i));
+  stored.validate();
+  Dataset fetched = stored;
+  fetched.floats.clear();
+  EXPECT_THROW(fetched.validate(), Error);
+  std::vector<uint32_t> asked;
+  fetched.fetch = [&](uint32_t sample, std::span<float> out) {
+    asked.push_back(sample);
+    for (size_t i = 0; i < out.size(); ++i) out[i] = 0.25f * static_cast<float>(sample * 6 + i);
+  };
+  fetched.validate();
+  const std::vector<uint32_t> indices = {3, 0, 3};
+  std::vector<float> a(18), b(18);
+  gather(stored, indices, nullptr, Key(1), a);
+  gather(fetched, indices, nullptr, Key(1), b);
+  EXPECT_EQ(a, b);
+  EXPECT_EQ(asked, indices);
+  fetched.floats = stored.floats;
+  EXPECT_THROW(fetched.validate(), Error);  // which of the two?
+  fetched.floats.clear();
+  fetched.labels[2] = 2;
+  EXPECT_THROW(fetched.validate(), Error);
 }
 
 }  // namespace

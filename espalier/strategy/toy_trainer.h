@@ -50,6 +50,7 @@ class ToyTrainer : public train::Trainer {
         w[3] += 1;
         ++result.steps;
         result.samples += part.size();
+        result.macs += 3 * macs_per_sample() * part.size();
       }
     }
     return result;
@@ -58,6 +59,15 @@ class ToyTrainer : public train::Trainer {
   ParameterSet statistics(const data::Dataset&, std::span<const uint32_t>, size_t) override {
     return ParameterSet(std::make_shared<const ParameterLayout>(
         std::vector<ParameterInfo>{{"statistic", {1}, Role::kStatistic}}));
+  }
+  // One class, whose logit is minus the loss.
+  void predict(const data::Dataset& dataset, std::span<const uint32_t> samples,
+               const data::Augmentation*, Key, std::span<float>, std::span<float> logits) override {
+    const auto w = weights_.values();
+    for (size_t i = 0; i < logits.size(); ++i) {
+      const float* x = dataset.floats.data() + 2 * samples[i];
+      logits[i] = -0.5f * ((w[0] - x[0]) * (w[0] - x[0]) + (w[1] - x[1]) * (w[1] - x[1]));
+    }
   }
   train::EvalSums evaluate(const data::Dataset&, std::span<const uint32_t> samples) override {
     return {0, 0, samples.size()};

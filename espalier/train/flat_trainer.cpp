@@ -126,12 +126,52 @@ Batch FlatTrainer::gather(const data::Dataset& dataset, std::span<const uint32_t
   return batch;
 }
 
+void FlatTrainer::check_loss(const FitHooks& hooks) const {
+  const LossOptions& loss = hooks.loss;
+  const auto weight = [](double value) { return value >= 0 && std::isfinite(value); };
+  if (!weight(loss.cross_entropy) || !weight(loss.distillation) || !weight(loss.temperature) ||
+      loss.temperature == 0) {
+    fail("train/loss", "expected weights of at least 0 and a temperature above 0, got ",
+         loss.cross_entropy, ", ", loss.distillation, " and ", loss.temperature);
+  }
+  if (hooks.submodel != nullptr && hooks.submodel->distillation > 0 &&
+      (hooks.teacher || loss != LossOptions{})) {
+    fail("train/loss",
+         "nested widths with self-distillation have a loss of their own; set the "
+         "sub-model's distillation to 0 or train without another teacher");
+  }
+  if (hooks.teacher && net_->num_logits() != static_cast<size_t>(data_.num_classes)) {
+    fail("train/loss", "expected a model with a logit for each of ", data_.num_classes,
+         " classes, got ", net_->num_logits(), " logits");
+  }
+}
+
+void FlatTrainer::teach(const FitHooks& hooks, std::span<const uint32_t> indices, Batch& batch) {
+  batch.loss = hooks.loss;
+  if (!hooks.teacher || hooks.loss.distillation == 0) return;
+  const auto classes = static_cast<size_t>(data_.num_classes);
+  teacher_.resize(std::max(teacher_.size(), indices.size() * classes));
+  taught_.assign(indices.size(), 0);
+  bool any = false;
+  for (size_t i = 0; i < indices.size(); ++i) {
+    const float* logits = hooks.teacher(indices[i]);
+    if (logits == nullptr) continue;
+    std::copy_n(logits, classes, teacher_.begin() + static_cast<std::ptrdiff_t>(i * classes));
+    taught_[i] = 1;
+    any = true;
+  }
+  if (!any) return;
+  batch.teacher = std::span(teacher_).first(indices.size() * classes);
+  batch.taught = taught_;
+}
+
 FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
                            const TrainOptions& options, const FitHooks& hooks, Key key) {
   check(dataset);
   if (samples.empty()) fail("train/fit", "expected at least one training sample, got none");
   const data::Augmentation augmentation{options.crop_padding, options.flip, options.cutout};
-  optimizer_.start(options, weights_.size());
+  check_loss(hooks);
+  optimizer_.start(options, weights_.size(), hooks.optimizer);
   NestedNet* const nest =
       hooks.submodel == nullptr ? nullptr : &nested(*hooks.submodel, dataset, samples, key);
   Net& net = nest == nullptr ? *net_ : *nest;
@@ -157,8 +197,9 @@ FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_
     for (size_t begin = 0; begin < order_.size() && !done(); begin += batch_size) {
       const auto indices =
           std::span(order_).subspan(begin, std::min(batch_size, order_.size() - begin));
-      const Batch batch = gather(dataset, indices, augmentation.any() ? &augmentation : nullptr,
-                                 key.child(Purpose::kAugmentation).child(result.steps));
+      Batch batch = gather(dataset, indices, augmentation.any() ? &augmentation : nullptr,
+                           key.child(Purpose::kAugmentation).child(result.steps));
+      teach(hooks, indices, batch);
       const BatchSums sums = net.train(batch, weights_, gradients_, fuse ? &update : nullptr);
       if (options.clip_norm > 0) clip_norm(gradients_, segments, options.clip_norm);
       if (hooks.before_step) hooks.before_step(weights_, gradients_);
@@ -221,6 +262,30 @@ ParameterSet FlatTrainer::statistics(const data::Dataset& dataset,
   // What training leaves zero must be zero again.
   std::fill(gradients_.begin(), gradients_.end(), 0.0f);
   return out;
+}
+
+void FlatTrainer::predict(const data::Dataset& dataset, std::span<const uint32_t> samples,
+                          const data::Augmentation* augmentation, Key key,
+                          std::span<float> features, std::span<float> logits) {
+  check(dataset);
+  if (samples.empty()) return;
+  const std::vector<int64_t> shape = feature_shape();
+  if (!features.empty() && shape.empty())
+    fail("train/predict",
+         "this model names no feature map; use one whose name ends in \"-client\", ",
+         "or a TorchScript module that returns (features, logits)");
+  size_t values = shape.empty() ? 0 : samples.size();
+  for (const int64_t extent : shape) values *= static_cast<size_t>(extent);
+  ESPALIER_CHECK(features.empty() || features.size() == values, features.size(), " values for ",
+                 values, " of the feature maps");
+  const size_t classes = static_cast<size_t>(data_.num_classes);
+  if (!logits.empty() && net_->num_logits() != classes) {
+    fail("train/predict", "expected a model with a logit for each of ", classes, " classes, got ",
+         net_->num_logits(), " logits");
+  }
+  ESPALIER_CHECK(logits.empty() || logits.size() == samples.size() * classes, logits.size(),
+                 " logits for ", samples.size(), " samples of ", classes, " classes");
+  net_->predict(gather(dataset, samples, augmentation, key), weights_, features, logits);
 }
 
 EvalSums FlatTrainer::evaluate(const data::Dataset& dataset, std::span<const uint32_t> samples) {

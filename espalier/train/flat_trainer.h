@@ -29,6 +29,11 @@ class FlatTrainer final : public Trainer {
                 const TrainOptions& options, const FitHooks& hooks, Key key) override;
   ParameterSet statistics(const data::Dataset& dataset, std::span<const uint32_t> samples,
                           size_t batch_size) override;
+  std::vector<int64_t> feature_shape() const override { return net_->feature_shape(); }
+  std::vector<size_t> extractor_tensors() const override { return net_->extractor_tensors(); }
+  void predict(const data::Dataset& dataset, std::span<const uint32_t> samples,
+               const data::Augmentation* augmentation, Key key, std::span<float> features,
+               std::span<float> logits) override;
   EvalSums evaluate(const data::Dataset& dataset, std::span<const uint32_t> samples) override;
 
  private:
@@ -38,6 +43,9 @@ class FlatTrainer final : public Trainer {
                     std::span<const uint32_t> samples, Key key);
   Batch gather(const data::Dataset& dataset, std::span<const uint32_t> indices,
                const data::Augmentation* augmentation, Key key);
+  void check_loss(const FitHooks& hooks) const;
+  // The loss that the hooks ask for, with the samples' teachers.
+  void teach(const FitHooks& hooks, std::span<const uint32_t> indices, Batch& batch);
 
   std::unique_ptr<Net> net_;
   NarrowNet narrow_;
@@ -50,6 +58,8 @@ class FlatTrainer final : public Trainer {
   Optimizer optimizer_;
   AlignedVector<float> values_, planar_;
   std::vector<int64_t> tokens_, labels_;
+  std::vector<float> teacher_;
+  std::vector<uint8_t> taught_;
   std::vector<uint32_t> order_;
 };
 

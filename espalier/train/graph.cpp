@@ -1,5 +1,6 @@
 #include "espalier/train/graph.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace espalier::train {
@@ -35,6 +36,18 @@ void draw_parameters(const std::vector<Init>& init, Key key, ParameterSet& out) 
       }
     }
   }
+}
+
+std::vector<size_t> extractor_tensors(const Graph& graph) {
+  std::vector<size_t> out;
+  for (int i = 0; i <= graph.features; ++i) {
+    const Node& node = graph.nodes[static_cast<size_t>(i)];
+    for (const int tensor : {node.weight, node.bias, node.mean, node.variance, node.counter}) {
+      if (tensor != kNone) out.push_back(static_cast<size_t>(tensor));
+    }
+  }
+  std::sort(out.begin(), out.end());
+  return out;
 }
 
 GraphBuilder::GraphBuilder(std::string model, Shape input) : model_(std::move(model)) {
@@ -132,6 +145,13 @@ int GraphBuilder::flatten(int from) {
 }
 
 Graph GraphBuilder::finish() && {
+  for (int i = graph_.features + 1;
+       graph_.features != kNone && i < static_cast<int>(graph_.nodes.size()); ++i) {
+    const Node& node = graph_.nodes[static_cast<size_t>(i)];
+    ESPALIER_CHECK(node.input >= graph_.features &&
+                       (node.residual == kNone || node.residual >= graph_.features),
+                   "node ", i, " reads what stands before the features");
+  }
   std::vector<UnitGroup> groups = find_units(graph_, tensors_);
   graph_.layout = std::make_shared<const ParameterLayout>(std::move(tensors_), std::move(groups));
   return std::move(graph_);

@@ -60,6 +60,9 @@ struct Graph {
   std::shared_ptr<const ParameterLayout> layout;
   std::vector<Init> init;  // one per tensor
   uint64_t macs = 0;       // of one sample's forward pass: convolutions and linear layers
+  // The node whose output is the feature map, when the model is one that can be cut in two: no node
+  // behind it reads one before it. Its channels are whole: they belong to no unit group.
+  int features = kNone;
 };
 
 // The same net with units[g] units in group g of its layout: shapes, parameters and products are
@@ -79,6 +82,8 @@ Init uniform_init(int64_t fan_in);
 // Groups of a group normalization: eight channels each, or the largest smaller number that divides
 // the channels.
 int64_t norm_groups(int64_t channels);
+// Indices of the layout's tensors that compute the feature map, ascending; none without one.
+std::vector<size_t> extractor_tensors(const Graph& graph);
 // The unit groups of a graph; fills in the units of its tensors.
 std::vector<UnitGroup> find_units(const Graph& graph, std::vector<ParameterInfo>& tensors);
 
@@ -103,6 +108,9 @@ class GraphBuilder {
   int norm(const std::string& name, int from, const Norm& norm);
   int global_average(int from);
   int flatten(int from);
+
+  // Cuts the model behind the last node: its output is the feature map.
+  void mark_features() { graph_.features = static_cast<int>(graph_.nodes.size()) - 1; }
 
   const Shape& shape(int node) const;
   // Also works out the unit groups: each hidden convolution or linear layer computes units of its

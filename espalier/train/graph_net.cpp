@@ -239,4 +239,43 @@ BatchSums GraphNet::evaluate(const Batch& batch, std::span<const float> weights)
   return {sums.loss, sums.correct};
 }
 
+void GraphNet::predict(const Batch& batch, std::span<const float> weights,
+                       std::span<float> features, std::span<float> logits) {
+  Plan& p = plan(batch.size, false);
+  Frame frame = start(p, batch);
+  frame.weights = const_cast<float*>(weights.data());  // evaluation only reads
+  for (size_t i = 0; i < p.layers.size(); ++i) {
+    p.layers[i]->forward(frame);
+    if (static_cast<int>(i) != graph_.features || features.empty()) continue;
+    // At once: the arena gives the place to others when its last reader is done.
+    copy_features(p, frame, batch.size, features);
+    if (logits.empty()) return;
+  }
+  std::copy_n(frame.at<float>(p.logits), logits.size(), logits.begin());
+}
+
+void GraphNet::copy_features(const Plan& p, const Frame& frame, int64_t batch,
+                             std::span<float> out) const {
+  const auto node = static_cast<size_t>(graph_.features);
+  const Shape& shape = graph_.nodes[node].out;
+  const auto size = static_cast<size_t>(batch), pixels = static_cast<size_t>(shape.pixels()),
+             channels = static_cast<size_t>(shape.channels);
+  const size_t slot = p.layers[node]->slots.y;
+  if (value_type(graph_.features) == Type::kFloat) {
+    flatten(frame.at<float>(slot), size, pixels, channels, out.data());
+  } else {
+    flatten(frame.at<Bf16>(slot), size, pixels, channels, out.data());
+  }
+}
+
+std::vector<int64_t> GraphNet::feature_shape() const {
+  if (graph_.features == kNone) return {};
+  const Shape& shape = graph_.nodes[static_cast<size_t>(graph_.features)].out;
+  return {shape.channels, shape.height, shape.width};
+}
+
+std::vector<size_t> GraphNet::extractor_tensors() const {
+  return espalier::train::extractor_tensors(graph_);
+}
+
 }  // namespace espalier::train

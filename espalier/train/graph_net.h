@@ -33,6 +33,11 @@ class GraphNet final : public Net {
   BatchSums evaluate(const Batch& batch, std::span<const float> weights) override;
   std::span<const float> forward_training(const Batch& batch, std::span<float> weights) override;
   std::span<const float> logits() const override { return logits_; }
+  size_t num_logits() const override { return num_classes(); }
+  void predict(const Batch& batch, std::span<const float> weights, std::span<float> features,
+               std::span<float> logits) override;
+  std::vector<int64_t> feature_shape() const override;
+  std::vector<size_t> extractor_tensors() const override;
   // The arena and what the layers hold themselves: exact, but for oneDNN's generated code.
   uint64_t training_bytes(int64_t batch_size) const override;
 
@@ -52,6 +57,9 @@ class GraphNet final : public Net {
   size_t value_bytes(int node, int64_t batch) const;
   Type value_type(int node) const;
   Frame start(const Plan& plan, const Batch& batch);
+  // The feature map as floats, channel by channel.
+  void copy_features(const Plan& plan, const Frame& frame, int64_t batch,
+                     std::span<float> out) const;
   size_t num_classes() const { return static_cast<size_t>(graph_.nodes.back().out.size()); }
 
   Graph graph_;

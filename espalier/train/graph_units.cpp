@@ -33,7 +33,7 @@ struct Channels {
 
 std::vector<UnitGroup> find_units(const Graph& graph, std::vector<ParameterInfo>& tensors) {
   Sets sets;
-  const size_t whole = sets.add();  // input and logits: never dropped
+  const size_t whole = sets.add();  // input, feature map and logits: never dropped
   std::vector<Channels> values;
   const auto channels_of = [&](int node) {
     return node == kGraphInput ? Channels{whole, 1} : values[static_cast<size_t>(node)];
@@ -46,6 +46,7 @@ std::vector<UnitGroup> find_units(const Graph& graph, std::vector<ParameterInfo>
     values.push_back(out);
   }
   sets.join(values.back().set, whole);
+  if (graph.features != kNone) sets.join(channels_of(graph.features).set, whole);
 
   std::vector<UnitGroup> groups;
   std::vector<int> group_of(sets.size(), kNone);

@@ -40,6 +40,8 @@ LossSums batch_loss(const Batch& batch, const float* logits, size_t classes, flo
   const auto present = [&](size_t j) {
     return batch.classes.empty() || (j < batch.classes.size() && batch.classes[j] != 0);
   };
+  ESPALIER_CHECK(batch.taught.empty() || batch.taught.size() == size, batch.taught.size(),
+                 " flags for ", size, " samples");
   const double temperature = options.temperature, per_sample = 1 / static_cast<double>(size);
   std::vector<double> student(classes), teacher(classes), slope(classes);
   LossSums sums{0, 0};
@@ -54,7 +56,7 @@ LossSums batch_loss(const Batch& batch, const float* logits, size_t classes, flo
       const double target = j == label ? 1 : 0;
       slope[j] = present(j) ? options.cross_entropy * (std::exp(student[j]) - target) : 0;
     }
-    if (distilled) {
+    if (distilled && (batch.taught.empty() || batch.taught[n] != 0)) {
       log_softmax(z, 1 / temperature, all, student);
       log_softmax(batch.teacher.data() + n * classes, 1 / temperature, all, teacher);
       double divergence = 0;

@@ -13,9 +13,10 @@
 //   ∂KD/∂z = (T/B) (softmax(z / T) − q)
 //
 // with a = cross_entropy, b = distillation, T = temperature of Batch::loss and the teacher's logits
-// t = Batch::teacher, which are constants. T² keeps the gradients' size independent of T (Hinton,
-// Vinyals, Dean 2015). FedGKT (He et al. 2020) uses both terms in both directions, FjORD (Horváth
-// et al. 2021) as (1 − α) CE + α KD from a net's widest form to its narrower ones.
+// t = Batch::teacher, which are constants. Samples that have no teacher (Batch::taught) add 0 to
+// KD, whose mean stays over all B. T² keeps the gradients' size independent of T (Hinton, Vinyals,
+// Dean 2015). FedGKT (He et al. 2020) uses both terms in both directions, FjORD (Horváth et al.
+// 2021) as (1 − α) CE + α KD from a net's widest form to its narrower ones.
 //
 // Masked cross-entropy (HeteroFL, Diao et al. 2021): with Batch::classes, the logits of classes
 // whose flag is 0 are replaced by 0 before CE's softmax, as HeteroFL's paper and code do; such a

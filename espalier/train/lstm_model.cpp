@@ -58,8 +58,9 @@ class LstmModel final : public TorchModel {
   void initialize(Key key, ParameterSet& out) const override { draw_parameters(init_, key, out); }
   std::vector<int64_t> sample_shape() const override { return {length_}; }
 
-  at::Tensor forward(const std::vector<at::Tensor>& tensors, const at::Tensor& input,
-                     bool training) override {
+  int64_t num_logits() const override { return layout_->tensors().back().shape.at(0); }
+  Output forward(const std::vector<at::Tensor>& tensors, const at::Tensor& input,
+                 bool training) override {
     const at::Tensor x = at::embedding(tensors[0], input);
     // Layer by layer, because sub-models may have layers of different widths.
     at::Tensor sequence = x;
@@ -72,7 +73,8 @@ class LstmModel final : public TorchModel {
                                /*has_biases=*/true, /*num_layers=*/1, /*dropout=*/0, training,
                                /*bidirectional=*/false, /*batch_first=*/true));
     }
-    return at::linear(sequence.select(1, length_ - 1), tensors[tensors.size() - 2], tensors.back());
+    const at::Tensor last = sequence.select(1, length_ - 1);
+    return {at::linear(last, tensors[tensors.size() - 2], tensors.back()), {}};
   }
 
  private:

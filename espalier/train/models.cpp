@@ -2,11 +2,9 @@
 
 #include <cmath>
 
-namespace espalier::train {
-namespace {
+#include "espalier/train/model_parts.h"
 
-// Samples as images: {channels, height, width}; a float vector of n features is n channels of one
-// pixel.
+namespace espalier::train {
 Shape image_shape(const ModelOptions& options, const DataSpec& data) {
   const auto& shape = data.sample_shape;
   if (data.kind == data::Kind::kTokens) {
@@ -32,6 +30,8 @@ int64_t scaled(const ModelOptions& options, int64_t channels) {
   return std::max<int64_t>(1, std::llround(static_cast<double>(channels) * options.width));
 }
 
+namespace {
+
 Graph mlp(const ModelOptions& options, const DataSpec& data) {
   GraphBuilder net(options.name, image_shape(options, data));
   int x = net.flatten(kGraphInput);
@@ -51,7 +51,7 @@ Graph cnn(const ModelOptions& options, const DataSpec& data) {
   x = net.conv("conv2", x,
                {.channels = scaled(options, 64), .kernel = 5, .padding = 2, .relu = true});
   x = net.flatten(net.max_pool(x, 2));
-  x = net.linear("fc1", x, scaled(options, 512), true);
+  x = net.linear("fc1", x, options.fc_units > 0 ? options.fc_units : scaled(options, 512), true);
   net.linear("fc2", x, data.num_classes, false);
   return std::move(net).finish();
 }
@@ -148,6 +148,16 @@ Graph vgg11(const ModelOptions& options, const DataSpec& data) {
   return std::move(net).finish();
 }
 
+template <int kBlocks>
+Graph server(const ModelOptions& options, const DataSpec& data) {
+  return gkt_server(options, data, kBlocks);
+}
+
+template <int kBlocks>
+Graph whole(const ModelOptions& options, const DataSpec& data) {
+  return gkt_whole(options, data, kBlocks);
+}
+
 }  // namespace
 
 const std::vector<GraphModel>& graph_models() {
@@ -168,6 +178,24 @@ const std::vector<GraphModel>& graph_models() {
       {{"vgg11",
         "VGG-11 with batch normalization and one fully connected layer (9,231,114 parameters)."},
        vgg11},
+      {{"resnet8-client",
+        "FedGKT's client: 16 feature maps, then two bottlenecks (10,586 parameters)."},
+       gkt_client},
+      {{"resnet55-server",
+        "FedGKT's server on the client's feature maps: 18 bottlenecks (590,858)."},
+       server<6>},
+      {{"resnet109-server", "FedGKT's large server: 36 bottlenecks (1,147,274 parameters)."},
+       server<12>},
+      {{"resnet56-gkt", "resnet55-server with the client's first layer, in one piece (591,322)."},
+       whole<6>},
+      {{"resnet110-gkt",
+        "resnet109-server with the client's first layer, in one piece (1,147,738)."},
+       whole<12>},
+      {{"small-client",
+        "Client for small images: 16 feature maps of half the size, one convolution."},
+       small_client},
+      {{"small-server", "Server of small-client: four residual blocks of 32 and 64 channels."},
+       small_server},
   };
   return models;
 }

@@ -156,8 +156,6 @@ BatchSums NestedNet::train(const Batch& batch, std::span<float> weights, std::sp
   ESPALIER_CHECK(update == nullptr || can_fuse());
   const Width& width = *drawn_from_[Stream(key_.child(step_++)).below(drawn_from_.size())];
   Batch lesson = batch;
-  lesson.teacher = {};
-  lesson.loss = {};
   lesson.classes = {};
   if (training_.masked_cross_entropy) lesson.classes = classes_;
   step_macs_ = 3 * width.net->macs_per_sample();

@@ -61,7 +61,7 @@ class NestedNet final : public Net {
   uint64_t training_bytes(int64_t batch_size) const override {
     return whole_.training_bytes(batch_size);
   }
-  // The batch's own classes, teacher and loss are replaced.
+  // The batch's own classes are replaced, and where a width is distilled, teacher and loss.
   BatchSums train(const Batch& batch, std::span<float> weights, std::span<float> gradients,
                   const SgdUpdate* update) override;
   std::span<const float> forward_training(const Batch& batch, std::span<float> weights) override {
@@ -71,6 +71,11 @@ class NestedNet final : public Net {
     return whole_.evaluate(batch, weights);
   }
   std::span<const float> logits() const override { return whole_.logits(); }
+  size_t num_logits() const override { return whole_.num_logits(); }
+  void predict(const Batch& batch, std::span<const float> weights, std::span<float> features,
+               std::span<float> logits) override {
+    whole_.predict(batch, weights, features, logits);
+  }
 
  private:
   struct Width {

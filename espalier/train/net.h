@@ -7,17 +7,11 @@
 
 #include "espalier/base/random.h"
 #include "espalier/params/parameter_set.h"
+#include "espalier/train/trainer.h"
 
 // What runs a model on a batch. The Trainer around it gathers the batches and owns the flat buffers
 // and the optimizer.
 namespace espalier::train {
-
-// Weights of the terms of a batch's loss (loss.h says which); plain cross-entropy by default.
-struct LossOptions {
-  double cross_entropy = 1;
-  double distillation = 0;  // counts only with a teacher
-  double temperature = 1;   // of the distillation; above 0
-};
 
 // `values` holds the samples channels-last (batch × height × width × channels, or batch ×
 // features); models of token sequences read `tokens` (batch × length) instead.
@@ -26,8 +20,10 @@ struct Batch {
   std::span<const float> values;
   std::span<const int64_t> tokens;
   std::span<const int64_t> labels;
-  // Logits to distill from, batch × classes; empty: none.
+  // Logits to distill from, batch × classes; empty: none. `taught`: one flag per sample, 0 for one
+  // that has no teacher, whose row counts for nothing; empty: all have one.
   std::span<const float> teacher = {};
+  std::span<const uint8_t> taught = {};
   // One flag per class: 0 keeps its logit out of the cross-entropy; empty: all count.
   std::span<const uint8_t> classes = {};
   LossOptions loss = {};
@@ -69,6 +65,15 @@ class Net {
   virtual BatchSums evaluate(const Batch& batch, std::span<const float> weights) = 0;
   // The logits of the last batch evaluated: batch × classes.
   virtual std::span<const float> logits() const = 0;
+  // How many a sample has: the classes of the data, or more.
+  virtual size_t num_logits() const = 0;
+
+  // Trainer::predict, with batch × num_logits() logits and a feature map per sample.
+  virtual void predict(const Batch& batch, std::span<const float> weights,
+                       std::span<float> features, std::span<float> logits) = 0;
+  // Trainer::feature_shape and Trainer::extractor_tensors.
+  virtual std::vector<int64_t> feature_shape() const { return {}; }
+  virtual std::vector<size_t> extractor_tensors() const { return {}; }
 
   // Bytes of the buffers, beyond weights and gradients, in which train() works at this batch size.
   virtual uint64_t training_bytes(int64_t batch_size) const = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "espalier/base/error.h"
 #include "espalier/base/simd.h"
 
 namespace espalier::train {
@@ -77,13 +78,24 @@ ESPALIER_KERNEL void scale(float* x, size_t size, float factor) {
 
 }  // namespace
 
-void Optimizer::start(const TrainOptions& options, size_t size) {
+void Optimizer::start(const TrainOptions& options, size_t size, OptimizerState* state) {
   options_ = options;
-  steps_ = 0;
+  state_ = state == nullptr ? &own_ : state;
+  const bool goes_on = state != nullptr && state->steps > 0;
+  if (!goes_on) state_->steps = 0;
   const bool adaptive = options.optimizer != "sgd";
-  if (adaptive || options.momentum > 0) first_.assign(size, 0.0f);
-  if (adaptive) second_.assign(size, 0.0f);
-  if (adaptive && options.amsgrad) largest_.assign(size, 0.0f);
+  const auto prepare = [&](AlignedVector<float>& buffer, bool used) {
+    const size_t expected = used ? size : 0;
+    if (!goes_on) buffer.assign(expected, 0.0f);
+    if (buffer.size() != expected) {
+      fail("train/optimizer", "the state after ", state->steps, " steps has a buffer of ",
+           buffer.size(), " values where ", options.optimizer, " expects ", expected,
+           "; do not change the model or train.optimizer, momentum and amsgrad within a run");
+    }
+  };
+  prepare(state_->first, adaptive || options.momentum > 0);
+  prepare(state_->second, adaptive);
+  prepare(state_->largest, adaptive && options.amsgrad);
 }
 
 uint64_t Optimizer::state_bytes(const TrainOptions& options, size_t size) {
@@ -94,14 +106,14 @@ uint64_t Optimizer::state_bytes(const TrainOptions& options, size_t size) {
 
 void Optimizer::step(std::span<float> weights, std::span<const float> gradients,
                      const std::vector<Segment>& segments) {
-  ++steps_;
+  ++state_->steps;
   const auto lr = static_cast<float>(options_.lr);
   const auto decay = static_cast<float>(options_.weight_decay);
   const bool adaptive = options_.optimizer != "sgd";
   AdamStep adam{};
   if (adaptive) {
     const bool decoupled = options_.optimizer == "adamw";
-    const auto t = static_cast<double>(steps_);
+    const auto t = static_cast<double>(state_->steps);
     adam = {.beta1 = static_cast<float>(options_.beta1),
             .rest1 = static_cast<float>(1 - options_.beta1),
             .beta2 = static_cast<float>(options_.beta2),
@@ -117,11 +129,11 @@ void Optimizer::step(std::span<float> weights, std::span<const float> gradients,
     const float* g = gradients.data() + part.begin;
     const size_t size = part.end - part.begin;
     if (adaptive) {
-      float* largest = options_.amsgrad ? largest_.data() + part.begin : nullptr;
-      adam_step(w, g, first_.data() + part.begin, second_.data() + part.begin, largest, size, adam,
-                options_.amsgrad);
+      float* largest = options_.amsgrad ? state_->largest.data() + part.begin : nullptr;
+      adam_step(w, g, state_->first.data() + part.begin, state_->second.data() + part.begin,
+                largest, size, adam, options_.amsgrad);
     } else if (options_.momentum > 0) {
-      momentum_step(w, g, first_.data() + part.begin, size, lr, decay,
+      momentum_step(w, g, state_->first.data() + part.begin, size, lr, decay,
                     static_cast<float>(options_.momentum), options_.nesterov);
     } else {
       sgd_step(w, g, size, lr, decay);

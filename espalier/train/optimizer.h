@@ -20,8 +20,14 @@ struct Segment {
 
 class Optimizer {
  public:
-  // Starts anew, as a client does in every round; memory of an earlier start is used again.
-  void start(const TrainOptions& options, size_t size);
+  Optimizer() = default;
+  Optimizer(const Optimizer&) = delete;
+  Optimizer& operator=(const Optimizer&) = delete;
+
+  // Starts anew, as a client does in every round; memory of an earlier start is used again. Or goes
+  // on from `state`, in which the next steps work; it must outlive them. Throws Error when a state
+  // with steps is not one of this optimizer and size.
+  void start(const TrainOptions& options, size_t size, OptimizerState* state = nullptr);
   // Bytes of the state of `size` values.
   static uint64_t state_bytes(const TrainOptions& options, size_t size);
   // One step on the given parts of the buffers.
@@ -30,9 +36,8 @@ class Optimizer {
 
  private:
   TrainOptions options_;
-  int64_t steps_ = 0;
-  AlignedVector<float> first_, second_,
-      largest_;  // momentum or first moment, second moment, its maximum
+  OptimizerState own_;
+  OptimizerState* state_ = &own_;
 };
 
 // Scales the gradient to an L2 norm of at most `limit`, as torch.nn.utils.clip_grad_norm_ does.

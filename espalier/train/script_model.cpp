@@ -51,7 +51,8 @@ class MacCounter {
   at::CallbackHandle handle_;
 };
 
-// A user's TorchScript module, trained as it is, or with fewer units.
+// A user's TorchScript module, trained as it is, or with fewer units. One whose forward returns
+// (features, logits) can be cut in two; one that returns logits alone may be the other half.
 class ScriptModel final : public TorchModel {
  public:
   ScriptModel(const ModelOptions& options, const DataSpec& data, std::span<const int64_t> units)
@@ -63,6 +64,7 @@ class ScriptModel final : public TorchModel {
     }
     probe(data);
     layout_ = find_script_units(module_, data).layout;
+    if (!feature_shape_.empty()) extractor_ = find_script_extractor(module_, data);
     if (units.empty()) return;
     // The file's leading units.
     const auto full = layout_;
@@ -86,11 +88,16 @@ class ScriptModel final : public TorchModel {
   }
   std::vector<int64_t> sample_shape() const override { return shape_; }
 
-  at::Tensor forward(const std::vector<at::Tensor>& tensors, const at::Tensor& input,
-                     bool training) override {
+  int64_t num_logits() const override { return num_logits_; }
+  std::vector<int64_t> feature_shape() const override { return feature_shape_; }
+  std::vector<size_t> extractor_tensors() const override { return extractor_; }
+
+  Output forward(const std::vector<at::Tensor>& tensors, const at::Tensor& input,
+                 bool training) override {
     module_.set(tensors);
     // Modules are written for PyTorch's order in memory: a view() may need it.
-    return module_.run(input.clone(at::MemoryFormat::Contiguous), training);
+    auto [logits, features] = module_.run_all(input.clone(at::MemoryFormat::Contiguous), training);
+    return {std::move(logits), std::move(features)};
   }
 
  private:
@@ -101,13 +108,20 @@ class ScriptModel final : public TorchModel {
     shape.insert(shape.begin(), 1);
     module_.set(copy_tensors(*layout_, initial_));
     const MacCounter counter;
-    const at::Tensor logits = module_.run(
+    const auto [logits, features] = module_.run_all(
         at::zeros(shape, data.kind == data::Kind::kTokens ? at::kLong : at::kFloat), false);
     if (logits.dim() != 2 || logits.size(1) < data.num_classes) {
       fail("train/model", "expected the TorchScript module to return [batch, ", data.num_classes,
            "] logits, got ", shape_text(logits.sizes().vec()));
     }
     macs_ = MacCounter::total();
+    num_logits_ = logits.size(1);
+    if (!features.defined()) return;
+    if (features.dim() < 2 || features.size(0) != 1) {
+      fail("train/model", "expected the TorchScript module to return ([batch, ...] features, ",
+           "logits), got features of shape ", shape_text(features.sizes().vec()));
+    }
+    feature_shape_.assign(features.sizes().begin() + 1, features.sizes().end());
   }
 
   std::vector<int64_t> shape_;
@@ -115,6 +129,9 @@ class ScriptModel final : public TorchModel {
   std::vector<float> initial_;
   std::shared_ptr<const ParameterLayout> layout_;
   uint64_t macs_ = 0;
+  int64_t num_logits_ = 0;
+  std::vector<int64_t> feature_shape_;
+  std::vector<size_t> extractor_;
 };
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <stdexcept>
 #include <unordered_map>
 
 namespace espalier::train {
@@ -85,9 +86,17 @@ void ScriptModule::set(const std::vector<at::Tensor>& values) {
   }
 }
 
-at::Tensor ScriptModule::run(const at::Tensor& input, bool training) {
+ScriptModule::Output ScriptModule::run_all(const at::Tensor& input, bool training) {
   module_.train(training);
-  return module_.forward({input}).toTensor();
+  const c10::IValue output = module_.forward({input});
+  if (output.isTensor()) return {output.toTensor(), {}};
+  if (output.isTuple()) {
+    const auto& parts = output.toTupleRef().elements();
+    if (parts.size() == 2 && parts[0].isTensor() && parts[1].isTensor())
+      return {parts[1].toTensor(), parts[0].toTensor()};
+  }
+  throw std::runtime_error("its forward returns neither logits nor (features, logits), but " +
+                           output.tagKind());
 }
 
 std::vector<at::Tensor> copy_tensors(const ParameterLayout& layout, std::span<const float> values) {

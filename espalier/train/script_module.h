@@ -25,7 +25,13 @@ class ScriptModule {
   // One value per tensor, of any shape that the module can use; converted to the type that the file
   // has.
   void set(const std::vector<at::Tensor>& values);
-  at::Tensor run(const at::Tensor& input, bool training);
+  // What forward returns: the logits, or the pair (features, logits).
+  struct Output {
+    at::Tensor logits;
+    at::Tensor features;  // undefined when it returns logits alone
+  };
+  Output run_all(const at::Tensor& input, bool training);
+  at::Tensor run(const at::Tensor& input, bool training) { return run_all(input, training).logits; }
   const torch::jit::Module& module() const { return module_; }
   // A module of its own, which shares no tensor with this one.
   ScriptModule copy() const;
@@ -50,6 +56,13 @@ class ScriptModule {
 
 // The flat values of a layout as one tensor each, copied.
 std::vector<at::Tensor> copy_tensors(const ParameterLayout& layout, std::span<const float> values);
+
+// Three samples of the data's shape: standard normal values or uniform tokens.
+at::Tensor random_samples(const DataSpec& data, Key key);
+
+// Indices of the tensors that the feature map of a module that returns one depends on: parameters
+// by its gradient, floating buffers by changing them, and counters that lie beside one of these.
+std::vector<size_t> find_script_extractor(ScriptModule& module, const DataSpec& data);
 
 // Unit groups found by following the module's operators, and checked by running it narrowed.
 struct ScriptUnits {

@@ -22,25 +22,6 @@ constexpr double kTolerance = 1e-4, kResolution = 1e-6;
 // Two draws of units must confirm a group; one whose logits are silent confirms nothing.
 constexpr uint64_t kDraws = 8;
 
-at::Tensor random_input(const DataSpec& data, Key key) {
-  std::vector<int64_t> shape = data.sample_shape;
-  shape.insert(shape.begin(), kBatch);
-  const bool tokens = data.kind == data::Kind::kTokens;
-  at::Tensor input = at::zeros(shape, tokens ? at::kLong : at::kFloat);
-  Stream stream(key);
-  for (int64_t i = 0; i < input.numel(); ++i) {
-    if (tokens) {
-      input.data_ptr<int64_t>()[i] =
-          data.vocabulary < 1
-              ? 0
-              : static_cast<int64_t>(stream.below(static_cast<uint64_t>(data.vocabulary)));
-    } else {
-      input.data_ptr<float>()[i] = static_cast<float>(stream.normal());
-    }
-  }
-  return input;
-}
-
 // The last line of what TorchScript says is its cause.
 std::string cause(const std::exception& error) {
   const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
@@ -96,7 +77,7 @@ class Derivation {
 class Check {
  public:
   Check(ScriptModule& module, const DataSpec& data, const ParameterLayout& layout, Key key)
-      : module_(module), layout_(layout), key_(key), input_(random_input(data, key.child(0))) {
+      : module_(module), layout_(layout), key_(key), input_(random_samples(data, key.child(0))) {
     draw_weights(key.child(1));
   }
 
@@ -167,11 +148,15 @@ class Check {
     const at::NoGradGuard no_grad;
     const torch::jit::GraphOptimizerEnabledGuard plain(false);  // each shape is seen once
     module_.set(copy_tensors(layout_, masked));
-    const at::Tensor expected = module_.run(input_, false).to(at::kDouble);
+    const ScriptModule::Output whole = module_.run_all(input_, false);
+    const at::Tensor expected = whole.logits.to(at::kDouble);
     at::Tensor got;
     try {
       module_.set(copy_tensors(*small, narrowed));
-      got = module_.run(input_, false).to(at::kDouble);
+      const ScriptModule::Output found = module_.run_all(input_, false);
+      if (found.features.defined() && found.features.sizes() != whole.features.sizes())
+        return "the feature map changes its shape with fewer of them";
+      got = found.logits.to(at::kDouble);
       module_.set(copy_tensors(*small, narrowed));
       module_.run(input_, true);
     } catch (const std::exception& error) {
@@ -236,13 +221,32 @@ std::shared_ptr<const ParameterLayout> keep_groups(const ParameterLayout& layout
 
 }  // namespace
 
+at::Tensor random_samples(const DataSpec& data, Key key) {
+  std::vector<int64_t> shape = data.sample_shape;
+  shape.insert(shape.begin(), kBatch);
+  const bool tokens = data.kind == data::Kind::kTokens;
+  at::Tensor input = at::zeros(shape, tokens ? at::kLong : at::kFloat);
+  Stream stream(key);
+  for (int64_t i = 0; i < input.numel(); ++i) {
+    if (tokens) {
+      input.data_ptr<int64_t>()[i] =
+          data.vocabulary < 1
+              ? 0
+              : static_cast<int64_t>(stream.below(static_cast<uint64_t>(data.vocabulary)));
+    } else {
+      input.data_ptr<float>()[i] = static_cast<float>(stream.normal());
+    }
+  }
+  return input;
+}
+
 ScriptUnits find_script_units(ScriptModule& module, const DataSpec& data) {
   const at::NoGradGuard no_grad;
   const Key key(0x756e697473);  // any; the same module has the same groups everywhere
   Derivation derivation(module);
   try {
     for (const bool training : {false, true})
-      derivation.follow(module, random_input(data, key), training);
+      derivation.follow(module, random_samples(data, key), training);
   } catch (const std::exception& error) {
     return {std::make_shared<const ParameterLayout>(module.tensors()),
             {concat("the whole model: all units stay; ", cause(error))}};

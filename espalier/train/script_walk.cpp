@@ -38,8 +38,12 @@ void ScriptWalk::run(const torch::jit::Module& module, const at::Tensor& input) 
   }
   run(graph->block());
   const c10::IValue& output = values_.at(graph->outputs()[0]);
-  if (const Axes* axes = find(output); axes != nullptr) {
-    for (const Axis& axis : *axes) labels_.join_whole(axis);
+  std::vector<c10::IValue> parts = {output};
+  if (output.isTuple()) parts = output.toTupleRef().elements().vec();  // (features, logits)
+  for (const c10::IValue& part : parts) {
+    if (const Axes* axes = find(part); axes != nullptr) {
+      for (const Axis& axis : *axes) labels_.join_whole(axis);
+    }
   }
 }
 

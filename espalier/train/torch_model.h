@@ -23,8 +23,16 @@ class TorchModel {
   virtual void initialize(Key key, ParameterSet& out) const = 0;
   // Shape of one sample as the model wants it.
   virtual std::vector<int64_t> sample_shape() const = 0;
-  virtual at::Tensor forward(const std::vector<at::Tensor>& tensors, const at::Tensor& input,
-                             bool training) = 0;
+  virtual int64_t num_logits() const = 0;
+  // Net::feature_shape and Net::extractor_tensors.
+  virtual std::vector<int64_t> feature_shape() const { return {}; }
+  virtual std::vector<size_t> extractor_tensors() const { return {}; }
+  struct Output {
+    at::Tensor logits;
+    at::Tensor features;  // undefined without a feature shape
+  };
+  virtual Output forward(const std::vector<at::Tensor>& tensors, const at::Tensor& input,
+                         bool training) = 0;
 };
 
 // Runs a TorchModel under autograd.

@@ -36,7 +36,7 @@ class TorchNet final : public Net {
                   const SgdUpdate*) override {
     return guarded([&] {
       const std::vector<at::Tensor> tensors = bind(weights.data(), true);
-      const at::Tensor logits = model_->forward(tensors, input(batch), true);
+      const at::Tensor logits = model_->forward(tensors, input(batch), true).logits;
       at::Tensor slope = at::empty({logits.size(0), logits.size(1)}, at::kFloat);
       const BatchSums result = sums(batch, logits.detach(), slope.data_ptr<float>());
       torch::autograd::variable_list leaves;
@@ -69,7 +69,8 @@ class TorchNet final : public Net {
     return guarded([&] {
       const at::NoGradGuard no_grad;
       const std::vector<at::Tensor> tensors = bind(weights.data(), false);
-      logits_ = model_->forward(tensors, input(batch), true).to(at::kCPU, at::kFloat).contiguous();
+      const at::Tensor found = model_->forward(tensors, input(batch), true).logits;
+      logits_ = found.to(at::kCPU, at::kFloat).contiguous();
       for (size_t i = 0; i < tensors.size(); ++i) {
         const ParameterInfo& info = layout()->tensors()[i];
         if (is_trainable(info.role)) continue;
@@ -94,13 +95,36 @@ class TorchNet final : public Net {
     return guarded([&] {
       const at::NoGradGuard no_grad;
       const std::vector<at::Tensor> tensors = bind(const_cast<float*>(weights.data()), false);
-      return sums(batch, model_->forward(tensors, input(batch), false), nullptr);
+      return sums(batch, model_->forward(tensors, input(batch), false).logits, nullptr);
     });
   }
 
   std::span<const float> logits() const override {
     return {logits_.data_ptr<float>(), static_cast<size_t>(logits_.numel())};
   }
+  size_t num_logits() const override { return static_cast<size_t>(model_->num_logits()); }
+
+  // The whole model runs, whatever is wanted.
+  void predict(const Batch& batch, std::span<const float> weights, std::span<float> features,
+               std::span<float> logits) override {
+    guarded([&] {
+      const at::NoGradGuard no_grad;
+      const std::vector<at::Tensor> tensors = bind(const_cast<float*>(weights.data()), false);
+      const TorchModel::Output found = model_->forward(tensors, input(batch), false);
+      const auto take = [](const at::Tensor& values, std::span<float> out, const char* what) {
+        if (out.empty()) return;
+        if (static_cast<size_t>(values.numel()) != out.size()) {
+          fail("train/predict", "expected ", out.size(), " values of ", what, ", got ",
+               shape_text(values.sizes().vec()));
+        }
+        copy_out(values, out);
+      };
+      take(found.features, features, "the feature map");
+      take(found.logits, logits, "the logits");
+    });
+  }
+  std::vector<int64_t> feature_shape() const override { return model_->feature_shape(); }
+  std::vector<size_t> extractor_tensors() const override { return model_->extractor_tensors(); }
 
  private:
   // The flat weights as tensors: views on the CPU, copies elsewhere. Counters are copies, as int64.
@@ -165,8 +189,18 @@ class TorchGraph final : public TorchModel {
     return {graph_.input.channels, graph_.input.height, graph_.input.width};
   }
 
-  at::Tensor forward(const std::vector<at::Tensor>& tensors, const at::Tensor& input,
-                     bool training) override {
+  int64_t num_logits() const override { return graph_.nodes.back().out.size(); }
+  std::vector<int64_t> feature_shape() const override {
+    if (graph_.features == kNone) return {};
+    const Shape& shape = graph_.nodes[static_cast<size_t>(graph_.features)].out;
+    return {shape.channels, shape.height, shape.width};
+  }
+  std::vector<size_t> extractor_tensors() const override {
+    return espalier::train::extractor_tensors(graph_);
+  }
+
+  Output forward(const std::vector<at::Tensor>& tensors, const at::Tensor& input,
+                 bool training) override {
     std::vector<at::Tensor> values;
     const auto tensor = [&](int i) {
       return i == kNone ? at::Tensor() : tensors[static_cast<size_t>(i)];
@@ -205,7 +239,8 @@ class TorchGraph final : public TorchModel {
       if (n.residual != kNone) y = y + values[static_cast<size_t>(n.residual)];
       values.push_back(n.relu ? y.relu() : y);
     }
-    return values.back();
+    return {values.back(),
+            graph_.features == kNone ? at::Tensor() : values[static_cast<size_t>(graph_.features)]};
   }
 
  private:

@@ -90,6 +90,7 @@ struct ModelOptions {
   std::string name = "cnn";
   std::vector<int64_t> hidden = {64};
   double width = 1.0;
+  int64_t fc_units = 0;
   std::string norm = "batch";
   int64_t embedding = 8;
   int64_t lstm_units = 256;
@@ -103,6 +104,8 @@ struct ModelOptions {
     visit("hidden", self.hidden, Field("mlp: width of each hidden layer.").at_least(1));
     visit("width", self.width,
           Field("Convolutional nets: factor on the number of channels and units.").above(0));
+    visit("fc_units", self.fc_units,
+          Field("cnn: units of the fully connected layer; 0: 512 times width.").at_least(0));
     visit("norm", self.norm, Field("resnet: normalization layers.").one_of({"batch", "group"}));
     visit("embedding", self.embedding, Field("lstm: size of the token embedding.").at_least(1));
     visit("lstm_units", self.lstm_units, Field("lstm: hidden units of each layer.").at_least(1));
@@ -144,12 +147,40 @@ struct SubmodelTraining {
   friend bool operator==(const SubmodelTraining&, const SubmodelTraining&) = default;
 };
 
+// Weights of the terms of a batch's loss (loss.h): cross_entropy·CE + distillation·KD(student ←
+// teacher, temperature). Plain cross-entropy by default.
+struct LossOptions {
+  double cross_entropy = 1;
+  double distillation = 0;  // counts only for samples with a teacher
+  double temperature = 1;   // of the distillation; above 0
+
+  friend bool operator==(const LossOptions&, const LossOptions&) = default;
+};
+
+// What an optimizer remembers from step to step. Buffers are as long as the model's layout and in
+// its order; those that it does not use are empty, and all are before the first step.
+struct OptimizerState {
+  uint64_t steps = 0;
+  // Momentum or first moment, second moment, amsgrad's largest second moment.
+  AlignedVector<float> first, second, largest;
+
+  friend bool operator==(const OptimizerState&, const OptimizerState&) = default;
+};
+
 // Called around every optimizer step, on the replica's flat buffers in layout order (statistics and
 // counters included; their gradients are 0). Null is not called.
 struct FitHooks {
   std::function<void(std::span<const float> weights, std::span<float> gradients)> before_step;
   std::function<void(std::span<float> weights)> after_step;
   const SubmodelTraining* submodel = nullptr;  // null: trained plainly
+  // Distillation: the teacher's logits for a sample of the data set (num_classes values, valid
+  // until the next call), or null for a sample that has none and keeps its cross-entropy alone.
+  // Means are over the whole batch, taught or not.
+  std::function<const float*(uint32_t sample)> teacher;
+  LossOptions loss;
+  // The optimizer goes on from here and leaves its state here, also when fit throws; null: it
+  // starts anew.
+  OptimizerState* optimizer = nullptr;
 };
 
 struct FitResult {
@@ -200,7 +231,8 @@ class Trainer {
 
   // Trains the loaded weights on the given samples of `dataset`: `options.epochs` passes in an
   // order drawn from `key`, at the learning rate options.lr (schedules are applied by the caller).
-  // Throws Error when the loss is not finite or hooks.submodel does not fit the model.
+  // Throws Error when the loss is not finite, when hooks.submodel or hooks.optimizer do not fit the
+  // model, or when hooks.submodel distills and the hooks have a teacher or a loss of their own.
   virtual FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
                         const TrainOptions& options, const FitHooks& hooks, Key key) = 0;
 
@@ -209,6 +241,22 @@ class Trainer {
   // are.
   virtual ParameterSet statistics(const data::Dataset& dataset, std::span<const uint32_t> samples,
                                   size_t batch_size) = 0;
+
+  // What the model sends on when it is cut in two (FedGKT's extractor and classifier): the shape of
+  // one sample's feature map, channels × height × width for images. Empty: the model names no such
+  // place.
+  virtual std::vector<int64_t> feature_shape() const { return {}; }
+  // Indices of the layout's tensors that compute the feature map, ascending. (Not always the first
+  // ones: TorchScript modules list all parameters before all buffers.)
+  virtual std::vector<size_t> extractor_tensors() const { return {}; }
+  // Outputs in evaluation mode for the samples as one batch, in one forward pass. `features`:
+  // samples × feature map (channel by channel, row by row, as Dataset::floats has them), `logits`:
+  // samples × classes; an empty span is not wanted. Only the extractor runs when no logits are.
+  // `augmentation` as in training, that of a sample drawn from `key` and its position; null: none.
+  // Throws Error for features of a model that names none.
+  virtual void predict(const data::Dataset& dataset, std::span<const uint32_t> samples,
+                       const data::Augmentation* augmentation, Key key, std::span<float> features,
+                       std::span<float> logits) = 0;
 
   // Loss and correct predictions of the given samples, as one batch, without training.
   virtual EvalSums evaluate(const data::Dataset& dataset, std::span<const uint32_t> samples) = 0;

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+
+#include "espalier/train/graph.h"
+#include "espalier/train/trainer.h"
+
+// For the files that build models.
+namespace espalier::train {
+
+// Samples as images: {channels, height, width}; a float vector of n features is n channels of one
+// pixel. Throws Error for token sequences.
+Shape image_shape(const ModelOptions& options, const DataSpec& data);
+// Throws Error unless the samples have channels, height and width.
+Shape require_image(const ModelOptions& options, const DataSpec& data);
+// A number of channels or units under ModelOptions::width.
+int64_t scaled(const ModelOptions& options, int64_t channels);
+
+// gkt_models.cpp. `blocks`: bottlenecks per stage.
+Graph gkt_client(const ModelOptions& options, const DataSpec& data);
+Graph gkt_server(const ModelOptions& options, const DataSpec& data, int blocks);
+Graph gkt_whole(const ModelOptions& options, const DataSpec& data, int blocks);
+Graph small_client(const ModelOptions& options, const DataSpec& data);
+Graph small_server(const ModelOptions& options, const DataSpec& data);
+
+}  // namespace espalier::train
