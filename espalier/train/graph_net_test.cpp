@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "espalier/train/models.h"
@@ -109,6 +110,38 @@ TEST_P(GraphNets, EvaluationEqualsLibtorch) {
   EXPECT_LT(distance(engine.logits(), reference->logits()), 1e-5);
 }
 
+TEST_P(GraphNets, PredictionsEqualLibtorch) {
+  const Graph graph = graph_of(GetParam());
+  const Problem problem(graph, GetParam().batch);
+  GraphNet engine(graph, Type::kFloat), rough(graph, Type::kBf16);
+  const auto reference = make_torch_graph_net(graph, "cpu");
+  EXPECT_EQ(engine.feature_shape(), reference->feature_shape());
+  EXPECT_EQ(engine.extractor_tensors(), reference->extractor_tensors());
+  ASSERT_EQ(engine.feature_shape().empty(), GetParam().name.find("-client") == std::string::npos);
+  size_t values = engine.feature_shape().empty() ? 0 : static_cast<size_t>(problem.batch.size);
+  for (const int64_t extent : engine.feature_shape()) values *= static_cast<size_t>(extent);
+  const size_t size = static_cast<size_t>(problem.batch.size) * 10;
+  std::vector<float> features(values), logits(size), expected_features(values), expected(size);
+  const auto weights = problem.weights.values();
+  reference->predict(problem.batch, weights, expected_features, expected);
+  engine.predict(problem.batch, weights, features, logits);
+  EXPECT_LT(distance(logits, expected), 1e-5);
+  std::vector<float> alone(size);
+  engine.predict(problem.batch, weights, {}, alone);
+  EXPECT_EQ(alone, logits);
+  engine.evaluate(problem.batch, weights);
+  EXPECT_TRUE(std::ranges::equal(engine.logits(), logits));
+  if (values == 0) return;
+  EXPECT_GT(norm(expected_features), 0.1);
+  EXPECT_LT(distance(features, expected_features), 1e-5);
+  std::vector<float> again(values);
+  engine.predict(problem.batch, weights, again, {});
+  EXPECT_EQ(again, features);
+  rough.predict(problem.batch, weights, again, {});
+  EXPECT_LT(distance(again, expected_features), 0.02);
+  EXPECT_GT(distance(again, expected_features), 0);
+}
+
 TEST_P(GraphNets, FusedUpdateEqualsGradientThenStep) {
   const Graph graph = graph_of(GetParam());
   const Problem problem(graph, GetParam().batch);
@@ -149,7 +182,9 @@ TEST_P(GraphNets, Bf16StaysNearFp32) {
   // amplify rounding.
   const double cosine = product / norm(exact_gradient.values()) / norm(rough_gradient.values());
   const std::string& name = GetParam().name;
-  EXPECT_GT(cosine, name == "resnet56" ? 0.8 : name == "resnet20" || name == "vgg11" ? 0.95 : 0.99);
+  EXPECT_GT(cosine, name == "resnet56"                                                   ? 0.8
+                    : name == "resnet20" || name == "vgg11" || name == "resnet55-server" ? 0.95
+                                                                                         : 0.99);
   const BatchSums u = exact.evaluate(problem.batch, problem.weights.values());
   const BatchSums v = rough.evaluate(problem.batch, problem.weights.values());
   EXPECT_NEAR(u.loss, v.loss, 0.03 * u.loss);
@@ -170,7 +205,12 @@ INSTANTIATE_TEST_SUITE_P(
         ModelCase{"resnet8", {3, 32, 32}, 4}, ModelCase{"resnet8", {3, 32, 32}, 4, "group"},
         ModelCase{"resnet8", {1, 28, 28}, 5, "batch", 0.7},
         ModelCase{"resnet8", {3, 16, 16}, 3, "group", 1.5}, ModelCase{"resnet20", {3, 16, 16}, 8},
-        ModelCase{"resnet56", {3, 8, 8}, 8}, ModelCase{"vgg11", {3, 32, 32}, 6, "batch", 0.25}),
+        ModelCase{"resnet56", {3, 8, 8}, 8}, ModelCase{"resnet8-client", {3, 12, 12}, 4},
+        ModelCase{"resnet8-client", {3, 9, 9}, 5, "group"},
+        ModelCase{"small-client", {1, 28, 28}, 6}, ModelCase{"small-server", {16, 14, 14}, 6},
+        ModelCase{"small-client", {1, 1, 3}, 9},
+        ModelCase{"resnet55-server", {16, 4, 4}, 3, "group"},
+        ModelCase{"vgg11", {3, 32, 32}, 6, "batch", 0.25}),
     [](const auto& test) { return case_name(test.param); });
 
 }  // namespace

@@ -67,7 +67,15 @@ TEST(Trainer, ParametersAndMultiplyAccumulates) {
                       {"all-cnn", {3, 32, 32}, 1369738, 281174016},
                       {"resnet20", {3, 32, 32}, 272474, 40813184},
                       {"resnet110", {3, 32, 32}, 1730714, 253149824},
-                      {"vgg11", {3, 32, 32}, 9231114, 152769536}};
+                      {"vgg11", {3, 32, 32}, 9231114, 152769536},
+                      // FedGKT's tables: 9.62 M, 86.8 M, 167.0 M, 87.2 M and 167.4 M.
+                      {"resnet8-client", {3, 32, 32}, 10586, 9618048},
+                      {"resnet55-server", {16, 32, 32}, 590858, 86772224},
+                      {"resnet109-server", {16, 32, 32}, 1147274, 166988288},
+                      {"resnet56-gkt", {3, 32, 32}, 591322, 87214592},
+                      {"resnet110-gkt", {3, 32, 32}, 1147738, 167430656},
+                      {"small-client", {1, 28, 28}, 5178, 254336},
+                      {"small-server", {16, 14, 14}, 165450, 12845696}};
   for (const Row& row : rows) {
     const auto trainer = trainer_for(row.model, block_images(row.shape, 10, 10));
     EXPECT_EQ(trainer->layout()->num_trainable(), row.parameters) << row.model;
