@@ -357,5 +357,88 @@ TEST(ScriptUnits, ModulesMadeByPyTorch) {
 }
 #endif
 
+// A module that returns (features, logits) can be cut in two; the other half is any module that
+// takes the features.
+TEST(ScriptPair, ClientNamesItsFeaturesAndServerReadsThem) {
+  ScriptFile file;
+  file.layer("conv", {4, 1, 3, 3}).norm("norm", 4).layer("mid", {6, 4 * 64}).layer("fc", {5, 6});
+  file.forward(
+      "    f = torch.relu(torch.batch_norm(torch.conv2d(x, self.conv_w, self.conv_b, [1, 1], [1, "
+      "1]),\n"
+      "                   self.norm_w, self.norm_b, self.norm_mean, self.norm_var, False,\n"
+      "                   0.1, 1e-5, False))\n"
+      "    y = torch.relu(torch.linear(torch.flatten(f, 1), self.mid_w, self.mid_b))\n"
+      "    return f, torch.linear(y, self.fc_w, self.fc_b)\n");
+  const auto net = file.net();
+  EXPECT_EQ(net->feature_shape(), (std::vector<int64_t>{4, 8, 8}));
+  EXPECT_EQ(net->num_logits(), 5U);
+  std::vector<std::string> names;
+  for (const size_t i : net->extractor_tensors()) names.push_back(net->layout()->tensors()[i].name);
+  EXPECT_THAT(names, testing::UnorderedElementsAre("conv_w", "conv_b", "norm_w", "norm_b",
+                                                   "norm_mean", "norm_var"));
+  // What is sent on stays whole; what the client's classifier hides does not.
+  EXPECT_THAT(group_texts(*net), ElementsAre("mid_w 6"));
+  EXPECT_THAT(file.notes(), IsEmpty());
+  EXPECT_EQ(file.net({3})->feature_shape(), net->feature_shape());
+  expect_trains(file, {3});
+
+  const data::Dataset images = block_images({1, 8, 8}, 6, 5);
+  const auto client = make_trainer(file.options(), spec_of(images), "fp32", "cpu");
+  ParameterSet weights(client->layout());
+  client->initialize(Key(1), weights);
+  for (float& shift : weights.values("norm_b")) shift += 0.3f;  // some of it passes the ReLU
+  client->load(weights);
+  std::vector<float> features(6 * 256), logits(30);
+  client->predict(images, first_samples(6), nullptr, Key(1), features, logits);
+  std::vector<float> pixels(6 * 64);
+  data::gather(images, first_samples(6), nullptr, Key(1), pixels);
+  const auto tensor = [&](const std::string& name) {
+    return at::from_blob(weights.values(name).data(), weights.layout().find(name)->shape,
+                         at::kFloat);
+  };
+  const at::Tensor x = at::from_blob(pixels.data(), {6, 1, 8, 8}, at::kFloat);
+  const at::Tensor maps = at::relu(at::batch_norm(
+      at::conv2d(x, tensor("conv_w"), tensor("conv_b"), 1, 1), tensor("norm_w"), tensor("norm_b"),
+      tensor("norm_mean"), tensor("norm_var"), false, 0.1, 1e-5, false));
+  const at::Tensor found = at::from_blob(features.data(), {6, 4, 8, 8}, at::kFloat);
+  EXPECT_LT((found - maps).abs().max().item<float>(), 1e-5);
+  EXPECT_GT(maps.std().item<float>(), 0.01);
+
+  ScriptFile other({4, 8, 8});
+  other.layer("fc", {5, 4 * 64})
+      .forward("    return torch.linear(torch.flatten(x, 1), self.fc_w, self.fc_b)\n");
+  data::Dataset sent;
+  sent.name = "features";
+  sent.kind = data::Kind::kFloat;
+  sent.sample_shape = client->feature_shape();
+  sent.num_classes = 5;
+  sent.labels = images.labels;
+  sent.floats.assign(features.begin(), features.end());
+  sent.validate();
+  const auto server = make_trainer(other.options(), spec_of(sent), "fp32", "cpu");
+  EXPECT_TRUE(server->feature_shape().empty());
+  ParameterSet theirs(server->layout());
+  server->initialize(Key(1), theirs);
+  server->load(theirs);
+  server->predict(sent, first_samples(6), nullptr, Key(1), {}, logits);
+  const at::Tensor expected =
+      at::linear(maps.flatten(1), at::from_blob(theirs.values("fc_w").data(), {5, 256}, at::kFloat),
+                 at::from_blob(theirs.values("fc_b").data(), {5}, at::kFloat));
+  EXPECT_LT((at::from_blob(logits.data(), {6, 5}, at::kFloat) - expected).abs().max().item<float>(),
+            1e-4);
+}
+
+TEST(ScriptPair, OtherOutputsAreExplained) {
+  ScriptFile file;
+  file.layer("fc", {5, 64})
+      .forward("    return torch.linear(torch.flatten(x, 1), self.fc_w, self.fc_b), 1\n");
+  try {
+    file.net();
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(std::string(error.what()), HasSubstr("neither logits nor (features, logits)"));
+  }
+}
+
 }  // namespace
 }  // namespace espalier::train
