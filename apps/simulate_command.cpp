@@ -86,6 +86,7 @@ void simulate(const SimulateArguments& arguments) {
     folder = report::RunFolder::create(arguments.out.empty() ? default_folder(arguments.config)
                                                              : fs::path(arguments.out));
   }
+  for (const std::string& note : simulation.notes()) std::fprintf(stderr, "%s\n", note.c_str());
   simulation.attach(*folder);
   if (resuming) simulation.resume();
   folder->write_config(resolved);

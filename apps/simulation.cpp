@@ -9,6 +9,7 @@
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
 #include "espalier/params/safetensors.h"
+#include "espalier/train/script_units.h"
 
 namespace espalier::apps {
 
@@ -64,8 +65,8 @@ Simulation::Simulation(round::RunConfig config, size_t num_threads)
   parameters_ = initial.size();
   states_ = std::make_unique<sim::SimStateStore>(
       static_cast<uint64_t>(config_.run.client_state_mb) * 1'000'000);
-  const round::Feedback feedback =
-      round::choose_feedback(config_.run.error_feedback, *uplink_, config_.submodel);
+  const round::Feedback feedback = round::choose_feedback(config_.run.error_feedback, *uplink_,
+                                                          config_.submodel, config_.devices);
   round::ClientEnvironment environment{
       *strategy_,    *downlink_,
       *uplink_,      {initial.shared_layout(), initial.layout().size() * 4 + 1024},
@@ -76,17 +77,34 @@ Simulation::Simulation(round::RunConfig config, size_t num_threads)
                              config_.run.eval_batch, environment});
   loop_ = std::make_unique<round::RoundLoop>(
       round::RoundLoop::Setup{config_.run, config_.selection, config_.train, *strategy_, *downlink_,
-                              *uplink_, *backend_, states_.get(), config_.submodel,
-                              config_.devices},
+                              *uplink_, *backend_, states_.get(), config_.submodel, config_.devices,
+                              server_setup()},
       std::move(initial));
   check_device_memory();
+}
+
+std::vector<std::string> Simulation::notes() const {
+  if (!loop_->submodels().active()) return {};
+  std::vector<std::string> notes =
+      train::script_unit_notes(config_.model, train::spec_of(*data_.train));
+  for (std::string& note : notes) note = concat("[submodel] ", note);
+  return notes;
+}
+
+strategy::ServerSetup Simulation::server_setup() const {
+  strategy::ServerSetup server;
+  server.data = train::spec_of(*data_.train);
+  server.model = config_.model;
+  server.num_threads = num_threads_;
+  return server;
 }
 
 // A device that could not hold its sub-model while training is refused before the run.
 void Simulation::check_device_memory() const {
   for (const round::DeviceOptions& device : config_.devices) {
     if (device.memory_mb == 0) continue;
-    const auto units = submodel::kept_units(device.keep, loop_->global().layout());
+    const auto units =
+        submodel::kept_units(round::keep_of(config_.submodel, device), loop_->global().layout());
     const auto trainer = train::make_trainer(config_.model, train::spec_of(*data_.train),
                                              config_.train.precision, config_.train.device, units);
     const auto needed =
@@ -124,6 +142,12 @@ void Simulation::resume() {
   checkpointed_ = loop_->rounds_completed();
   folder_->truncate_metrics(loop_->rounds_completed());
   const auto lines = folder_->metrics();
+  for (auto line = lines.rbegin(); line != lines.rend() && last_widths_.empty(); ++line) {
+    for (const double width : config_.submodel.eval_widths) {
+      if (const auto accuracy = report::number_in(*line, width_key(width)))
+        last_widths_[width] = *accuracy;
+    }
+  }
   if (!lines.empty()) wall_before_ = report::number_in(lines.back(), "wall_seconds").value_or(0);
 }
 

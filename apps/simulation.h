@@ -39,6 +39,8 @@ class Simulation {
   // One round, without folder and progress: for benchmarks.
   round::RoundRecord step() { return loop_->run_round(); }
 
+  // What a person should know before the run: layers whose units could not be found out.
+  std::vector<std::string> notes() const;
   bool finished() const { return loop_->finished(); }
   Json summary() const;
   const round::RoundLoop& loop() const { return *loop_; }
@@ -46,6 +48,7 @@ class Simulation {
   const data::Partition& partition() const { return *partition_; }
 
  private:
+  strategy::ServerSetup server_setup() const;
   void check_device_memory() const;
   void write_checkpoint();
   void write_clients() const;

@@ -128,7 +128,7 @@ Measured client(const Case& c, const std::filesystem::path& path) {
         replica = train::make_trainer(model_of(c), train::spec_of(set), "fp32", "cpu", units);
         return *replica;
       },
-      set, samples);
+      {set, samples});
   measured.memory_bytes = static_cast<double>(peak_rss_bytes() - before);
   measured.bytes_down = static_cast<double>(task.size_bytes());
   measured.bytes_up = static_cast<double>(update.size_bytes());

@@ -38,8 +38,10 @@ void check_units(const ParameterInfo& tensor, const std::vector<UnitGroup>& grou
       axis = part.axis;
       const int64_t size = groups[static_cast<size_t>(part.group)].size;
       const int64_t extent = tensor.shape[static_cast<size_t>(axis)];
-      if (part.offset >= end && size >= 1 && part.blocks <= extent && part.repeat <= extent &&
-          part.offset + part.blocks * size * part.repeat <= extent) {
+      // In an order in which nothing overflows.
+      if (part.offset >= end && part.offset <= extent && size >= 1 && size <= extent &&
+          part.blocks <= extent / size && part.repeat <= extent / (part.blocks * size) &&
+          part.blocks * size * part.repeat <= extent - part.offset) {
         end = part.offset + part.blocks * size * part.repeat;
         continue;
       }

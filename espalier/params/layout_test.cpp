@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "espalier/base/error.h"
 #include "espalier/params/test_units.h"
 
@@ -79,6 +81,8 @@ TEST(ParameterLayout, ChecksThatUnitsFitTheirAxis) {
       {{.axis = 0, .group = 0, .offset = 5}},
       {{.axis = 0, .group = 0, .offset = -1}},
       {{.axis = 0, .group = 0, .blocks = int64_t{1} << 62}},
+      {{.axis = 0, .group = 0, .blocks = int64_t{1} << 32, .repeat = int64_t{1} << 31}},
+      {{.axis = 0, .group = 0, .offset = std::numeric_limits<int64_t>::max()}},
       // Out of order, and one over another.
       {{.axis = 1, .group = 0}, {.axis = 0, .group = 0}},
       {{.axis = 1, .group = 0}, {.axis = 1, .group = 1, .offset = 3}},

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "espalier/base/clock.h"
 #include "espalier/base/error.h"
 #include "espalier/codec/delta.h"
 #include "espalier/codec/feedback.h"
@@ -49,6 +50,7 @@ void encode_with_feedback(Feedback feedback, const codec::Codec& codec,
 strategy::Update collect_statistics(const strategy::Task& task, train::Trainer& trainer,
                                     const data::Dataset& dataset,
                                     std::span<const uint32_t> samples) {
+  const double started = thread_cpu_seconds();
   trainer.load(*task.payload(strategy::kModel).values);
   strategy::Update update;
   update.num_samples = static_cast<double>(samples.size());
@@ -56,16 +58,20 @@ strategy::Update collect_statistics(const strategy::Task& task, train::Trainer& 
                              std::make_shared<ParameterSet>(trainer.statistics(
                                  dataset, samples, static_cast<size_t>(task.train.batch_size))),
                              update.num_samples});
+  // Two passes per batch, forward and backward.
+  update.scalars[strategy::kMacs] =
+      6.0 * static_cast<double>(trainer.macs_per_sample()) * update.num_samples;
+  update.scalars[strategy::kTrainSeconds] = thread_cpu_seconds() - started;
   return update;
 }
 
 }  // namespace
 
 Feedback choose_feedback(const std::string& option, const codec::Codec& uplink,
-                         const SubmodelOptions& submodel) {
-  const bool whole = submodel.name == "none";
-  const bool fixed = whole || submodel.name == "ordered";
-  if (option == "residual" && !fixed) {
+                         const SubmodelOptions& submodel,
+                         const std::vector<DeviceOptions>& devices) {
+  const bool whole = all_whole(submodel, devices), stay = units_stay(submodel, devices);
+  if (option == "residual" && !stay) {
     fail("config",
          "error_feedback = \"residual\" needs clients that train the same units in every "
          "round; with submodel.name = \"",
@@ -75,14 +81,13 @@ Feedback choose_feedback(const std::string& option, const codec::Codec& uplink,
     fail("config", "error_feedback = \"ef21\" does not go with [submodel]; set it to \"none\"");
   if (option == "residual") return Feedback::kResidual;
   if (option == "ef21") return Feedback::kEf21;
-  if (option == "auto" && fixed && !uplink.unbiased() && !uplink.lossless())
+  if (option == "auto" && stay && !uplink.unbiased() && !uplink.lossless())
     return Feedback::kResidual;
   return Feedback::kNone;
 }
 
 EncodedMessage run_client_task(const EncodedMessage& message, const ClientEnvironment& environment,
-                               const TrainerSource& trainer, const data::Dataset& dataset,
-                               std::span<const uint32_t> samples) {
+                               const TrainerSource& trainer, const ClientData& data) {
   Key client_key(0);
   std::shared_ptr<const strategy::ClientState> previous;
   const auto restore = [&](const strategy::Task& head) {
@@ -103,20 +108,27 @@ EncodedMessage run_client_task(const EncodedMessage& message, const ClientEnviro
     held_model = std::make_shared<ParameterSet>(receiver.state());
     return held_model;
   };
-  const strategy::Task task = decode_task(message, environment.downlink, environment.limits,
-                                          environment.decoded, client_key, decode_delta);
+  // Only what other clients receive too is worth keeping decoded.
+  const strategy::Task task =
+      decode_task(message, environment.downlink, environment.limits,
+                  message.shared ? environment.decoded : nullptr, client_key, decode_delta);
   restore(task);
   const Key uplink_key = client_key.child(Purpose::kUplink);
   WireLimits limits = environment.limits;
-  if (task.kind == strategy::TaskKind::kCalibrate) {
-    return encode_update(collect_statistics(task, trainer(task.units), dataset, samples),
-                         environment.uplink, uplink_key, limits);
-  }
-  strategy::ClientContext context{trainer(task.units), dataset,        samples,
-                                  client_key,          previous.get(), {}};
-  const strategy::Update update = environment.strategy.run_client(context, task);
   // A part of the model needs no description either: the server knows which it sent.
   if (!task.units.empty()) limits.model = narrow_layout(*environment.limits.model, task.units);
+  for (const strategy::Payload& payload : task.payloads) {
+    if (payload.name == strategy::kModel && !(payload.values->layout() == *limits.model))
+      fail("round/task", "the model's weights are not of the size that the task names");
+  }
+  if (task.kind == strategy::TaskKind::kCalibrate) {
+    return encode_update(collect_statistics(task, trainer(task.units), data.dataset, data.samples),
+                         environment.uplink, uplink_key, limits);
+  }
+  strategy::ClientContext context{trainer(task.units), data.dataset,     data.samples,
+                                  client_key,          previous.get(),   {},
+                                  data.test,           data.test_samples};
+  const strategy::Update update = environment.strategy.run_client(context, task);
   EncodedMessage encoded =
       environment.feedback == Feedback::kNone
           ? encode_update(update, environment.uplink, uplink_key, limits)

@@ -18,7 +18,8 @@ enum class Feedback : uint8_t { kNone, kResidual, kEf21 };
 // "auto" decided by the codec and by whether what a client remembers still fits its next task: with
 // sub-models of other units in every round it does not, and asking for feedback is an Error.
 Feedback choose_feedback(const std::string& option, const codec::Codec& uplink,
-                         const SubmodelOptions& submodel = {});
+                         const SubmodelOptions& submodel = {},
+                         const std::vector<DeviceOptions>& devices = {});
 
 // The replica that trains a task: units as in Task::units. It stays the caller's and is used until
 // the task is done.
@@ -35,10 +36,18 @@ struct ClientEnvironment {
   Feedback feedback = Feedback::kNone;
 };
 
+// What a client has: its training samples and, for strategies whose models only clients can
+// evaluate, test samples.
+struct ClientData {
+  const data::Dataset& dataset;
+  std::span<const uint32_t> samples;
+  const data::Dataset* test = nullptr;
+  std::span<const uint32_t> test_samples = {};
+};
+
 // One task from bytes to bytes: decode, restore the client's state, run the strategy's client half,
 // keep the new state, encode.
 EncodedMessage run_client_task(const EncodedMessage& message, const ClientEnvironment& environment,
-                               const TrainerSource& trainer, const data::Dataset& dataset,
-                               std::span<const uint32_t> samples);
+                               const TrainerSource& trainer, const ClientData& data);
 
 }  // namespace espalier::round

@@ -16,7 +16,7 @@ namespace espalier::round {
 struct DeviceOptions {
   std::string name;
   double share = 1;
-  double keep = 1;
+  double keep = 0;
   double gmacs_per_second = 0;
   double down_mbit = 0;
   double up_mbit = 0;
@@ -28,8 +28,8 @@ struct DeviceOptions {
     visit("share", self.share,
           Field("Share of the clients that have it, relative to the other profiles.").above(0));
     visit("keep", self.keep,
-          Field("Fraction of units in this device's sub-model; needs [submodel].")
-              .above(0)
+          Field("Fraction of units in this device's sub-model; 0: submodel.keep.")
+              .at_least(0)
               .at_most(1));
     visit(
         "gmacs_per_second", self.gmacs_per_second,
@@ -57,7 +57,7 @@ DeviceTimes device_times(const DeviceOptions& device, uint64_t bytes_down, doubl
 // in an order drawn from the key; nothing is stored per client.
 class DeviceTable {
  public:
-  // Without profiles, every client has one of keep 1 and no times. Throws Error when two profiles
+  // Without profiles, every client has an empty one. Throws Error when two profiles
   // share a name or one has none.
   DeviceTable(std::vector<DeviceOptions> devices, uint64_t num_clients, Key key);
 

@@ -36,7 +36,7 @@ TEST(Devices, WithoutProfilesEverybodyIsAlike) {
   const DeviceTable table({}, 10, Key(1));
   EXPECT_TRUE(table.empty());
   EXPECT_FALSE(table.timed());
-  EXPECT_EQ(table.of(9).keep, 1);
+  EXPECT_EQ(table.of(9).keep, 0);
   EXPECT_THROW(table.clients_of("phone"), Error);
 }
 

@@ -23,6 +23,7 @@ struct RoundRecord {
   double seconds = 0, train_seconds = 0, eval_seconds = 0;  // wall clock of this process
   DeviceTimes simulated;                    // of the slowest client on the devices' clock
   std::map<double, double> width_accuracy;  // of the sub-models in submodel.eval_widths
+  std::map<std::string, double> extra;      // what the strategy measured besides
   std::vector<std::string> failures;        // "client 17: reason", at most eight
 };
 

@@ -40,6 +40,8 @@ class RoundLoop::Traffic : public RoundTraffic {
       const std::lock_guard lock(configure_mutex_);
       loop_.setup_.strategy.configure(info_, loop_.global_, task);
     }
+    // What nobody else receives is not kept once it is sent.
+    const bool own = submodel != nullptr && loop_.plan_.differs_by_client();
     WireLimits limits = limits_;
     Key codec_key = info_.key.child(Purpose::kDownlink);
     if (submodel) {
@@ -50,7 +52,7 @@ class RoundLoop::Traffic : public RoundTraffic {
           payload.values = extracted(submodel, payload.values);
       }
       // Sub-models of their own lose different things, so that the losses average out.
-      if (loop_.plan_.differs_by_client()) codec_key = codec_key.child(client);
+      if (own) codec_key = codec_key.child(client);
     }
     if (loop_.plan_.active()) {
       task.submodel_training = loop_.plan_.training(keep);
@@ -78,6 +80,11 @@ class RoundLoop::Traffic : public RoundTraffic {
       const Sent sent = sent_to(client);
       WireLimits limits = limits_;
       if (sent.submodel) limits.model = sent.submodel->layout();
+      limits.max_values = loop_.setup_.strategy.max_values(
+          *limits.model, static_cast<double>(loop_.setup_.backend.num_samples(client)));
+      limits.keep_encoded = loop_.setup_.strategy.keeps_encoded();
+      limits.max_payloads =
+          limits.keep_encoded ? 16 : loop_.setup_.strategy.update_payloads().size();
       strategy::Update update = decode_update(message, loop_.setup_.uplink, limits);
       check(client, update, *limits.model);
       update.submodel = sent.submodel;
@@ -148,24 +155,15 @@ class RoundLoop::Traffic : public RoundTraffic {
     const auto held = static_cast<double>(loop_.setup_.backend.num_samples(client));
     if (update.num_samples != held)
       fail("round/update", "expected ", held, " samples, got ", update.num_samples);
-    std::vector<std::string> names;
-    for (const strategy::Payload& payload : update.payloads) {
-      names.push_back(payload.name);
-      if (!(payload.values->layout() == layout))
-        fail("round/update", "payload '", payload.name, "' has another layout");
-      if (!(payload.weight >= 0 && payload.weight <= std::max(1.0, held))) {
-        fail("round/update", "payload '", payload.name, "' claims the weight ", payload.weight,
-             " for ", held, " samples");
-      }
-    }
-    std::vector<std::string> expected = loop_.setup_.strategy.update_payloads();
-    std::sort(names.begin(), names.end());
-    std::sort(expected.begin(), expected.end());
-    if (names != expected)
-      fail("round/update", "expected ", expected.size(), " payloads, got others or ", names.size());
+    loop_.setup_.strategy.check(layout, held, update);
     for (const auto& [name, value] : update.scalars) {
       if (!(std::abs(value) <= kMaxScalar))
         fail("round/update", "the scalar '", name, "' is out of range: ", value);
+    }
+    for (const char* name : {strategy::kMacs, strategy::kTrainSeconds}) {
+      const auto found = update.scalars.find(name);
+      if (found != update.scalars.end() && found->second < 0)
+        fail("round/update", "the scalar '", name, "' is negative: ", found->second);
     }
   }
 
@@ -214,23 +212,37 @@ void require_contraction(const codec::Codec& codec, std::string_view what) {
   }
 }
 
+// Outputs of hidden layers times `scale`, as HeteroFL's scaler trains them.
+void scale_hidden(ParameterSet& model, float scale) {
+  for (const ParameterInfo& tensor : model.layout().tensors()) {
+    const bool hidden = !tensor.units.empty() && tensor.units[0].axis == 0;
+    if (!hidden || (tensor.role != Role::kWeight && tensor.role != Role::kBias)) continue;
+    for (float& value : model.values(tensor)) value *= scale;
+  }
+}
+
 }  // namespace
 
-// The server's side of the exchange in which clients compute normalization statistics.
+// The server's side of the exchange in which clients compute the normalization statistics of one
+// width of the model.
 class RoundLoop::StatisticsTraffic : public RoundTraffic {
  public:
-  StatisticsTraffic(RoundLoop& loop, const strategy::RoundInfo& info, size_t num_clients,
-                    double max_weight)
+  // `model` has the layout of that width; `units` are its units, empty for the whole model.
+  StatisticsTraffic(RoundLoop& loop, const strategy::RoundInfo& info,
+                    std::shared_ptr<const ParameterSet> model, std::vector<int64_t> units,
+                    size_t num_clients, double max_weight)
       : loop_(loop),
         info_(info),
-        limits_{loop.global_->shared_layout(), loop.global_->layout().size() * 4 + 1024},
+        model_(std::move(model)),
+        units_(std::move(units)),
         sums_(num_clients, max_weight) {
     std::vector<ParameterInfo> tensors;
-    for (const ParameterInfo& tensor : loop.global_->layout().tensors()) {
+    for (const ParameterInfo& tensor : model_->layout().tensors()) {
       if (tensor.role == Role::kStatistic)
         tensors.push_back({.name = tensor.name, .shape = tensor.shape, .role = tensor.role});
     }
     layout_ = std::make_shared<const ParameterLayout>(std::move(tensors));
+    limits_ = {model_->shared_layout(), layout_->size(), 1};
   }
 
   EncodedMessage task(uint64_t client) override {
@@ -239,10 +251,13 @@ class RoundLoop::StatisticsTraffic : public RoundTraffic {
     task.round = info_.round;
     task.client = client;
     task.train = info_.train;
-    task.payloads.push_back({strategy::kModel, loop_.global_, 1});
+    task.units = units_;
+    task.payloads.push_back({strategy::kModel, model_, 1});
     EncodedMessage message = encode_task(task, info_.key.child(client), loop_.setup_.downlink,
                                          info_.key.child(Purpose::kDownlink), limits_, &encoded_);
     bytes_down += message.size_bytes();
+    const std::lock_guard lock(mutex_);
+    sent_[client] = message.size_bytes();
     return message;
   }
   void delivered(uint64_t client, const EncodedMessage& message) override {
@@ -254,8 +269,22 @@ class RoundLoop::StatisticsTraffic : public RoundTraffic {
           !(update.payloads[0].values->layout() == *layout_) || update.num_samples != held) {
         fail("round/update", "expected the model's statistics over ", held, " samples");
       }
+      for (const ParameterInfo& tensor : layout_->tensors()) {
+        const bool variance = tensor.name.ends_with("var");
+        for (const float value : update.payloads[0].values->values(tensor)) {
+          if (variance && value < 0)
+            fail("round/update", "a negative variance in '", tensor.name, "'");
+        }
+      }
+      const double macs =
+          update.scalars.contains(strategy::kMacs) ? update.scalar(strategy::kMacs) : 0;
+      if (!(macs >= 0)) fail("round/update", "negative multiply-accumulates");
       update.payloads[0].weight = held;
       sums_.add(client, update);
+      const std::lock_guard lock(mutex_);
+      const DeviceTimes times =
+          device_times(loop_.devices_.of(client), sent_[client], macs, message.size_bytes());
+      if (times.total() > slowest.total()) slowest = times;
     } catch (const Error& error) {
       failed(client, error.what());
     }
@@ -265,30 +294,35 @@ class RoundLoop::StatisticsTraffic : public RoundTraffic {
     failures[client] = reason;
   }
 
-  // Writes the clients' mean statistics into the model; without any they stay.
-  void finish(ParameterSet& global) const {
+  double macs() const { return sums_.sum(strategy::kMacs); }
+  // Writes the clients' mean statistics into a model of that width; without any they stay.
+  void finish(ParameterSet& model) const {
     if (sums_.num_updates() == 0) return;
     const ParameterSet mean = sums_.mean(strategy::kStatistics, layout_);
     for (const ParameterInfo& tensor : layout_->tensors())
-      std::ranges::copy(mean.values(tensor), global.values(tensor.name).begin());
+      std::ranges::copy(mean.values(tensor), model.values(tensor.name).begin());
   }
 
   std::atomic<uint64_t> bytes_down = 0, bytes_up = 0;
   std::map<uint64_t, std::string> failures;
+  DeviceTimes slowest;
 
  private:
   RoundLoop& loop_;
   const strategy::RoundInfo& info_;
+  std::shared_ptr<const ParameterSet> model_;
+  std::vector<int64_t> units_;
   WireLimits limits_;
   std::shared_ptr<const ParameterLayout> layout_;
   strategy::RoundSums sums_;
   EncodedBodies encoded_;
   std::mutex mutex_;
+  std::map<uint64_t, uint64_t> sent_;
 };
 
 RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
     : setup_(setup),
-      plan_(setup.submodel, initial.shared_layout()),
+      plan_(setup.submodel, initial.shared_layout(), setup.devices),
       devices_(setup.devices, setup.backend.num_clients(),
                Key(static_cast<uint64_t>(setup.run.seed)).child(Purpose::kDevices)),
       global_(std::make_shared<ParameterSet>(std::move(initial))) {
@@ -302,12 +336,19 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
          "; lower it or raise data.partition.clients");
   }
   check_submodels();
-  feedback_ = choose_feedback(setup_.run.error_feedback, setup_.uplink, setup_.submodel);
+  feedback_ =
+      choose_feedback(setup_.run.error_feedback, setup_.uplink, setup_.submodel, setup_.devices);
   if (setup_.run.delta_downlink) {
     delta_sender_ = std::make_unique<codec::DeltaSender>(setup_.downlink, global_->shared_layout());
   }
   ESPALIER_CHECK(setup_.states != nullptr || !clients_have_state());
-  setup_.strategy.start({global_->shared_layout(), clients});
+  strategy::ServerSetup server = setup_.server;
+  server.layout = global_->shared_layout();
+  server.num_clients = clients;
+  server.train = setup_.train;
+  server.uplink = &setup_.uplink;
+  server.key = Key(static_cast<uint64_t>(setup_.run.seed));
+  setup_.strategy.start(server);
   if (feedback_ != Feedback::kNone) require_contraction(setup_.uplink, "error feedback (uplink)");
   if (delta_sender_) require_contraction(setup_.downlink, "delta_downlink");
   // A strategy that does not fit the training options says so now and not client by client.
@@ -318,20 +359,24 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
 }
 
 void RoundLoop::check_submodels() const {
-  if (!plan_.active()) {
-    for (const DeviceOptions& device : devices_.devices()) {
-      if (device.keep != 1)
-        fail("config", "device '", device.name, "' keeps ", device.keep,
-             " of the units, but there is no [submodel]; add submodel.name = \"ordered\"");
-    }
-    return;
-  }
+  if (all_whole(setup_.submodel, setup_.devices)) return;
   if (setup_.run.delta_downlink)
     fail("config", "delta_downlink does not go with [submodel]: clients hold different parts");
-  if (setup_.strategy.has_client_state() && !plan_.fixed()) {
+  if (!setup_.strategy.has_client_state()) return;
+  // One ratio for all: with several, few clients hold the later units, and state that is averaged
+  // over the population (SCAFFOLD's c) would count the others as zeros.
+  double keep = 0;
+  bool one = true;
+  for (const DeviceOptions& device : devices_.devices()) {
+    const double mine = keep_of(setup_.submodel, device);
+    one = one && (keep == 0 || keep == mine);
+    keep = mine;
+  }
+  if (!units_stay(setup_.submodel, setup_.devices) || !one) {
     fail("config", "strategy '", setup_.selection.name,
          "' keeps state with its clients, which must "
-         "then train the same units in every round; set submodel.name = \"ordered\"");
+         "then all train the same units in every round; set submodel.name = \"ordered\" with one "
+         "keep for all");
   }
 }
 
@@ -354,6 +399,7 @@ RoundRecord RoundLoop::run_round() {
   strategy::RoundInfo info{round, num_rounds,
                            Key(static_cast<uint64_t>(setup_.run.seed)).child(round), setup_.train};
   info.train.lr = train::lr_at_round(setup_.train, round - 1, num_rounds);
+  info.evaluates = evaluates(round);
 
   std::vector<uint64_t> clients = sample_without_replacement(
       info.key.child(Purpose::kSelection),
@@ -394,7 +440,7 @@ RoundRecord RoundLoop::run_round() {
   record.train_loss = traffic.sums().weighted_mean(strategy::kTrainLoss);
   record.train_accuracy = traffic.sums().weighted_mean(strategy::kTrainAccuracy);
 
-  setup_.strategy.finish(info, traffic.sums(), *global_);
+  finish(info, traffic.sums());
   if (feedback_ == Feedback::kEf21) {
     for (const std::string& payload : traffic.sums().payloads()) {
       estimates_.insert_or_assign(payload, traffic.sums().mean(payload, global_->shared_layout()));
@@ -411,9 +457,11 @@ RoundRecord RoundLoop::run_round() {
     }
   }
   record.simulated = traffic.slowest();
+  record.extra = setup_.strategy.metrics();
   if (evaluates(round)) {
-    if (plan_.options().static_batch_norm) collect_statistics(info, traffic.answered(), record);
-    evaluate(record);
+    if (plan_.options().static_batch_norm)
+      collect_statistics(info, traffic.answered(), 1, *global_, record);
+    evaluate(info, traffic.answered(), record);
   }
   record.seconds = wall.seconds();
   round_ = round;
@@ -421,9 +469,25 @@ RoundRecord RoundLoop::run_round() {
   return record;
 }
 
-void RoundLoop::evaluate(RoundRecord& record) {
+// The strategy's server half. A server optimizer moves weights by its momentum too; what no client
+// of the round has trained keeps its bits all the same.
+void RoundLoop::finish(const strategy::RoundInfo& info, const strategy::RoundSums& sums) {
+  const auto parts = sums.submodels();
+  if (!parts) {
+    setup_.strategy.finish(info, sums, *global_);
+    return;
+  }
+  ParameterSet after = *global_;
+  setup_.strategy.finish(info, sums, after);
+  for (const auto& part : *parts) part->merge(part->extract(after), *global_);
+  // What belongs to no unit is in every part.
+}
+
+void RoundLoop::evaluate(const strategy::RoundInfo& info, std::span<const uint64_t> clients,
+                         RoundRecord& record) {
   const Stopwatch evaluation;
-  const train::EvalSums sums = setup_.backend.evaluate(*global_);
+  const auto own = setup_.strategy.evaluated();
+  const train::EvalSums sums = own ? *own : setup_.backend.evaluate(*global_);
   if (sums.count > 0) {
     record.accuracy = static_cast<double>(sums.correct) / static_cast<double>(sums.count);
     // A model may be finite and its loss not; then there is no number to report.
@@ -431,8 +495,14 @@ void RoundLoop::evaluate(RoundRecord& record) {
   }
   for (const double width : plan_.options().eval_widths) {
     const auto submodel = plan_.at_width(width);
-    const train::EvalSums part =
-        submodel ? setup_.backend.evaluate(submodel->extract(*global_)) : sums;
+    train::EvalSums part = sums;
+    if (submodel) {
+      ParameterSet model = submodel->extract(*global_);
+      if (plan_.options().static_batch_norm)
+        collect_statistics(info, clients, width, model, record);
+      if (plan_.options().scaler) scale_hidden(model, static_cast<float>(1 / width));
+      part = setup_.backend.evaluate(model);
+    }
     if (part.count > 0) {
       record.width_accuracy[width] =
           static_cast<double>(part.correct) / static_cast<double>(part.count);
@@ -441,16 +511,31 @@ void RoundLoop::evaluate(RoundRecord& record) {
   record.eval_seconds = evaluation.seconds();
 }
 
+// Only clients whose own sub-model is at least as wide can hold this one.
 void RoundLoop::collect_statistics(const strategy::RoundInfo& info,
-                                   std::span<const uint64_t> clients, RoundRecord& record) {
+                                   std::span<const uint64_t> clients, double width,
+                                   ParameterSet& model, RoundRecord& record) {
+  std::vector<uint64_t> able;
   double max_weight = 1;
-  for (const uint64_t client : clients)
+  for (const uint64_t client : clients) {
+    if (plan_.keep(devices_, client) < width) continue;
+    able.push_back(client);
     max_weight = std::max(max_weight, static_cast<double>(setup_.backend.num_samples(client)));
-  StatisticsTraffic traffic(*this, info, clients.size(), max_weight);
-  setup_.backend.run(clients, traffic);
-  traffic.finish(*global_);
+  }
+  if (able.empty()) return;
+  std::sort(able.begin(), able.end());
+  const bool whole = model.layout() == global_->layout();
+  StatisticsTraffic traffic(*this, info, std::make_shared<ParameterSet>(model),
+                            whole ? std::vector<int64_t>{} : model.layout().group_sizes(),
+                            able.size(), max_weight);
+  setup_.backend.run(able, traffic);
+  traffic.finish(model);
   record.bytes_down += traffic.bytes_down;
   record.bytes_up += traffic.bytes_up;
+  record.macs += traffic.macs();
+  record.simulated.down += traffic.slowest.down;
+  record.simulated.compute += traffic.slowest.compute;
+  record.simulated.up += traffic.slowest.up;
   for (const auto& [client, reason] : traffic.failures) {
     if (record.failures.size() < 8)
       record.failures.push_back(concat("client ", client, " (statistics): ", reason));

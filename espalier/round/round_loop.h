@@ -50,6 +50,9 @@ class RoundLoop {
                                          // feedback's, delta downlink's
     SubmodelOptions submodel = {};
     std::vector<DeviceOptions> devices = {};
+    // What a strategy that trains on the server works with: data, threads and scratch are given,
+    // the rest follows from the above.
+    strategy::ServerSetup server = {};
   };
 
   // Throws Error when the configuration asks for more clients than there are.
@@ -84,9 +87,11 @@ class RoundLoop {
   bool evaluates(uint32_t round) const;
   bool clients_have_state() const;
   void check_submodels() const;
+  void finish(const strategy::RoundInfo& info, const strategy::RoundSums& sums);
   void collect_statistics(const strategy::RoundInfo& info, std::span<const uint64_t> clients,
-                          RoundRecord& record);
-  void evaluate(RoundRecord& record);
+                          double width, ParameterSet& model, RoundRecord& record);
+  void evaluate(const strategy::RoundInfo& info, std::span<const uint64_t> clients,
+                RoundRecord& record);
   void set_downlink_state(std::optional<ParameterSet> state);  // as of round_
 
   Setup setup_;

@@ -37,10 +37,10 @@ class ToyBackend : public Backend {
     const std::vector<uint32_t> samples = {0, 1};
     for (uint64_t client : clients) {
       try {
-        EncodedMessage answer = run_client_task(
-            traffic.task(client), environment_,
-            [&](std::span<const int64_t>) -> train::Trainer& { return trainer_; }, dataset_,
-            samples);
+        EncodedMessage answer =
+            run_client_task(traffic.task(client), environment_,
+                            [&](std::span<const int64_t>) -> train::Trainer& { return trainer_; },
+                            {dataset_, samples});
         if (spoil) {
           Update update = decode_update(answer, environment_.uplink, environment_.limits);
           spoil(client, update);
@@ -74,9 +74,10 @@ struct Federation {
         backend(*strategy, *codec, Feedback::kNone, clients) {
     train.lr = 0.5;
     selection.clients_per_round = static_cast<int64_t>(clients);
-    loop = std::make_unique<RoundLoop>(
-        RoundLoop::Setup{run, selection, train, *strategy, *codec, *codec, backend, nullptr},
-        ParameterSet(backend.trainer().layout()));
+    const SubmodelOptions submodel;
+    const RoundLoop::Setup setup{run,     selection, train,    *strategy, *codec, *codec,
+                                 backend, nullptr,   submodel, {},        {}};
+    loop = std::make_unique<RoundLoop>(setup, ParameterSet(backend.trainer().layout()));
   }
   RunOptions run;
   SelectionOptions selection;

@@ -32,11 +32,12 @@ struct SubmodelOptions {
     visit("name", self.name,
           Field("Which units a client keeps; `espalier list submodels` shows all; none: everybody "
                 "trains the whole model."));
-    visit("keep", self.keep,
-          Field("Fraction of units kept in every hidden layer; with [[devices]], each device's own "
-                "keep counts instead.")
-              .above(0)
-              .at_most(1));
+    visit(
+        "keep", self.keep,
+        Field("Fraction of units kept in every hidden layer; a device of [[devices]] may have its "
+              "own.")
+            .above(0)
+            .at_most(1));
     visit("shared", self.shared,
           Field("federated-dropout: one random sub-model per round for all clients, instead of one "
                 "per client."));
@@ -58,12 +59,13 @@ struct SubmodelOptions {
               .at_most(1));
     visit("temperature", self.temperature, Field("With self_distillation: temperature.").above(0));
     visit("scaler", self.scaler,
-          Field("Scale hidden outputs by 1/keep while training (HeteroFL)."));
+          Field("Scale hidden outputs by 1/keep while training, and in eval_widths (HeteroFL)."));
     visit("masked_cross_entropy", self.masked_cross_entropy,
           Field("Count logits of classes that a client has no samples of as 0 (HeteroFL)."));
     visit("static_batch_norm", self.static_batch_norm,
           Field("Clients train without running statistics; before an evaluation, this round's "
-                "clients compute those of the global model in an exchange of its own (HeteroFL)."));
+                "clients compute them, each for widths that it can hold, in an exchange of its own "
+                "(HeteroFL); needs clients of keep = 1."));
     visit("eval_widths", self.eval_widths,
           Field("Also evaluate the global model's sub-models of these fractions (the first units).")
               .above(0)
@@ -71,25 +73,31 @@ struct SubmodelOptions {
   }
 };
 
+// Whether every client trains the whole model, and whether every client trains the same units in
+// every round (the whole model, or the first units): then what it remembers still fits.
+bool all_whole(const SubmodelOptions& submodel, const std::vector<DeviceOptions>& devices);
+bool units_stay(const SubmodelOptions& submodel, const std::vector<DeviceOptions>& devices);
+// The ratio of a client on this device.
+double keep_of(const SubmodelOptions& submodel, const DeviceOptions& device);
+
 // What the sub-models of a run are: which client gets which units in which round, and how it trains
 // them. Thread-safe.
 class SubmodelPlan {
  public:
-  // Throws Error when an option does not go with the method.
-  SubmodelPlan(SubmodelOptions options, std::shared_ptr<const ParameterLayout> layout);
+  // Throws Error when an option does not go with the method, the model or the devices.
+  SubmodelPlan(SubmodelOptions options, std::shared_ptr<const ParameterLayout> layout,
+               const std::vector<DeviceOptions>& devices = {});
 
   // Whether there are sub-models at all.
   bool active() const { return method_ != nullptr; }
-  // Whether a client of a given ratio trains the same units in every round, so that what it
-  // remembers still fits.
-  bool fixed() const { return active() && !method_->random && !method_->moves; }
   // Whether clients of one ratio train different units in the same round.
   bool differs_by_client() const { return active() && method_->random && !options_.shared; }
   strategy::Aggregation aggregation() const;
   const SubmodelOptions& options() const { return options_; }
 
-  // The ratio of a client on this device.
-  double keep(const DeviceTable& devices, uint64_t client) const;
+  double keep(const DeviceTable& devices, uint64_t client) const {
+    return keep_of(options_, devices.of(client));
+  }
   // The sub-model of a client; null when it trains the whole model.
   std::shared_ptr<const submodel::Submodel> choose(const strategy::RoundInfo& round,
                                                    uint64_t client, double keep);

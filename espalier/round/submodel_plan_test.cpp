@@ -39,7 +39,6 @@ TEST(SubmodelPlan, ClientsOfFederatedDropoutDifferAndASharedOneIsShared) {
   options.shared = true;
   SubmodelPlan shared(options, layout());
   EXPECT_EQ(shared.choose(round_info(1), 0, 0.5), shared.choose(round_info(1), 1, 0.5));
-  EXPECT_FALSE(shared.fixed());
 }
 
 TEST(SubmodelPlan, KeepingEverythingIsNoSubmodel) {
@@ -50,6 +49,23 @@ TEST(SubmodelPlan, KeepingEverythingIsNoSubmodel) {
   SubmodelPlan none({}, layout());
   EXPECT_FALSE(none.active());
   EXPECT_EQ(none.choose(round_info(1), 0, 0.5), nullptr);
+}
+
+TEST(SubmodelPlan, UnitsStayWhenNothingMovesThem) {
+  DeviceOptions whole, part, same;
+  whole.keep = 1;
+  part.keep = 0.5;
+  const SubmodelOptions rolling = named("rolling"), ordered = named("ordered");
+  EXPECT_TRUE(all_whole({}, {}));
+  EXPECT_TRUE(all_whole({}, {whole}));
+  EXPECT_TRUE(all_whole(rolling, {whole}));
+  EXPECT_FALSE(all_whole(rolling, {whole, part}));
+  EXPECT_FALSE(all_whole(rolling, {same}));
+  EXPECT_FALSE(units_stay(rolling, {whole, part}));
+  EXPECT_TRUE(units_stay(rolling, {whole}));
+  EXPECT_TRUE(units_stay(ordered, {whole, part}));
+  EXPECT_EQ(keep_of(rolling, part), 0.5);
+  EXPECT_EQ(keep_of(rolling, same), 0.75);
 }
 
 TEST(SubmodelPlan, TheMethodDecidesTheAggregationUnlessItIsNamed) {
@@ -65,12 +81,13 @@ TEST(SubmodelPlan, TheMethodDecidesTheAggregationUnlessItIsNamed) {
 TEST(SubmodelPlan, WidthsAreThoseBelowTheClientsOwnAndItsOwn) {
   SubmodelOptions options = named("ordered");
   options.widths = {0.25, 0.5, 1};
-  options.scaler = true;
   const SubmodelPlan plan(options, layout());
   const train::SubmodelTraining training = plan.training(0.5);
   EXPECT_EQ(training.widths, (std::vector<std::vector<int64_t>>{{2, 2}, {4, 3}}));
-  EXPECT_EQ(training.scale, 2);
   EXPECT_TRUE(plan.training(0.25).widths.empty());
+  SubmodelOptions scaled = named("ordered");
+  scaled.scaler = true;
+  EXPECT_EQ(SubmodelPlan(scaled, layout()).training(0.5).scale, 2);
 }
 
 TEST(SubmodelPlan, OptionsThatDoNotFitAreRefused) {
@@ -87,6 +104,16 @@ TEST(SubmodelPlan, OptionsThatDoNotFitAreRefused) {
   SubmodelOptions orphan;
   orphan.scaler = true;
   EXPECT_THROW(SubmodelPlan(orphan, layout()), Error);
+  SubmodelOptions ignored;
+  ignored.keep = 0.5;
+  EXPECT_THROW(SubmodelPlan(ignored, layout()), Error);
+  SubmodelOptions both = named("ordered");
+  both.widths = {0.5};
+  both.scaler = true;
+  EXPECT_THROW(SubmodelPlan(both, layout()), Error);
+  SubmodelOptions statistics = named("ordered");
+  statistics.static_batch_norm = true;
+  EXPECT_THROW(SubmodelPlan(statistics, layout()), Error);
   const auto plain = std::make_shared<const ParameterLayout>(
       std::vector<ParameterInfo>{{.name = "w", .shape = {4}}});
   EXPECT_THROW(SubmodelPlan(named("ordered"), plain), Error);

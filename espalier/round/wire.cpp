@@ -232,6 +232,8 @@ std::vector<strategy::Payload> read_payloads(
   const auto count = in.get<uint16_t>();
   if (count != message.bodies.size())
     fail(in.where(), "expected ", count, " payloads, got ", message.bodies.size());
+  if (count > limits.max_payloads)
+    fail(in.where(), "expected at most ", limits.max_payloads, " payloads, got ", count);
   std::vector<strategy::Payload> payloads;
   for (size_t i = 0; i < count; ++i) {
     strategy::Payload payload;
@@ -256,10 +258,13 @@ std::vector<strategy::Payload> read_payloads(
       if (!delta)
         fail(in.where(), "payload '", payload.name, "' is a difference, but no state is held");
       payload.values = delta(*body);
+    } else if (limits.keep_encoded) {
+      payload.encoded = body;
+      payload.layout = layout;
     } else {
       payload.values = shared != nullptr ? shared->get(body, decode) : decode();
     }
-    if (!(payload.values->layout() == *layout))
+    if (payload.values && !(payload.values->layout() == *layout))
       fail(in.where(), "payload '", payload.name, "' has another layout");
     payloads.push_back(std::move(payload));
   }
@@ -286,6 +291,7 @@ EncodedMessage encode_task(const strategy::Task& task, Key client_key, const cod
                            Key codec_key, const WireLimits& limits, EncodedBodies* shared,
                            std::shared_ptr<const Bytes> model_delta) {
   EncodedMessage message;
+  message.shared = shared != nullptr;
   for (size_t i = 0; i < task.payloads.size(); ++i) {
     if (model_delta != nullptr && task.payloads[i].name == strategy::kModel) {
       message.bodies.push_back(model_delta);

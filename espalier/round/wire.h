@@ -21,6 +21,7 @@ namespace espalier::round {
 struct EncodedMessage {
   Bytes head;
   std::vector<std::shared_ptr<const Bytes>> bodies;
+  bool shared = false;  // whether other clients receive the same bodies; does not travel
   // What the message occupies on the wire: head, bodies and their framing.
   uint64_t size_bytes() const;
 };
@@ -64,6 +65,8 @@ using DecodedBodies = SharedWork<Bytes, ParameterSet>;
 struct WireLimits {
   std::shared_ptr<const ParameterLayout> model;  // payloads with this layout need no description
   int64_t max_values = int64_t{1} << 31;         // of a payload that describes its own layout
+  size_t max_payloads = 1024;
+  bool keep_encoded = false;  // updates: bodies are handed over undecoded
 };
 
 // `codec_key` seeds the codec's randomness. `shared` may be null (every body is encoded anew). With

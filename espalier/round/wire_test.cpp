@@ -130,5 +130,75 @@ TEST(Wire, APayloadAboveTheLimitIsRefusedBeforeAllocation) {
   EXPECT_THROW(decode_task(message, *f.codec, f.limits, nullptr, key), Error);
 }
 
+// The model of Fixture with its 40 units stated, and a task for 10 of them.
+struct PartFixture : Fixture {
+  std::shared_ptr<const ParameterLayout> whole = std::make_shared<const ParameterLayout>(
+      std::vector<ParameterInfo>{
+          {.name = "fc.weight", .shape = {40, 30}, .units = {{.axis = 0, .group = 0}}},
+          {.name = "fc.bias", .shape = {40}, .role = Role::kBias, .units = {{.group = 0}}}},
+      std::vector<UnitGroup>{{"fc", 40}});
+  std::shared_ptr<const ParameterLayout> part = narrow_layout(*whole, std::vector<int64_t>{10});
+  PartFixture() {
+    limits = {part, 10000};
+    task.units = {10};
+    task.payloads.resize(1);
+    task.payloads[0].values = numbers(part);
+    task.submodel_training.widths = {{3}, {10}};
+    task.submodel_training.distillation = 0.25;
+    task.submodel_training.temperature = 2;
+    task.submodel_training.masked_cross_entropy = true;
+  }
+  strategy::Task read() const {
+    Key key(0);
+    return decode_task(encode(), *codec, {whole, 10000}, nullptr, key);
+  }
+};
+
+TEST(Wire, ATaskForAPartOfTheModelNamesItsUnits) {
+  PartFixture f;
+  f.task.kind = strategy::TaskKind::kCalibrate;
+  const strategy::Task read = f.read();
+  EXPECT_EQ(read.kind, strategy::TaskKind::kCalibrate);
+  EXPECT_EQ(read.units, f.task.units);
+  EXPECT_EQ(read.submodel_training, f.task.submodel_training);
+  EXPECT_TRUE(read.payload("model").values->layout() == *f.part);
+  EXPECT_TRUE(std::ranges::equal(read.payload("model").values->values(),
+                                 f.task.payloads[0].values->values()));
+  // The description costs a few bytes, not names and shapes.
+  Fixture whole;
+  whole.task.payloads.resize(1);
+  PartFixture plain;
+  plain.task.submodel_training = {};
+  EXPECT_LT(plain.encode().head.size(), whole.encode().head.size() + 8);
+}
+
+TEST(Wire, UnitsThatDoNotFitTheModelAreRefused) {
+  for (const std::vector<int64_t>& units :
+       std::vector<std::vector<int64_t>>{{41}, {10, 10}, {int64_t{1} << 39}}) {
+    PartFixture f;
+    f.task.units = units;
+    EXPECT_THROW(f.read(), Error);
+  }
+  PartFixture wide;
+  wide.task.submodel_training.widths = {{11}};
+  EXPECT_THROW(wide.read(), Error);
+  PartFixture many;
+  many.task.submodel_training.widths.assign(65, {3});
+  EXPECT_THROW(many.read(), Error);
+  PartFixture hot;
+  hot.task.submodel_training.temperature = -1;
+  EXPECT_THROW(hot.read(), Error);
+}
+
+TEST(Wire, MorePayloadsThanExpectedAreRefusedBeforeTheyAreDecoded) {
+  const Fixture f;
+  strategy::Update update;
+  update.payloads.assign(3, {"delta", numbers(model_layout()), 1});
+  const EncodedMessage message = encode_update(update, *f.codec, Key(1), f.limits);
+  WireLimits limits = f.limits;
+  limits.max_payloads = 2;
+  EXPECT_THROW(decode_update(message, *f.codec, limits), Error);
+}
+
 }  // namespace
 }  // namespace espalier::round

@@ -55,7 +55,7 @@ void SimBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tra
       update = round::run_client_task(
           traffic.task(client), setup_.environment,
           [&](std::span<const int64_t> units) -> train::Trainer& { return trainer(worker, units); },
-          *setup_.data.train, mine.samples);
+          {*setup_.data.train, mine.samples, setup_.data.test.get(), test_samples(client, mine)});
     } catch (const StorageError&) {
       throw;  // ours, not the client's: the run cannot go on
     } catch (const Error& error) {
@@ -65,6 +65,14 @@ void SimBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tra
     traffic.delivered(client, update);
   });
   decoded_.clear();
+}
+
+// Every client holds out its share of the test samples: client, client + n, client + 2n, …
+std::span<const uint32_t> SimBackend::test_samples(uint64_t client, Worker& worker) const {
+  worker.test_samples.clear();
+  for (uint64_t i = client; i < setup_.data.test->size(); i += num_clients())
+    worker.test_samples.push_back(static_cast<uint32_t>(i));
+  return worker.test_samples;
 }
 
 train::EvalSums SimBackend::evaluate(const ParameterSet& model) {

@@ -48,11 +48,12 @@ class SimBackend : public round::Backend {
   struct Worker {
     std::vector<Replica> replicas;
     uint64_t clock = 0;
-    std::vector<uint32_t> samples;  // of the current client; reused
+    std::vector<uint32_t> samples, test_samples;  // of the current client; reused
     uint64_t loaded_model = 0;  // number of the evaluation whose model is loaded; 0: another one
   };
   // Replicas of the sizes used last, at most kMaxReplicas per worker.
   static constexpr size_t kMaxReplicas = 8;
+  std::span<const uint32_t> test_samples(uint64_t client, Worker& worker) const;
   train::Trainer& trainer(size_t worker, std::span<const int64_t> units);
 
   Setup setup_;

@@ -31,9 +31,7 @@ Update train_locally(ClientContext& context, const Task& task, const train::FitH
   update.scalars[kTrainAccuracy] = fit.accuracy;
   update.scalars[kSteps] = static_cast<double>(fit.steps);
   update.scalars[kSamplesSeen] = static_cast<double>(fit.samples);
-  // Forward once, backward for inputs and for weights: three times the forward products.
-  update.scalars[kMacs] = 3.0 * static_cast<double>(context.trainer.macs_per_sample()) *
-                          static_cast<double>(fit.samples);
+  update.scalars[kMacs] = static_cast<double>(fit.macs);
   update.scalars[kTrainSeconds] = thread_cpu_seconds() - started;
   update.payloads.push_back({kDelta, std::move(delta), 1});
   return update;

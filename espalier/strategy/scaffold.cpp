@@ -38,6 +38,8 @@ void Scaffold::configure(const RoundInfo& round, const std::shared_ptr<const Par
 
 Update Scaffold::run_client(ClientContext& context, const Task& task) const {
   const ParameterSet& control = *task.payload(kControl).values;
+  if (!(control.layout() == task.payload(kModel).values->layout()))
+    fail("strategy/scaffold", "the control variate and the model differ in size");
   const ParameterLayout& tensors = control.layout();
   ParameterSet own(control.shared_layout());  // c_k, zero for a client that was never selected
   if (context.previous != nullptr) {

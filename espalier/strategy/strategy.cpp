@@ -126,10 +126,40 @@ double RoundSums::sum(const std::string& scalar) const {
   return total;
 }
 
+std::optional<std::vector<std::shared_ptr<const submodel::Submodel>>> RoundSums::submodels() const {
+  std::vector<std::shared_ptr<const submodel::Submodel>> all;
+  for (const auto& [client, kept] : by_client_) {
+    if (kept.submodel == nullptr) return std::nullopt;
+    all.push_back(kept.submodel);
+  }
+  return all;
+}
+
 void Strategy::accumulate(const RoundInfo&, uint64_t client, const Update& update,
                           RoundSums& sums) {
   sums.add(client, update);
 }
+
+void Strategy::check(const ParameterLayout& layout, double num_samples,
+                     const Update& update) const {
+  std::vector<std::string> names;
+  for (const Payload& payload : update.payloads) {
+    names.push_back(payload.name);
+    if (!(payload.values->layout() == layout))
+      fail("round/update", "payload '", payload.name, "' has another layout");
+    if (!(payload.weight >= 0 && payload.weight <= std::max(1.0, num_samples))) {
+      fail("round/update", "payload '", payload.name, "' claims the weight ", payload.weight,
+           " for ", num_samples, " samples");
+    }
+  }
+  std::vector<std::string> expected = update_payloads();
+  std::sort(names.begin(), names.end());
+  std::sort(expected.begin(), expected.end());
+  if (names != expected)
+    fail("round/update", "expected ", expected.size(), " payloads, got others or ", names.size());
+}
+
+int64_t Strategy::max_values(const ParameterLayout&, double) const { return 0; }
 
 void Strategy::save(ByteWriter&) const {}
 void Strategy::load(ByteReader&) {}

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -12,6 +14,7 @@
 #include "espalier/base/bytes.h"
 #include "espalier/base/options.h"
 #include "espalier/base/random.h"
+#include "espalier/codec/codec.h"
 #include "espalier/data/dataset.h"
 #include "espalier/params/exact_sum.h"
 #include "espalier/strategy/task.h"
@@ -27,6 +30,7 @@ struct RoundInfo {
   uint32_t num_rounds = 0;    // of the whole run
   Key key{0};                 // of this round
   train::TrainOptions train;  // with this round's learning rate
+  bool evaluates = false;     // whether the round ends with an evaluation
 };
 
 // How updates of sub-models become one mean. kZero (Caldas et al. 2018): a value outside a client's
@@ -63,6 +67,8 @@ class RoundSums {
                     const std::shared_ptr<const ParameterLayout>& layout) const;
 
   uint64_t num_updates() const { return by_client_.size(); }
+  // The parts of the model that the clients trained; nothing when one trained all of it.
+  std::optional<std::vector<std::shared_ptr<const submodel::Submodel>>> submodels() const;
   // Σ num_samples over clients.
   double total_samples() const;
   // Σ_k num_samples_k·s_k / Σ_k num_samples_k, and Σ_k s_k, added in the order of client numbers.
@@ -89,8 +95,17 @@ class RoundSums {
 
 // What a strategy must know at the start of a run.
 struct ServerSetup {
-  std::shared_ptr<const ParameterLayout> layout;
+  std::shared_ptr<const ParameterLayout> layout;  // of the clients' model
   uint64_t num_clients = 0;
+  // For strategies that train on the server.
+  train::ModelOptions model = {};  // the clients'
+  train::DataSpec data = {};
+  train::TrainOptions train = {};        // as configured, before schedules
+  const codec::Codec* uplink = nullptr;  // what updates are encoded with
+  size_t num_threads = 1;
+  Key key{0};  // of the run
+  std::filesystem::path scratch =
+      {};  // folder for what does not fit into memory; empty: the system's
 };
 
 // What a client works with. Owned by the worker that runs it.
@@ -101,6 +116,9 @@ struct ClientContext {
   Key key;                      // of this client in this round
   const ClientState* previous;  // state as of Task::state_version; null when the client has none
   ClientState next;             // what the client will remember; empty keeps nothing
+  // Samples that the client holds out, for strategies whose models only clients can evaluate.
+  const data::Dataset* test = nullptr;
+  std::span<const uint32_t> test_samples = {};
 };
 
 class Strategy {
@@ -120,11 +138,28 @@ class Strategy {
   // What an update must carry: exactly these payloads, each with the model's layout. Anything else
   // is that client's failure.
   virtual std::vector<std::string> update_payloads() const { return {kDelta}; }
+  // Throws Error when an update's payloads are not what the strategy expects; a peer may send
+  // anything. `layout` is that of what the client was sent, num_samples what it holds. The default
+  // checks update_payloads().
+  virtual void check(const ParameterLayout& layout, double num_samples, const Update& update) const;
+  // Largest payload, in values, that a client of this many samples may send with a layout of its
+  // own; the default allows none.
+  virtual int64_t max_values(const ParameterLayout& layout, double num_samples) const;
+  // Whether updates are handed over as they came, encoded (Payload::encoded), instead of decoded.
+  virtual bool keeps_encoded() const { return false; }
   // One update has arrived, was decoded and checked; any thread. The default adds it to the sums.
   virtual void accumulate(const RoundInfo& round, uint64_t client, const Update& update,
                           RoundSums& sums);
   // All updates are in (at least one): change the global parameters.
   virtual void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) = 0;
+  // Strategies whose model is not the global parameters evaluate it themselves in finish(), when
+  // RoundInfo::evaluates: the sums over test samples, or nothing, and then the backend evaluates
+  // the global parameters.
+  virtual std::optional<train::EvalSums> evaluated() const { return std::nullopt; }
+  // Further figures of the last round for its line of metrics.
+  virtual std::map<std::string, double> metrics() const { return {}; }
+  // What the saved model consists of besides the global parameters, by name; written beside them.
+  virtual std::map<std::string, ParameterSet> model_parts() const { return {}; }
   // The server's state between rounds, for checkpoints: load(save()) restores it exactly. The
   // default has none.
   virtual void save(ByteWriter& out) const;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "espalier/base/bytes.h"
 #include "espalier/params/parameter_set.h"
 #include "espalier/submodel/submodel.h"
 #include "espalier/train/trainer.h"
@@ -23,6 +24,10 @@ struct Payload {
   std::string name;
   std::shared_ptr<const ParameterSet> values;
   double weight = 1;  // updates: the weight of this payload in the round's sum
+  // On the server, for a strategy that keeps updates encoded: the codec's message and what it
+  // holds; `values` is null then.
+  std::shared_ptr<const Bytes> encoded = nullptr;
+  std::shared_ptr<const ParameterLayout> layout = nullptr;
 };
 
 // What a client is asked for: the strategy's training, or the normalization statistics of the model

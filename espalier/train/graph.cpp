@@ -9,6 +9,8 @@ Init uniform_init(int64_t fan_in) {
   return {Init::kUniform, 1 / std::sqrt(static_cast<double>(fan_in))};
 }
 
+Init he_init(int64_t fan_in) { return {Init::kNormal, std::sqrt(2 / static_cast<double>(fan_in))}; }
+
 int64_t norm_groups(int64_t channels) {
   int64_t width = std::min<int64_t>(8, channels);
   while (channels % width != 0) --width;
@@ -87,10 +89,12 @@ int GraphBuilder::conv(const std::string& name, int from, const Conv& conv) {
   };
   node.out = {conv.channels, extent(in.height), extent(in.width)};
   const int64_t fan_in = in.channels * conv.kernel * conv.kernel;
-  const Init init = uniform_init(fan_in);
+  const Init init = conv.he ? he_init(fan_in) : uniform_init(fan_in);
   node.weight = tensor(name + ".weight", {conv.channels, in.channels, conv.kernel, conv.kernel},
                        Role::kWeight, init);
-  if (conv.bias) node.bias = tensor(name + ".bias", {conv.channels}, Role::kBias, init);
+  if (conv.bias) {
+    node.bias = tensor(name + ".bias", {conv.channels}, Role::kBias, conv.he ? Init{} : init);
+  }
   graph_.macs += static_cast<uint64_t>(node.out.size() * fan_in);
   return add(node);
 }

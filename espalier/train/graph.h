@@ -79,6 +79,8 @@ void draw_parameters(const std::vector<Init>& init, Key key, ParameterSet& out);
 // How a layer's weights and biases start: kaiming_uniform with a = √5, which is
 // U(−1/√fan_in, 1/√fan_in).
 Init uniform_init(int64_t fan_in);
+// N(0, 2/fan_in), which keeps a deep net of ReLUs without normalization trainable (He et al. 2015).
+Init he_init(int64_t fan_in);
 // Groups of a group normalization: eight channels each, or the largest smaller number that divides
 // the channels.
 int64_t norm_groups(int64_t channels);
@@ -97,6 +99,7 @@ class GraphBuilder {
   struct Conv {
     int64_t channels, kernel, stride = 1, padding = 0;
     bool bias = true, relu = false;
+    bool he = false;  // starts from N(0, 2/fan_in), biases from 0 (He et al. 2015)
   };
   int conv(const std::string& name, int from, const Conv& conv);
   int linear(const std::string& name, int from, int64_t features, bool relu);

@@ -98,8 +98,10 @@ Graph narrow(const Graph& graph, std::span<const int64_t> units) {
         node.out.channels = extent(0);
         ESPALIER_CHECK(node.op == Op::kLinear ? fan_in == node.in.size()
                                               : extent(1) == node.in.channels);
-        out.init[static_cast<size_t>(node.weight)] = uniform_init(fan_in);
-        if (node.bias != kNone) out.init[static_cast<size_t>(node.bias)] = uniform_init(fan_in);
+        Init& init = out.init[static_cast<size_t>(node.weight)];
+        const bool he = init.kind == Init::kNormal;
+        init = he ? he_init(fan_in) : uniform_init(fan_in);
+        if (node.bias != kNone && !he) out.init[static_cast<size_t>(node.bias)] = init;
         out.macs += static_cast<uint64_t>(node.out.size() * fan_in);
         break;
       }

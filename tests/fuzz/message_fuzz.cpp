@@ -14,7 +14,10 @@ using namespace espalier;
 
 const std::shared_ptr<const ParameterLayout>& layout() {
   static const auto shared = std::make_shared<const ParameterLayout>(
-      std::vector<ParameterInfo>{{"w", {3, 2}, Role::kWeight}, {"b", {3}, Role::kBias}});
+      std::vector<ParameterInfo>{
+          {.name = "w", .shape = {3, 2}, .units = {{.axis = 0, .group = 0}}},
+          {.name = "b", .shape = {3}, .role = Role::kBias, .units = {{.axis = 0, .group = 0}}}},
+      std::vector<UnitGroup>{{"w", 3}});
   return shared;
 }
 

@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Experiments of several variants and seeds: accuracy by round, bytes and multiply-accumulates, mean and standard deviation over seeds.
+
+    bench/variants.py EXPERIMENT [--seeds 3] [--only VARIANT …] [--results FILE]
+
+Finished runs are kept in FILE (JSON lines, runs/EXPERIMENT.jsonl) and not run again; the table is printed from it.
+"""
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAPER = {"downlink": '[{stage="hadamard"},{stage="quantize",bits=4}]', "uplink": '[{stage="hadamard"},{stage="quantize",bits=2}]'}
+OURS = {"downlink": '[{stage="hadamard"},{stage="trellis",bits=2.5}]', "uplink": '[{stage="hadamard"},{stage="dithered",bits=0.5}]'}
+DROPOUT = {"submodel.name": "federated-dropout", "submodel.keep": 0.75}
+WIDTHS = {"a": 1, "b": 0.5, "c": 0.25, "d": 0.125, "e": 0.0625}
+
+DROPOUT_VARIANTS = {
+    "FedAvg, float32": {},
+    "dropout .75, float32": DROPOUT,
+    "dropout .75, Hadamard 4/2 bits": {**DROPOUT, **PAPER},
+    "dropout .75, trellis 2.5 / dithered 0.5 bits": {**DROPOUT, **OURS},
+}
+
+# name: (configuration, {variant: settings})
+EXPERIMENTS = {
+    "fd-mnist": ("fd_mnist.toml", DROPOUT_VARIANTS),
+    "fd-cifar10": ("fd_cifar10.toml", DROPOUT_VARIANTS),
+    "heterofl": (
+        "heterofl_cifar10.toml",
+        {
+            "ordered": {},
+            "ordered, nested widths": {"submodel.widths": "[0.0625, 0.125, 0.25, 0.5]"},
+            "rolling": {"submodel.name": "rolling"},
+            "random": {"submodel.name": "federated-dropout", "submodel.aggregation": "count"},
+            # Each width alone: the clients of its device train a model of that width, two per round as on average above.
+            **{f"width {keep} alone": {"alone": name, "model.width": keep} for name, keep in WIDTHS.items()},
+        },
+    ),
+}
+
+
+def settings_of(variant):
+    """A variant's settings as --set arguments; "alone" keeps the devices, and so who has which, but trains one of them."""
+    settings = dict(variant)
+    if "alone" in settings:
+        settings |= {"strategy.device": settings.pop("alone"), "submodel.name": "none", "submodel.eval_widths": "[]", "strategy.clients_per_round": 2}
+        settings["devices"] = "[" + ", ".join(f'{{name="{name}"}}' for name in WIDTHS) + "]"
+    return [argument for key, value in settings.items() for argument in ("--set", f"{key}={value}")]
+
+
+def run(arguments, config, variant, seed):
+    with tempfile.TemporaryDirectory() as folder:
+        command = [arguments.espalier, "simulate", ROOT / "bench" / config, "--set", f"seed={seed}", *settings_of(variant), "--out", f"{folder}/run", "--json", "--quiet"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        if done.returncode != 0:
+            raise SystemExit(done.stderr)
+        lines = [json.loads(line) for line in pathlib.Path(f"{folder}/run/metrics.jsonl").read_text().splitlines()]
+    summary = json.loads(done.stdout)
+    return {
+        "seed": seed,
+        "accuracy": [line["accuracy"] for line in lines if "accuracy" in line],
+        "bytes": [line["bytes_down_total"] + line["bytes_up_total"] for line in lines if "accuracy" in line],
+        "widths": {key: value for key, value in lines[-1].items() if key.startswith("accuracy_at_")},
+        "summary": {key: value for key, value in summary.items() if isinstance(value, (int, float))},
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("experiment", choices=list(EXPERIMENTS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--results")
+    parser.add_argument("--espalier", default=ROOT / "build/release/bin/espalier")
+    arguments = parser.parse_args()
+    config, variants = EXPERIMENTS[arguments.experiment]
+    results = pathlib.Path(arguments.results or ROOT / f"runs/{arguments.experiment}.jsonl")
+    results.parent.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    for seed in range(1, arguments.seeds + 1):
+        for name in arguments.only or variants:
+            if any(row["variant"] == name and row["seed"] == seed for row in rows):
+                continue
+            row = {"variant": name, **run(arguments, config, variants[name], seed)}
+            rows.append(row)
+            with results.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"seed {seed}  {name:44} {row['accuracy'][-1]:.4f}  {row['summary']['wall_seconds']:.0f} s", flush=True)
+    show(arguments.experiment, variants, rows)
+
+
+def mean(values):
+    return statistics.mean(values)
+
+
+def show(experiment, variants, rows):
+    def average(name, key):
+        return mean([row["summary"][key] for row in rows if row["variant"] == name])
+
+    first = next((name for name in variants if any(row["variant"] == name for row in rows)), None)
+    print(f"\n{experiment}: accuracy at each evaluation (mean), final mean ± sd, bytes per client and round against float32, MACs per update")
+    for name in variants:
+        mine = [row for row in rows if row["variant"] == name]
+        if not mine:
+            continue
+        final = [100 * row["accuracy"][-1] for row in mine]
+        curve = "/".join(f"{100 * mean([row['accuracy'][i] for row in mine]):.1f}" for i in range(len(mine[0]["accuracy"])))
+        spread = statistics.stdev(final) if len(final) > 1 else 0
+        dense = average(first, "dense_bytes_per_client_round")
+        down, up = average(name, "bytes_down_per_client_round"), average(name, "bytes_up_per_client_round")
+        macs = [average(n, "client_macs_total") / average(n, "client_updates") for n in (first, name)]
+        print(f"{name:46} {curve}  {mean(final):.2f} ± {spread:.2f} ({len(mine)} seeds)  down {dense / down:.1f}x  up {dense / up:.1f}x  "
+              f"MACs {macs[0] / macs[1]:.2f}x  {(mine[0]['bytes'][-1]) / 1e6:.1f} MB in all")
+        widths = sorted({key for row in mine for key in row["widths"]})
+        if widths:
+            print("    " + "  ".join(f"{key[12:]}: {100 * mean([row['widths'][key] for row in mine]):.2f}" for key in widths))
+
+
+main()
