@@ -215,6 +215,7 @@ void FedGkt::accumulate(const RoundInfo& round, uint64_t client, const Update& u
 
 void FedGkt::finish(const RoundInfo& round, const RoundSums&, ParameterSet&) {
   const Stopwatch clock;
+  net_->release();  // of what clients in this process have freed
   metrics_.clear();
   const double in_memory = static_cast<double>(features_->memory_bytes());
   metrics_["features_bytes"] = in_memory + static_cast<double>(features_->disk_bytes());
@@ -241,6 +242,7 @@ void FedGkt::finish(const RoundInfo& round, const RoundSums&, ParameterSet&) {
   step_schedule(fit.accuracy);
   evaluated_.reset();
   if (round.evaluates) evaluate();
+  net_->release();
 
   if (options_.mode == "synchronous") {
     features_->clear();

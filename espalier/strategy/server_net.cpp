@@ -1,5 +1,9 @@
 #include "espalier/strategy/server_net.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <algorithm>
 #include <condition_variable>
 #include <mutex>
@@ -84,6 +88,16 @@ ServerNet::ServerNet(Setup setup, Key key)
       permits_(static_cast<std::ptrdiff_t>(setup_.num_threads)),
       pool_(replicas_.size(), [](size_t) { train::configure_thread(); }) {
   replica(0).initialize(key, weights_);
+  macs_per_sample_ = replica(0).macs_per_sample();
+}
+
+void ServerNet::release() {
+  for (auto& trainer : replicas_) trainer.reset();
+#ifdef __GLIBC__
+  // The heap keeps its pages (train::configure_process), and clients' buffers do not fill the holes
+  // that a server's leave: without this the two add up.
+  ::malloc_trim(0);
+#endif
 }
 
 train::Trainer& ServerNet::replica(size_t index) {
@@ -132,9 +146,11 @@ train::FitResult ServerNet::fit(const data::Dataset& dataset, std::span<const ui
       mean.abandon();
       throw;
     } catch (const Error& error) {
+      {
+        const std::lock_guard lock(mutex);
+        if (reason.empty()) reason = error.what();
+      }
       mean.abandon();
-      const std::lock_guard lock(mutex);
-      if (reason.empty()) reason = error.what();
     }
   });
   if (!reason.empty()) throw Error(reason);

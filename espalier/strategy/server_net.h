@@ -35,7 +35,10 @@ class ServerNet {
 
   const ParameterSet& weights() const { return weights_; }
   void set_weights(const ParameterSet& weights) { weights_ = weights; }
-  uint64_t macs_per_sample() const { return replicas_[0]->macs_per_sample(); }
+  uint64_t macs_per_sample() const { return macs_per_sample_; }
+  // Frees the replicas' buffers until the next call that needs them, and returns what the process
+  // has freed to the system: the machine may be training clients meanwhile.
+  void release();
 
   // One pass over `samples` in an order drawn from `key`. When their number is no multiple of the
   // shards, some samples (drawn too) are seen twice. `optimizer` goes on from where it is.
@@ -55,6 +58,7 @@ class ServerNet {
 
   Setup setup_;
   ParameterSet weights_;
+  uint64_t macs_per_sample_ = 0;
   std::vector<std::unique_ptr<train::Trainer>> replicas_;
   std::counting_semaphore<> permits_;  // threads that may compute at a time
   ThreadPool pool_;
