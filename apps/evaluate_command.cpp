@@ -6,6 +6,7 @@
 #include "espalier/base/clock.h"
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
+#include "espalier/base/thread_pool.h"
 #include "espalier/data/load.h"
 #include "espalier/params/safetensors.h"
 #include "espalier/report/run_folder.h"
@@ -20,6 +21,40 @@ struct EvaluateArguments {
   std::vector<std::string> assignments;
   bool json = false;
 };
+
+train::EvalSums evaluate_model(const round::RunConfig& config, const data::DataSource& data,
+                               const SafetensorsFile& file, train::Trainer& trainer) {
+  // A strategy whose model has parts of its own knows how they work together.
+  const auto strategy = round::make_strategy(config);
+  if (strategy->keeps_encoded()) {
+    const auto uplink = codec::make_codec(config.uplink, "uplink");
+    strategy::ServerSetup setup;
+    setup.layout = trainer.layout();
+    setup.num_clients = static_cast<uint64_t>(config.partition.clients);
+    setup.model = config.model;
+    setup.data = train::spec_of(*data.train);
+    setup.train = config.train;
+    setup.uplink = uplink.get();
+    setup.num_threads = available_processors();
+    strategy->start(setup);
+    if (const auto sums = strategy->evaluate_saved({file, data, trainer})) return *sums;
+  }
+  ParameterSet weights(trainer.layout());
+  read_parameters(file, weights);
+  trainer.load(weights);
+  train::EvalSums sums;
+  std::vector<uint32_t> all(data.test->size());
+  std::iota(all.begin(), all.end(), uint32_t{0});
+  const auto batch = static_cast<size_t>(config.run.eval_batch);
+  for (size_t begin = 0; begin < all.size(); begin += batch) {
+    const auto part = trainer.evaluate(
+        *data.test, std::span(all).subspan(begin, std::min(batch, all.size() - begin)));
+    sums.loss += part.loss;
+    sums.correct += part.correct;
+    sums.count += part.count;
+  }
+  return sums;
+}
 
 // Evaluates the weights of a run, or a safetensors file with the configuration that describes it,
 // on the test samples.
@@ -43,22 +78,9 @@ void evaluate(const EvaluateArguments& arguments) {
   train::configure_thread();
   const auto trainer = train::make_trainer(config.model, train::spec_of(*data.train),
                                            config.train.precision, config.train.device);
-  ParameterSet weights(trainer->layout());
-  read_parameters(SafetensorsFile::read(model), weights);
-  trainer->load(weights);
-
+  const SafetensorsFile file = SafetensorsFile::read(model);
   const Stopwatch time;
-  train::EvalSums sums;
-  std::vector<uint32_t> all(data.test->size());
-  std::iota(all.begin(), all.end(), uint32_t{0});
-  const auto batch = static_cast<size_t>(config.run.eval_batch);
-  for (size_t begin = 0; begin < all.size(); begin += batch) {
-    const auto part = trainer->evaluate(
-        *data.test, std::span(all).subspan(begin, std::min(batch, all.size() - begin)));
-    sums.loss += part.loss;
-    sums.correct += part.correct;
-    sums.count += part.count;
-  }
+  const train::EvalSums sums = evaluate_model(config, data, file, *trainer);
   const double seconds = time.seconds();
   const double count = static_cast<double>(sums.count);
   Json out = {{"model", config.model.name},

@@ -29,6 +29,12 @@ uint64_t configuration_fingerprint(const Json& resolved) {
   return round::fingerprint(kept.dump());
 }
 
+// The largest payload of its own layout that a client takes: FedGKT's answers for 65,536 samples of
+// 1,000 classes, or four models.
+int64_t max_task_values(const ParameterLayout& model) {
+  return std::max<int64_t>(4 * model.size() + 1024, int64_t{65536} * 1001);
+}
+
 // "accuracy_at_0.25"
 std::string width_key(double width) {
   std::ostringstream text;
@@ -65,11 +71,11 @@ Simulation::Simulation(round::RunConfig config, size_t num_threads)
   parameters_ = initial.size();
   states_ = std::make_unique<sim::SimStateStore>(
       static_cast<uint64_t>(config_.run.client_state_mb) * 1'000'000);
-  const round::Feedback feedback = round::choose_feedback(config_.run.error_feedback, *uplink_,
-                                                          config_.submodel, config_.devices);
+  const round::Feedback feedback = round::choose_feedback(
+      config_.run.error_feedback, *uplink_, *strategy_, config_.submodel, config_.devices);
   round::ClientEnvironment environment{
       *strategy_,    *downlink_,
-      *uplink_,      {initial.shared_layout(), initial.layout().size() * 4 + 1024},
+      *uplink_,      {initial.shared_layout(), max_task_values(initial.layout())},
       states_.get(), nullptr,
       feedback};
   backend_ = std::make_unique<sim::SimBackend>(
@@ -188,13 +194,33 @@ void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_
   if (progress != nullptr) progress->finish();
   if (folder_ == nullptr) return;
   write_checkpoint();
-  write_file_atomic(
-      folder_->model_path(),
-      write_safetensors(loop_->global(), {{"format", "pt"},
-                                          {"model", config_.model.name},
-                                          {"rounds", std::to_string(loop_->rounds_completed())},
-                                          {"espalier", ESPALIER_VERSION}}));
+  write_model();
   folder_->write_summary(summary());
+}
+
+// The global parameters as they are; with parts of its own, every set under its name.
+void Simulation::write_model() const {
+  const std::map<std::string, std::string> metadata = {
+      {"format", "pt"},
+      {"model", config_.model.name},
+      {"rounds", std::to_string(loop_->rounds_completed())},
+      {"espalier", ESPALIER_VERSION}};
+  const auto parts = strategy_->model_parts();
+  if (parts.empty()) {
+    write_file_atomic(folder_->model_path(), write_safetensors(loop_->global(), metadata));
+    return;
+  }
+  std::map<std::string, const ParameterSet*> sets;
+  for (const auto& [name, set] : parts) sets[name + "/"] = &set;
+  std::vector<std::shared_ptr<const strategy::ClientState>> states;  // keeps the sets alive
+  if (const std::string name = strategy_->saved_client_set(); !name.empty()) {
+    for (const auto& [client, version] : loop_->state_versions()) {
+      states.push_back(states_->get(client, version));
+      const auto found = states.back()->sets.find(name);
+      if (found != states.back()->sets.end()) sets[concat("client-", client, "/")] = &found->second;
+    }
+  }
+  write_file_atomic(folder_->model_path(), write_safetensors(sets, metadata));
 }
 
 double Simulation::wall_seconds() const { return wall_before_ + wall_.seconds(); }
@@ -223,6 +249,7 @@ Json Simulation::metrics_line(const round::RoundRecord& record) const {
     line["simulated_seconds_total"] = ledger.simulated_seconds;
   }
   for (const auto& [width, accuracy] : record.width_accuracy) line[width_key(width)] = accuracy;
+  for (const auto& [name, value] : record.extra) line[name] = value;
   line["seconds"] = record.seconds;
   line["train_seconds"] = record.train_seconds;
   line["eval_seconds"] = record.eval_seconds;

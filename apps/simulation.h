@@ -51,6 +51,7 @@ class Simulation {
   strategy::ServerSetup server_setup() const;
   void check_device_memory() const;
   void write_checkpoint();
+  void write_model() const;
   void write_clients() const;
   double wall_seconds() const;
   Json metrics_line(const round::RoundRecord& record) const;

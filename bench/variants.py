@@ -14,6 +14,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAPER = {"downlink": '[{stage="hadamard"},{stage="quantize",bits=4}]', "uplink": '[{stage="hadamard"},{stage="quantize",bits=2}]'}
+GENTLE = {"downlink": '[{stage="hadamard"},{stage="trellis",bits=2.75}]', "uplink": '[{stage="hadamard"},{stage="dithered",bits=0.9}]'}
 OURS = {"downlink": '[{stage="hadamard"},{stage="trellis",bits=2.5}]', "uplink": '[{stage="hadamard"},{stage="dithered",bits=0.5}]'}
 DROPOUT = {"submodel.name": "federated-dropout", "submodel.keep": 0.75}
 WIDTHS = {"a": 1, "b": 0.5, "c": 0.25, "d": 0.125, "e": 0.0625}
@@ -22,13 +23,29 @@ DROPOUT_VARIANTS = {
     "FedAvg, float32": {},
     "dropout .75, float32": DROPOUT,
     "dropout .75, Hadamard 4/2 bits": {**DROPOUT, **PAPER},
+    "dropout .75, trellis 2.75 / dithered 0.9 bits": {**DROPOUT, **GENTLE},
     "dropout .75, trellis 2.5 / dithered 0.5 bits": {**DROPOUT, **OURS},
+}
+
+FOUR_BITS = '[{stage="hadamard"},{stage="quantize",bits=4}]'
+AVERAGED = {"strategy": '{name="fedavg", clients_per_round=8}'}
+FEDGKT_VARIANTS = {
+    "FedGKT, float32 features": {},
+    "FedGKT, 4-bit features": {"uplink": FOUR_BITS},
+    "FedGKT, 4-bit features, server distillation": {"uplink": FOUR_BITS, "strategy.server_distillation": "true"},
+    "FedGKT, 4-bit features of half the samples": {"uplink": FOUR_BITS, "strategy.sample_fraction": 0.5},
+    "small net, FedAvg": AVERAGED,
+    "small net, alone": {"strategy.alpha": 0, "strategy.server_epochs": 1},
+    "large net, FedAvg": {**AVERAGED, "model.name": "small-gkt"},
+    "large net, centrally": {"strategy": '{name="fedavg", clients_per_round=1}', "model.name": "small-gkt", "data.partition": '{name="iid", clients=1}', "train.batch_size": 64},
 }
 
 # name: (configuration, {variant: settings})
 EXPERIMENTS = {
     "fd-mnist": ("fd_mnist.toml", DROPOUT_VARIANTS),
     "fd-cifar10": ("fd_cifar10.toml", DROPOUT_VARIANTS),
+    "fedgkt-fashion-mnist": ("fedgkt_fashion-mnist.toml", FEDGKT_VARIANTS),
+    "fedgkt-cifar10": ("fedgkt_cifar10.toml", FEDGKT_VARIANTS),
     "heterofl": (
         "heterofl_cifar10.toml",
         {
@@ -64,6 +81,9 @@ def run(arguments, config, variant, seed):
         "seed": seed,
         "accuracy": [line["accuracy"] for line in lines if "accuracy" in line],
         "bytes": [line["bytes_down_total"] + line["bytes_up_total"] for line in lines if "accuracy" in line],
+        # Of FedGKT: what its clients reach with their own nets, which "alone" means.
+        "client_accuracy": lines[-1].get("client_accuracy"),
+        "server_seconds": sum(line.get("server_seconds", 0) for line in lines) / len(lines),
         "widths": {key: value for key, value in lines[-1].items() if key.startswith("accuracy_at_")},
         "summary": {key: value for key, value in summary.items() if isinstance(value, (int, float))},
     }
@@ -115,6 +135,9 @@ def show(experiment, variants, rows):
         macs = [average(n, "client_macs_total") / average(n, "client_updates") for n in (first, name)]
         print(f"{name:46} {curve}  {mean(final):.2f} ± {spread:.2f} ({len(mine)} seeds)  down {dense / down:.1f}x  up {dense / up:.1f}x  "
               f"MACs {macs[0] / macs[1]:.2f}x  {(mine[0]['bytes'][-1]) / 1e6:.1f} MB in all")
+        if mine[0].get("client_accuracy") is not None:
+            own = [100 * row["client_accuracy"] for row in mine]
+            print(f"    clients' own nets: {mean(own):.2f}, server {mean([row['server_seconds'] for row in mine]):.1f} s per round")
         widths = sorted({key for row in mine for key in row["widths"]})
         if widths:
             print("    " + "  ".join(f"{key[12:]}: {100 * mean([row['widths'][key] for row in mine]):.2f}" for key in widths))

@@ -282,18 +282,38 @@ Bytes write_safetensors(const ParameterSet& set,
   return write_safetensors(tensors, metadata);
 }
 
-void read_parameters(const SafetensorsFile& file, ParameterSet& set) {
+Bytes write_safetensors(const std::map<std::string, const ParameterSet*>& sets,
+                        const std::map<std::string, std::string>& metadata) {
+  std::vector<TensorData> tensors;
+  for (const auto& [prefix, set] : sets) {
+    for (const ParameterInfo& info : set->layout().tensors()) {
+      const auto values = set->values(info);
+      tensors.push_back({prefix + info.name,
+                         DType::kF32,
+                         info.shape,
+                         {reinterpret_cast<const uint8_t*>(values.data()), values.size_bytes()}});
+    }
+  }
+  return write_safetensors(tensors, metadata);
+}
+
+void read_parameters(const SafetensorsFile& file, const std::string& prefix, ParameterSet& set) {
   for (const ParameterInfo& info : set.layout().tensors()) {
-    const TensorView* tensor = file.find(info.name);
+    const std::string name = prefix + info.name;
+    const TensorView* tensor = file.find(name);
     if (tensor == nullptr)
-      fail(file.where(), "the tensor '", info.name, "' is missing; is this another model?");
+      fail(file.where(), "the tensor '", name, "' is missing; is this another model?");
     if (tensor->shape != info.shape) {
-      fail(file.where(), "expected shape ", shape_text(info.shape), " for '", info.name, "', got ",
+      fail(file.where(), "expected shape ", shape_text(info.shape), " for '", name, "', got ",
            shape_text(tensor->shape));
     }
     const AlignedVector<float> values = tensor->as_float(file.where());
     std::copy(values.begin(), values.end(), set.values(info).begin());
   }
+}
+
+void read_parameters(const SafetensorsFile& file, ParameterSet& set) {
+  read_parameters(file, "", set);
   for (const auto& [name, tensor] : file.tensors()) {
     if (set.layout().find(name) == nullptr)
       fail(file.where(), "the model has no tensor '", name, "'; is this another model?");

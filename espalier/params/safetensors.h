@@ -84,8 +84,15 @@ Bytes write_safetensors(const std::vector<TensorData>& tensors,
 Bytes write_safetensors(const ParameterSet& set,
                         const std::map<std::string, std::string>& metadata);
 
+// A model of several parts as a file: the tensors of every set as F32, under its key and their
+// name.
+Bytes write_safetensors(const std::map<std::string, const ParameterSet*>& sets,
+                        const std::map<std::string, std::string>& metadata);
+
 // Fills `set` from a file that has exactly its tensors: a missing, additional or differently shaped
 // tensor is an Error.
 void read_parameters(const SafetensorsFile& file, ParameterSet& set);
+// The same for the tensors whose names begin with `prefix`; others in the file are somebody else's.
+void read_parameters(const SafetensorsFile& file, const std::string& prefix, ParameterSet& set);
 
 }  // namespace espalier

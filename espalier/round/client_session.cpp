@@ -68,8 +68,16 @@ strategy::Update collect_statistics(const strategy::Task& task, train::Trainer& 
 }  // namespace
 
 Feedback choose_feedback(const std::string& option, const codec::Codec& uplink,
-                         const SubmodelOptions& submodel,
+                         const strategy::Strategy& strategy, const SubmodelOptions& submodel,
                          const std::vector<DeviceOptions>& devices) {
+  if (strategy.keeps_encoded()) {
+    if (option == "residual" || option == "ef21") {
+      fail("config", "error_feedback = \"", option,
+           "\" is for changes of weights; this strategy sends feature maps, which do not repeat: "
+           "set it to \"none\"");
+    }
+    return Feedback::kNone;
+  }
   const bool whole = all_whole(submodel, devices), stay = units_stay(submodel, devices);
   if (option == "residual" && !stay) {
     fail("config",

@@ -16,9 +16,10 @@ namespace espalier::round {
 // What the uplink does with what its codec lost; see RunOptions::error_feedback.
 enum class Feedback : uint8_t { kNone, kResidual, kEf21 };
 // "auto" decided by the codec and by whether what a client remembers still fits its next task: with
-// sub-models of other units in every round it does not, and asking for feedback is an Error.
+// sub-models of other units in every round, or a strategy that sends feature maps, it does not, and
+// asking for feedback is an Error.
 Feedback choose_feedback(const std::string& option, const codec::Codec& uplink,
-                         const SubmodelOptions& submodel = {},
+                         const strategy::Strategy& strategy, const SubmodelOptions& submodel = {},
                          const std::vector<DeviceOptions>& devices = {});
 
 // The replica that trains a task: units as in Task::units. It stays the caller's and is used until

@@ -96,6 +96,8 @@ class RoundLoop::Traffic : public RoundTraffic {
           payload.weight = 1;  // its mean is over all clients, uniformly
       }
       loop_.setup_.strategy.accumulate(info_, client, update, sums_);
+    } catch (const StorageError&) {
+      throw;  // ours, not the client's: the run cannot go on
     } catch (const Error& error) {
       failed(client, error.what());
       return;
@@ -336,8 +338,8 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
          "; lower it or raise data.partition.clients");
   }
   check_submodels();
-  feedback_ =
-      choose_feedback(setup_.run.error_feedback, setup_.uplink, setup_.submodel, setup_.devices);
+  feedback_ = choose_feedback(setup_.run.error_feedback, setup_.uplink, setup_.strategy,
+                              setup_.submodel, setup_.devices);
   if (setup_.run.delta_downlink) {
     delta_sender_ = std::make_unique<codec::DeltaSender>(setup_.downlink, global_->shared_layout());
   }

@@ -68,6 +68,8 @@ class RoundLoop {
   const ParameterSet& global() const { return *global_; }
   const SubmodelPlan& submodels() const { return plan_; }
   const DeviceTable& devices() const { return devices_; }
+  // The round in which each client last wrote its state.
+  const std::map<uint64_t, uint32_t>& state_versions() const { return state_versions_; }
   const Ledger& ledger() const { return ledger_; }
 
   // The state after the last completed round, and back. restore() makes the loop go on after

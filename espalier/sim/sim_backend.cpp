@@ -65,6 +65,10 @@ void SimBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tra
     traffic.delivered(client, update);
   });
   decoded_.clear();
+  // A strategy that trains on the server needs the memory now; replicas are made again in a moment.
+  if (setup_.environment.strategy.keeps_encoded()) {
+    for (Worker& worker : workers_) worker.replicas.clear();
+  }
 }
 
 // Every client holds out its share of the test samples: client, client + n, client + 2n, …

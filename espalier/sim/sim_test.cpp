@@ -130,5 +130,51 @@ TEST(Simulation, MoreClientsPerRoundThanClientsIsRefused) {
   EXPECT_THROW(TestRun("fedavg", 1, {"strategy.clients_per_round=13"}), Error);
 }
 
+const std::vector<std::string> kGkt = {"data.synthetic_shape=[1,12,12]",
+                                       "data.synthetic_train_samples=1200",
+                                       "model.name=small-client",
+                                       "strategy.server_model=small-server",
+                                       "strategy.server_epochs=1",
+                                       "strategy.server_batch_size=40",
+                                       "strategy.server_distillation=false",
+                                       "uplink=" + kQuantize};
+
+std::vector<std::string> gkt_with(std::vector<std::string> more) {
+  more.insert(more.begin(), kGkt.begin(), kGkt.end());
+  return more;
+}
+
+TEST(FedGkt, LearnsWhatItsClientsCannot) {
+  TestRun run("fedgkt", 2, gkt_with({"rounds=6", "strategy.clients_per_round=12"}));
+  run.finish();
+  EXPECT_EQ(run.loop().ledger().clients_failed, 0);
+  EXPECT_GT(*run.last().accuracy, 0.5);
+  EXPECT_GT(*run.last().accuracy, run.last().extra.at("client_accuracy") + 0.05);
+}
+
+// About 100 samples a client of 16·14·14 values in 4 bits: 2 MB of twelve clients, for a limit
+// of 1.
+TEST(FedGkt, ALimitOfMemoryChangesNothing) {
+  const auto run = [](const std::string& limit) {
+    auto run = std::make_unique<TestRun>(
+        "fedgkt", 2,
+        gkt_with({"rounds=2", "strategy.clients_per_round=12", "data.synthetic_shape=[1,28,28]",
+                  "strategy.memory_limit_mb=" + limit}));
+    run->finish();
+    return run;
+  };
+  const auto whole = run("0"), limited = run("1");
+  EXPECT_EQ(whole->last().extra.at("features_on_disk_bytes"), 0);
+  EXPECT_GT(limited->last().extra.at("features_on_disk_bytes"), 0);
+  EXPECT_EQ(limited->last().accuracy, whole->last().accuracy);
+  EXPECT_EQ(limited->last().loss, whole->last().loss);
+}
+
+TEST(FedGkt, FeedbackOfFeatureMapsIsRefused) {
+  EXPECT_THROW(TestRun("fedgkt", 1, gkt_with({"error_feedback=residual"})), Error);
+  TestRun topk("fedgkt", 1, gkt_with({"uplink=" + kTopk, "rounds=1"}));
+  EXPECT_NO_THROW(topk.finish());
+}
+
 }  // namespace
 }  // namespace espalier::sim

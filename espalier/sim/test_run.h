@@ -51,8 +51,8 @@ class TestRun {
         train::make_trainer(config_.model, train::spec_of(*data_.train), "fp32", "cpu");
     ParameterSet initial(trainer->layout());
     trainer->initialize(Key(3), initial);
-    const round::Feedback feedback = round::choose_feedback(config_.run.error_feedback, *uplink_,
-                                                            config_.submodel, config_.devices);
+    const round::Feedback feedback = round::choose_feedback(
+        config_.run.error_feedback, *uplink_, *strategy_, config_.submodel, config_.devices);
     round::ClientEnvironment environment{
         *strategy_, *downlink_, *uplink_, {initial.shared_layout(), 1 << 20},
         &states_,   nullptr,    feedback};

@@ -169,6 +169,10 @@ class FedGkt : public Strategy {
   std::map<std::string, double> metrics() const override { return metrics_; }
   // "server": the server's net.
   std::map<std::string, ParameterSet> model_parts() const override;
+  std::string saved_client_set() const override { return "net"; }
+  // Every saved client's extractor on its share of the test samples, then the server's net; pooled.
+  // Feature maps are clipped as in training, but neither coded nor blurred.
+  std::optional<train::EvalSums> evaluate_saved(const SavedModel& saved) override;
   void save(ByteWriter& out) const override;
   void load(ByteReader& in) override;
 
@@ -177,7 +181,7 @@ class FedGkt : public Strategy {
   Update run_client(ClientContext& context, const Task& task) const override;
   bool has_client_state() const override { return true; }
 
-  // One sample's part in a client's upload besides its feature map.
+  // A client's upload besides its feature maps.
   struct Upload {
     std::vector<uint32_t> ids;         // positions in the client's list, ascending
     std::vector<int32_t> labels;       // of the uploaded samples
@@ -234,6 +238,9 @@ std::shared_ptr<const ParameterLayout> answers_layout(size_t samples, int64_t cl
 std::shared_ptr<const ParameterLayout> labels_layout(size_t samples);
 std::shared_ptr<const ParameterLayout> features_layout(size_t samples,
                                                        const std::vector<int64_t>& shape);
+// Clips each map of `size` values to the norm, then adds noise drawn from the key and the map's
+// position, as the options say.
+void protect(std::span<float> features, size_t size, const FedGktOptions& options, Key key);
 // How many of `num_samples` a client uploads: at least one.
 size_t num_uploaded(double sample_fraction, size_t num_samples);
 

@@ -45,6 +45,23 @@ size_t num_uploaded(double sample_fraction, size_t num_samples) {
   return std::min(num_samples, std::max<size_t>(1, static_cast<size_t>(wanted)));
 }
 
+void protect(std::span<float> features, size_t size, const FedGktOptions& options, Key key) {
+  for (size_t i = 0; i * size < features.size(); ++i) {
+    const auto map = features.subspan(i * size, size);
+    if (options.clip_features > 0) {
+      const double norm = std::sqrt(squared_norm(map));
+      if (norm > options.clip_features) {
+        const auto scale = static_cast<float>(options.clip_features / norm);
+        for (float& value : map) value *= scale;
+      }
+    }
+    if (options.feature_noise > 0) {
+      Stream stream(key.child(i));
+      for (float& value : map) value += static_cast<float>(options.feature_noise * stream.normal());
+    }
+  }
+}
+
 }  // namespace fedgkt
 
 namespace {
@@ -135,24 +152,6 @@ std::unordered_map<uint32_t, const float*> teachers(const ClientContext& context
   return found;
 }
 
-// Clips each map to the norm, then adds noise drawn from the key and the map's position.
-void protect(std::span<float> features, size_t size, const FedGktOptions& options, Key key) {
-  for (size_t i = 0; i * size < features.size(); ++i) {
-    const auto map = features.subspan(i * size, size);
-    if (options.clip_features > 0) {
-      const double norm = std::sqrt(squared_norm(map));
-      if (norm > options.clip_features) {
-        const auto scale = static_cast<float>(options.clip_features / norm);
-        for (float& value : map) value *= scale;
-      }
-    }
-    if (options.feature_noise > 0) {
-      Stream stream(key.child(i));
-      for (float& value : map) value += static_cast<float>(options.feature_noise * stream.normal());
-    }
-  }
-}
-
 // Feature maps and logits of the samples, in batches.
 void extract(train::Trainer& trainer, const data::Dataset& dataset,
              std::span<const uint32_t> samples, const data::Augmentation* augmentation, Key key,
@@ -223,7 +222,7 @@ Update FedGkt::run_client(ClientContext& context, const Task& task) const {
   const size_t map = features->size() / n;
   extract(trainer, context.dataset, samples, augmentation.any() ? &augmentation : nullptr,
           key.child(Purpose::kAugmentation), features->values(), outputs->values("logits"));
-  protect(features->values(), map, options_, key.child(Purpose::kNoise));
+  fedgkt::protect(features->values(), map, options_, key.child(Purpose::kNoise));
 
   Update update;
   update.num_samples = static_cast<double>(context.samples.size());
@@ -243,8 +242,8 @@ Update FedGkt::run_client(ClientContext& context, const Task& task) const {
   auto test_features = std::make_shared<ParameterSet>(fedgkt::features_layout(m, shape));
   std::vector<float> logits(m * static_cast<size_t>(classes));
   extract(trainer, *context.test, held_out, nullptr, Key(0), test_features->values(), logits);
-  protect(test_features->values(), map, options_,
-          key.child(Purpose::kNoise).child(uint64_t{1} << 32));
+  fedgkt::protect(test_features->values(), map, options_,
+                  key.child(Purpose::kNoise).child(uint64_t{1} << 32));
   size_t correct = 0;
   for (size_t i = 0; i < m; ++i) {
     const int32_t label = context.test->labels[held_out[i]];

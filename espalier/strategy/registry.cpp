@@ -1,4 +1,5 @@
 #include "espalier/strategy/fedavg.h"
+#include "espalier/strategy/fedgkt.h"
 #include "espalier/strategy/fednova.h"
 #include "espalier/strategy/fedprox.h"
 #include "espalier/strategy/scaffold.h"
@@ -18,6 +19,8 @@ const std::vector<StrategyRow>& strategy_rows() {
                              "Control variates against client drift (Karimireddy et al. 2020)"),
       strategy_row<FedNova>("fednova",
                             "Normalized averaging for uneven local work (Wang et al. 2020)"),
+      strategy_row<FedGkt>("fedgkt",
+                           "Group knowledge transfer to a large server net (He et al. 2020)"),
   };
   return rows;
 }

@@ -161,6 +161,8 @@ void Strategy::check(const ParameterLayout& layout, double num_samples,
 
 int64_t Strategy::max_values(const ParameterLayout&, double) const { return 0; }
 
+std::optional<train::EvalSums> Strategy::evaluate_saved(const SavedModel&) { return std::nullopt; }
+
 void Strategy::save(ByteWriter&) const {}
 void Strategy::load(ByteReader&) {}
 

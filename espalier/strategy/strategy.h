@@ -17,6 +17,7 @@
 #include "espalier/codec/codec.h"
 #include "espalier/data/dataset.h"
 #include "espalier/params/exact_sum.h"
+#include "espalier/params/safetensors.h"
 #include "espalier/strategy/task.h"
 #include "espalier/train/trainer.h"
 
@@ -108,6 +109,13 @@ struct ServerSetup {
       {};  // folder for what does not fit into memory; empty: the system's
 };
 
+// A model as a run leaves it, and what it is evaluated on.
+struct SavedModel {
+  const SafetensorsFile& file;
+  const data::DataSource& data;
+  train::Trainer& client;  // a replica of the clients' model
+};
+
 // What a client works with. Owned by the worker that runs it.
 struct ClientContext {
   train::Trainer& trainer;
@@ -158,8 +166,14 @@ class Strategy {
   virtual std::optional<train::EvalSums> evaluated() const { return std::nullopt; }
   // Further figures of the last round for its line of metrics.
   virtual std::map<std::string, double> metrics() const { return {}; }
-  // What the saved model consists of besides the global parameters, by name; written beside them.
+  // What the saved model consists of besides the global parameters, by name; "server" becomes the
+  // tensors "server/…" of the file.
   virtual std::map<std::string, ParameterSet> model_parts() const { return {}; }
+  // The set of a client's state that belongs to the model too ("client-3/…"); empty: none.
+  virtual std::string saved_client_set() const { return {}; }
+  // The sums over test samples of a model that has such parts; nothing when the global parameters
+  // are the model. After start(). Throws Error when a part is missing or does not fit.
+  virtual std::optional<train::EvalSums> evaluate_saved(const SavedModel& saved);
   // The server's state between rounds, for checkpoints: load(save()) restores it exactly. The
   // default has none.
   virtual void save(ByteWriter& out) const;

@@ -121,14 +121,29 @@ Graph small_client(const ModelOptions& options, const DataSpec& data) {
   return std::move(net).finish(data.num_classes);
 }
 
-Graph small_server(const ModelOptions& options, const DataSpec& data) {
-  Builder net(options, data);
+namespace {
+
+void small_stages(Builder& net, const ModelOptions& options) {
   for (int stage = 1; stage <= 2; ++stage) {
     for (int block = 0; block < 2; ++block) {
       net.basic(concat("layer", stage, ".", block), scaled(options, int64_t{16} << stage),
                 stage > 1 && block == 0 ? 2 : 1);
     }
   }
+}
+
+}  // namespace
+
+Graph small_server(const ModelOptions& options, const DataSpec& data) {
+  Builder net(options, data);
+  small_stages(net, options);
+  return std::move(net).finish(data.num_classes);
+}
+
+Graph small_whole(const ModelOptions& options, const DataSpec& data) {
+  Builder net(options, data);
+  net.stem(scaled(options, 16), 2);
+  small_stages(net, options);
   return std::move(net).finish(data.num_classes);
 }
 

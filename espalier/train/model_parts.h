@@ -22,5 +22,6 @@ Graph gkt_server(const ModelOptions& options, const DataSpec& data, int blocks);
 Graph gkt_whole(const ModelOptions& options, const DataSpec& data, int blocks);
 Graph small_client(const ModelOptions& options, const DataSpec& data);
 Graph small_server(const ModelOptions& options, const DataSpec& data);
+Graph small_whole(const ModelOptions& options, const DataSpec& data);
 
 }  // namespace espalier::train

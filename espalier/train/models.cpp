@@ -198,6 +198,7 @@ const std::vector<GraphModel>& graph_models() {
        small_client},
       {{"small-server", "Server of small-client: four residual blocks of 32 and 64 channels."},
        small_server},
+      {{"small-gkt", "small-client's first layer and small-server in one piece."}, small_whole},
   };
   return models;
 }

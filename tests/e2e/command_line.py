@@ -43,7 +43,12 @@ with Folder() as folder:
 
     # Every strategy runs, and another seed is another run.
     for name in json.loads(ok(run("list", "strategies", "--json")).stdout):
-        ok(run("simulate", config, "--set", f"strategy.name={name}", "--set", "rounds=2", "--out", folder / name, "--quiet"))
+        nets = ["--set", "model.name=small-client", "--set", "strategy.server_model=small-server", "--set", "strategy.server_epochs=1"]
+        ok(run("simulate", config, "--set", f"strategy.name={name}", *(nets if name == "fedgkt" else []), "--set", "rounds=2",
+               "--out", folder / name, "--quiet"))
+    # A model of several parts is evaluated later to the same figure.
+    later = json.loads(ok(run("evaluate", folder / "fedgkt", "--json")).stdout)
+    check(abs(later["accuracy"] - json.loads((folder / "fedgkt/summary.json").read_text())["final_accuracy"]) < 1e-9, "evaluate agrees with FedGKT's run")
     ok(run("simulate", config, "--set", "seed=8", "--out", folder / "seed8", "--quiet"))
     check((folder / "seed8/model.safetensors").read_bytes() != (folder / "one/model.safetensors").read_bytes(), "seeds differ")
 
