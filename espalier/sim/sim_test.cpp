@@ -156,12 +156,12 @@ TEST(FedGkt, LearnsWhatItsClientsCannot) {
 // of 1.
 TEST(FedGkt, ALimitOfMemoryChangesNothing) {
   const auto run = [](const std::string& limit) {
-    auto run = std::make_unique<TestRun>(
+    auto done = std::make_unique<TestRun>(
         "fedgkt", 2,
         gkt_with({"rounds=2", "strategy.clients_per_round=12", "data.synthetic_shape=[1,28,28]",
                   "strategy.memory_limit_mb=" + limit}));
-    run->finish();
-    return run;
+    done->finish();
+    return done;
   };
   const auto whole = run("0"), limited = run("1");
   EXPECT_EQ(whole->last().extra.at("features_on_disk_bytes"), 0);
