@@ -30,7 +30,10 @@ train::EvalSums evaluate_model(const round::RunConfig& config, const data::DataS
     const auto uplink = codec::make_codec(config.uplink, "uplink");
     strategy::ServerSetup setup;
     setup.layout = trainer.layout();
-    setup.num_clients = static_cast<uint64_t>(config.partition.clients);
+    const Key seed(static_cast<uint64_t>(config.run.seed));
+    setup.num_clients =
+        data::make_partition(config.partition, *data.train, seed.child(Purpose::kPartition))
+            ->num_clients();
     setup.model = config.model;
     setup.data = train::spec_of(*data.train);
     setup.train = config.train;
@@ -82,6 +85,7 @@ void evaluate(const EvaluateArguments& arguments) {
   const Stopwatch time;
   const train::EvalSums sums = evaluate_model(config, data, file, *trainer);
   const double seconds = time.seconds();
+  if (sums.count == 0) fail("evaluate", "there are no test samples to evaluate on");
   const double count = static_cast<double>(sums.count);
   Json out = {{"model", config.model.name},
               {"samples", sums.count},

@@ -29,12 +29,6 @@ uint64_t configuration_fingerprint(const Json& resolved) {
   return round::fingerprint(kept.dump());
 }
 
-// The largest payload of its own layout that a client takes: FedGKT's answers for 65,536 samples of
-// 1,000 classes, or four models.
-int64_t max_task_values(const ParameterLayout& model) {
-  return std::max<int64_t>(4 * model.size() + 1024, int64_t{65536} * 1001);
-}
-
 // "accuracy_at_0.25"
 std::string width_key(double width) {
   std::ostringstream text;
@@ -75,7 +69,7 @@ Simulation::Simulation(round::RunConfig config, size_t num_threads)
       config_.run.error_feedback, *uplink_, *strategy_, config_.submodel, config_.devices);
   round::ClientEnvironment environment{
       *strategy_,    *downlink_,
-      *uplink_,      {initial.shared_layout(), max_task_values(initial.layout())},
+      *uplink_,      {initial.shared_layout(), round::max_task_values(initial.layout())},
       states_.get(), nullptr,
       feedback};
   backend_ = std::make_unique<sim::SimBackend>(
@@ -126,6 +120,7 @@ void Simulation::check_device_memory() const {
 void Simulation::attach(report::RunFolder& folder) {
   folder_ = &folder;
   states_->set_folder(folder.checkpoint_path() / "clients");
+  strategy_->set_scratch(folder.path());
 }
 
 void Simulation::resume() {
@@ -319,6 +314,7 @@ Json Simulation::summary() const {
     out["submodel"] = config_.submodel.name;
     for (const auto& [width, accuracy] : last_widths_) out["final_" + width_key(width)] = accuracy;
   }
+  out["client_train_seconds"] = ledger.client_seconds;
   out["client_updates"] = ledger.client_updates;
   out["client_updates_per_second"] =
       ledger.train_seconds > 0 ? static_cast<double>(ledger.client_updates) / ledger.train_seconds

@@ -94,6 +94,10 @@ Feedback choose_feedback(const std::string& option, const codec::Codec& uplink,
   return Feedback::kNone;
 }
 
+int64_t max_task_values(const ParameterLayout& model) {
+  return std::max<int64_t>(4 * model.size() + 1024, int64_t{65536} * 1001);
+}
+
 EncodedMessage run_client_task(const EncodedMessage& message, const ClientEnvironment& environment,
                                const TrainerSource& trainer, const ClientData& data) {
   Key client_key(0);

@@ -26,6 +26,10 @@ Feedback choose_feedback(const std::string& option, const codec::Codec& uplink,
 // the task is done.
 using TrainerSource = std::function<train::Trainer&(std::span<const int64_t> units)>;
 
+// The largest payload of its own layout that a client takes: FedGKT's answers for 65,536 samples of
+// 1,000 classes, or four models.
+int64_t max_task_values(const ParameterLayout& model);
+
 // Everything a client works with, whatever carried the task to it.
 struct ClientEnvironment {
   const strategy::Strategy& strategy;

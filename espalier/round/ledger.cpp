@@ -11,6 +11,7 @@ void Ledger::add(const RoundRecord& record) {
   client_updates += static_cast<int64_t>(record.clients - record.clients_failed);
   clients_failed += static_cast<int64_t>(record.clients_failed);
   macs += record.macs;
+  client_seconds += record.client_seconds;
   simulated_seconds += record.simulated.total();
   wall_seconds += record.seconds;
   train_seconds += record.train_seconds;

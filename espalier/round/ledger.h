@@ -19,6 +19,7 @@ struct RoundRecord {
   uint64_t clients = 0, clients_failed = 0;
   uint64_t bytes_down = 0, bytes_up = 0;
   double macs = 0;
+  double client_seconds = 0;  // that clients trained, on their processors' clocks
   double lr = 0;
   double seconds = 0, train_seconds = 0, eval_seconds = 0;  // wall clock of this process
   DeviceTimes simulated;                    // of the slowest client on the devices' clock
@@ -32,7 +33,7 @@ struct Ledger {
   int64_t rounds = 0;
   int64_t bytes_down = 0, bytes_up = 0;
   int64_t client_updates = 0, clients_failed = 0;
-  double macs = 0;
+  double macs = 0, client_seconds = 0;
   double simulated_seconds = 0;  // what the rounds would have taken on the devices of [[devices]]
   double wall_seconds = 0, train_seconds = 0, eval_seconds = 0;
   double final_accuracy = 0, best_accuracy = 0, final_loss = 0;
@@ -47,6 +48,7 @@ struct Ledger {
     visit("client_updates", self.client_updates, none);
     visit("clients_failed", self.clients_failed, none);
     visit("macs", self.macs, none);
+    visit("client_seconds", self.client_seconds, none);
     visit("simulated_seconds", self.simulated_seconds, none);
     visit("wall_seconds", self.wall_seconds, none);
     visit("train_seconds", self.train_seconds, none);

@@ -361,6 +361,14 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
 }
 
 void RoundLoop::check_submodels() const {
+  if (setup_.strategy.keeps_encoded()) {
+    if (setup_.run.delta_downlink)
+      fail("config", "delta_downlink is for weights that travel every round; strategy '",
+           setup_.selection.name, "' sends them once");
+    if (plan_.active())
+      fail("config", "[submodel] does not go with strategy '", setup_.selection.name,
+           "': its clients' nets are not averaged");
+  }
   if (all_whole(setup_.submodel, setup_.devices)) return;
   if (setup_.run.delta_downlink)
     fail("config", "delta_downlink does not go with [submodel]: clients hold different parts");
@@ -439,6 +447,7 @@ RoundRecord RoundLoop::run_round() {
   record.bytes_up = traffic.bytes_up();
   record.lr = info.train.lr;
   record.macs = traffic.sums().sum(strategy::kMacs);
+  record.client_seconds = traffic.sums().sum(strategy::kTrainSeconds);
   record.train_loss = traffic.sums().weighted_mean(strategy::kTrainLoss);
   record.train_accuracy = traffic.sums().weighted_mean(strategy::kTrainAccuracy);
 

@@ -170,7 +170,19 @@ TEST(FedGkt, ALimitOfMemoryChangesNothing) {
   EXPECT_EQ(limited->last().loss, whole->last().loss);
 }
 
+// Answers are larger than the client's own net.
+TEST(FedGkt, AClientTakesAnswersForAllItsSamples) {
+  TestRun run("fedgkt", 2,
+              gkt_with({"rounds=2", "data.synthetic_train_samples=5000", "data.partition.name=iid",
+                        "data.partition.clients=2", "strategy.clients_per_round=2",
+                        "train.max_steps=2", "strategy.server_batch_size=500"}));
+  run.finish();
+  EXPECT_EQ(run.loop().ledger().clients_failed, 0);
+}
+
 TEST(FedGkt, FeedbackOfFeatureMapsIsRefused) {
+  EXPECT_THROW(TestRun("fedgkt", 1, gkt_with({"delta_downlink=true"})), Error);
+  EXPECT_THROW(TestRun("fedgkt", 1, gkt_with({"submodel.name=ordered"})), Error);
   EXPECT_THROW(TestRun("fedgkt", 1, gkt_with({"error_feedback=residual"})), Error);
   TestRun topk("fedgkt", 1, gkt_with({"uplink=" + kTopk, "rounds=1"}));
   EXPECT_NO_THROW(topk.finish());

@@ -54,8 +54,10 @@ class TestRun {
     const round::Feedback feedback = round::choose_feedback(
         config_.run.error_feedback, *uplink_, *strategy_, config_.submodel, config_.devices);
     round::ClientEnvironment environment{
-        *strategy_, *downlink_, *uplink_, {initial.shared_layout(), 1 << 20},
-        &states_,   nullptr,    feedback};
+        *strategy_, *downlink_,
+        *uplink_,   {initial.shared_layout(), round::max_task_values(initial.layout())},
+        &states_,   nullptr,
+        feedback};
     backend_ = std::make_unique<SimBackend>(SimBackend::Setup{data_, *partition_, config_.model,
                                                               config_.train, threads,
                                                               config_.run.eval_batch, environment});
@@ -72,7 +74,11 @@ class TestRun {
   round::RoundLoop& loop() { return *loop_; }
   std::vector<float> finish() {
     while (!loop_->finished()) last_ = loop_->run_round();
-    return {loop_->global().values().begin(), loop_->global().values().end()};
+    // What a strategy keeps of its own is part of the result too.
+    std::vector<float> all(loop_->global().values().begin(), loop_->global().values().end());
+    for (const auto& [name, part] : strategy_->model_parts())
+      all.insert(all.end(), part.values().begin(), part.values().end());
+    return all;
   }
   const round::RoundRecord& last() const { return last_; }
   round::RoundRecord step() { return last_ = loop_->run_round(); }

@@ -156,6 +156,7 @@ class FedGkt : public Strategy {
   ~FedGkt() override;
 
   void start(const ServerSetup& setup) override;
+  void set_scratch(const std::filesystem::path& folder) override;
   void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                  Task& task) override;
   void check(const ParameterLayout& layout, double num_samples,

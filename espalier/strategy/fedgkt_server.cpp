@@ -67,8 +67,7 @@ void FedGkt::start(const ServerSetup& setup) {
          "\" cannot take the feature map ", shape_text(feature_shape_), " of model \"",
          setup.model.name, "\": ", error.what());
   }
-  features_ = std::make_unique<FeatureStore>(
-      *setup.uplink, static_cast<uint64_t>(options_.memory_limit_mb) * 1'000'000, setup.scratch);
+  set_scratch({});
   optimizer_ = {};
   plateau_ = {};
   uploads_.clear();
@@ -78,12 +77,17 @@ void FedGkt::start(const ServerSetup& setup) {
   metrics_.clear();
 }
 
+void FedGkt::set_scratch(const std::filesystem::path& folder) {
+  features_ = std::make_unique<FeatureStore>(
+      *setup_.uplink, static_cast<uint64_t>(options_.memory_limit_mb) * 1'000'000, folder);
+}
+
 void FedGkt::configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                        Task& task) {
   task.scalars[fedgkt::kEvaluate] = round.evaluates ? 1 : 0;
   if (task.state_version == 0) {
     if (initial_of_ != global) {
-      initial_of_ = initial_ = global;
+      initial_ = global;
       if (!options_.pretrained_extractor.empty()) {
         const auto file = SafetensorsFile::read(options_.pretrained_extractor);
         auto initial = std::make_shared<ParameterSet>(*global);
@@ -99,6 +103,7 @@ void FedGkt::configure(const RoundInfo& round, const std::shared_ptr<const Param
         }
         initial_ = std::move(initial);
       }
+      initial_of_ = global;
     }
     task.payloads.push_back({kModel, initial_, 1});
   }
@@ -126,6 +131,10 @@ void FedGkt::finish(const RoundInfo& round, const RoundSums&, ParameterSet&) {
   const auto dataset = stored_samples(*features_, std::move(keys), std::move(ends),
                                       std::move(labels), feature_shape_, setup_.data.num_classes);
   const train::FitResult fit = train(dataset, round.key.child(Purpose::kStrategy));
+  if (!all_finite(net_->weights().values())) {
+    fail(kWhere, "the server's net is no longer finite after round ", round.round,
+         "; lower strategy.server_lr");
+  }
   answer(dataset);
   metrics_["server_loss"] = fit.loss;
   metrics_["server_train_accuracy"] = fit.accuracy;
@@ -210,7 +219,7 @@ void FedGkt::answer(const data::Dataset& dataset) {
 
 void FedGkt::evaluate() {
   train::EvalSums pooled;
-  double server = 0, own = 0;
+  double server = 0, own = 0, lowest = 1, highest = 0;
   size_t clients = 0;
   uint64_t bytes = 0;
   for (const auto& [client, upload] : uploads_) {
@@ -226,7 +235,10 @@ void FedGkt::evaluate() {
     pooled.loss += sums.loss;
     pooled.correct += sums.correct;
     pooled.count += sums.count;
-    server += static_cast<double>(sums.correct) / static_cast<double>(n);
+    const double accuracy = static_cast<double>(sums.correct) / static_cast<double>(n);
+    server += accuracy;
+    lowest = std::min(lowest, accuracy);
+    highest = std::max(highest, accuracy);
     own += upload.client_accuracy;
     bytes += features_->size_bytes(key);
     ++clients;
@@ -235,6 +247,8 @@ void FedGkt::evaluate() {
   evaluated_ = pooled;
   if (clients == 0) return;
   metrics_["server_accuracy_mean"] = server / static_cast<double>(clients);
+  metrics_["server_accuracy_min"] = lowest;
+  metrics_["server_accuracy_max"] = highest;
   metrics_["client_accuracy"] = own / static_cast<double>(clients);
   metrics_["test_features_bytes"] = static_cast<double>(bytes);
 }

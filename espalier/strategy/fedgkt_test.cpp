@@ -137,10 +137,39 @@ TEST(FedGkt, NothingButTheDataDecidesTheBytes) {
   EXPECT_NE(expected, run(mine, {1, "[]"}, {0, 1, 2}));
 }
 
+// The restart must bring back what absent clients sent, and their answers.
 TEST(FedGkt, AsynchronousRunsResumeToo) {
   FedGktOptions mine = options();
   mine.mode = "asynchronous";
-  EXPECT_EQ(run(mine, {1, kFourBits}, {0, 1, 2}), run(mine, {2, kFourBits}, {1, 2, 0}, 2));
+  GktFederation whole(mine), stopped(mine);
+  for (GktFederation* federation : {&whole, &stopped}) federation->run_round({0, 1, 2});
+  stopped.restart(stopped.saved());
+  EXPECT_EQ(stopped.saved(), whole.saved());
+  for (const uint64_t client : {1u, 0u}) {
+    whole.run_round({client});
+    stopped.run_round({client});
+  }
+  EXPECT_EQ(stopped.saved(), whole.saved());
+  EXPECT_TRUE(std::ranges::equal(stopped.answers(2)->values(), whole.answers(2)->values()));
+}
+
+TEST(FedGkt, TheScheduleSurvivesARestart) {
+  FedGktOptions mine = options();
+  mine.server_lr = 1e-9;
+  mine.server_lr_factor = 0.5;
+  mine.server_lr_patience = 0;
+  GktFederation whole(mine), stopped(mine);
+  for (int round = 0; round < 5; ++round) {
+    whole.run_round();
+    stopped.run_round();
+    stopped.restart(stopped.saved());
+  }
+  EXPECT_LT(whole.strategy().metrics().at("server_lr"), 1e-9);
+  whole.run_round();
+  stopped.run_round();
+  EXPECT_EQ(stopped.strategy().metrics().at("server_lr"),
+            whole.strategy().metrics().at("server_lr"));
+  EXPECT_EQ(stopped.saved(), whole.saved());
 }
 
 TEST(FedGkt, AMemoryLimitChangesNothingButWhereFeaturesLie) {
@@ -289,6 +318,7 @@ TEST(FedGkt, APretrainedExtractorIsWhereClientsStart) {
   GktFederation failing(mine);
   failing.next_round();
   EXPECT_THROW(failing.task(0), Error);
+  EXPECT_THROW(failing.task(0), Error);  // and not the weights without the file the second time
   std::filesystem::remove(file);
 }
 

@@ -47,6 +47,7 @@ int64_t FedGkt::max_values(const ParameterLayout& layout, double) const {
 }
 
 void FedGkt::check(const ParameterLayout&, double num_samples, const Update& update) const {
+  if (!(num_samples >= 1)) fail(kWhere, "an update of a client without samples");
   const size_t n = fedgkt::num_uploaded(options_.sample_fraction, static_cast<size_t>(num_samples));
   const auto expect = [&](const char* name, const auto& layout) {
     const Payload* payload = find(update, name);

@@ -151,6 +151,9 @@ train::FitResult ServerNet::fit(const data::Dataset& dataset, std::span<const ui
         if (reason.empty()) reason = error.what();
       }
       mean.abandon();
+    } catch (...) {
+      mean.abandon();
+      throw;
     }
   });
   if (!reason.empty()) throw Error(reason);

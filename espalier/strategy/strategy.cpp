@@ -163,6 +163,8 @@ int64_t Strategy::max_values(const ParameterLayout&, double) const { return 0; }
 
 std::optional<train::EvalSums> Strategy::evaluate_saved(const SavedModel&) { return std::nullopt; }
 
+void Strategy::set_scratch(const std::filesystem::path&) {}
+
 void Strategy::save(ByteWriter&) const {}
 void Strategy::load(ByteReader&) {}
 

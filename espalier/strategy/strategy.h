@@ -105,8 +105,6 @@ struct ServerSetup {
   const codec::Codec* uplink = nullptr;  // what updates are encoded with
   size_t num_threads = 1;
   Key key{0};  // of the run
-  std::filesystem::path scratch =
-      {};  // folder for what does not fit into memory; empty: the system's
 };
 
 // A model as a run leaves it, and what it is evaluated on.
@@ -139,6 +137,8 @@ class Strategy {
   // ---- server half; called from one thread unless said otherwise
   // Before the first round, also before load().
   virtual void start(const ServerSetup& setup) = 0;
+  // Where to put what does not fit into memory; before the first round. The default needs none.
+  virtual void set_scratch(const std::filesystem::path& folder);
   // Fills payloads and scalars of a task; round, client, version and train options are set.
   // `global` is shared, not copied.
   virtual void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,

@@ -43,7 +43,8 @@ with Folder() as folder:
 
     # Every strategy runs, and another seed is another run.
     for name in json.loads(ok(run("list", "strategies", "--json")).stdout):
-        nets = ["--set", "model.name=small-client", "--set", "strategy.server_model=small-server", "--set", "strategy.server_epochs=1"]
+        nets = ["--set", "model.name=small-client", "--set", "strategy.server_model=small-server", "--set", "strategy.server_epochs=1",
+                "--set", "strategy.clients_per_round=20"]
         ok(run("simulate", config, "--set", f"strategy.name={name}", *(nets if name == "fedgkt" else []), "--set", "rounds=2",
                "--out", folder / name, "--quiet"))
     # A model of several parts is evaluated later to the same figure.
