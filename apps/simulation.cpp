@@ -305,7 +305,12 @@ Json Simulation::summary() const {
   out["bytes_down_per_client_round"] =
       per_update(ledger.bytes_down, ledger.client_updates + ledger.clients_failed);
   out["bytes_up_per_client_round"] = per_update(ledger.bytes_up, ledger.client_updates);
-  out["dense_bytes_per_client_round"] = parameters_ * sizeof(float);
+  // What the model's weights would take in float32; nothing to compare with where none travel.
+  if (strategy_->keeps_encoded()) {
+    out["dense_bytes_per_client_round"] = nullptr;
+  } else {
+    out["dense_bytes_per_client_round"] = parameters_ * sizeof(float);
+  }
   out["downlink"] = downlink_->describe();
   out["uplink"] = uplink_->describe();
   out["client_macs_total"] = ledger.macs;

@@ -60,6 +60,12 @@ std::string summary_block(const Json& summary, std::string_view report_path) {
     if (value("final_loss")) accuracy += ", loss " + text("final_loss", Unit::kNumber);
     rows.emplace_back("accuracy", accuracy);
   }
+  for (const auto& [key, width] : summary.items()) {
+    constexpr std::string_view kPrefix = "final_accuracy_at_";
+    if (key.starts_with(kPrefix) && width.is_number())
+      rows.emplace_back("width " + key.substr(kPrefix.size()),
+                        figure_text(width.get<double>(), Unit::kFraction));
+  }
   if (value("rounds_completed")) {
     std::string rounds = text("rounds_completed", Unit::kCount);
     if (value("client_updates"))
@@ -81,6 +87,9 @@ std::string summary_block(const Json& summary, std::string_view report_path) {
   }
   if (value("client_macs_total"))
     rows.emplace_back("client MACs", text("client_macs_total", Unit::kCount));
+  if (value("simulated_seconds"))
+    rows.emplace_back("devices", text("simulated_seconds", Unit::kSeconds) +
+                                     " (simulated: every round as long as its slowest client)");
   if (value("wall_seconds")) {
     std::string time = text("wall_seconds", Unit::kSeconds);
     if (value("client_updates_per_second")) {
