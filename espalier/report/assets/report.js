@@ -36,7 +36,7 @@
   const unitOf = (key) => {
     if (/accuracy|_share$|_fraction$/.test(key)) return "fraction";
     if (/bytes/.test(key)) return "bytes";
-    if (/seconds$/.test(key)) return "seconds";
+    if (/seconds(_total)?$/.test(key)) return "seconds";
     if (/^macs|^clients|^num_|_count$/.test(key)) return "count";
     return "number";
   };
@@ -170,7 +170,8 @@
       width: widthOf(box), height: 215, padding: [8, 20, 0, 0], legend: { show: false },
       scales: {
         x: { time: false, distr: spec.log ? 3 : 1, range },
-        y: { range: { min: { pad: 0.06 }, max: { pad: 0.06 } } },
+        // Amounts are compared by their height above zero; losses and accuracies by their differences.
+        y: { range: { min: { pad: 0.06, soft: 0, mode: /bytes|seconds/.test(spec.unit) ? 1 : 0 }, max: { pad: 0.06 } } },
       },
       axes: [place, { ...axis(spec.unit, 58), space: 34 }],
       cursor: { points: { size: 6 }, y: false },
@@ -188,7 +189,7 @@
   const labels = {
     accuracy: "Test accuracy", loss: "Test loss", train_loss: "Training loss", train_accuracy: "Training accuracy",
     bytes_down: "down", bytes_up: "up", seconds: "round", train_seconds: "training", eval_seconds: "evaluation",
-    simulated_seconds: "in total", simulated_down_seconds: "down", simulated_compute_seconds: "compute", simulated_up_seconds: "up",
+    simulated_seconds: "all", simulated_down_seconds: "down", simulated_compute_seconds: "compute", simulated_up_seconds: "up",
     macs: "Client MACs", lr: "Learning rate", peak_rss_bytes: "Peak memory", clients: "Clients", clients_failed: "Failed clients",
   };
   const seriesOf = (keys, xKey, log) => {
@@ -260,7 +261,7 @@
     together(["bytes_down", "bytes_up"], "Bytes of all clients");
     together(["seconds", "train_seconds", "eval_seconds"], "Time");
     together(["simulated_seconds", "simulated_down_seconds", "simulated_compute_seconds", "simulated_up_seconds"],
-      "Simulated device time");
+      several ? "Simulated time" : "Simulated");
     const widths = [...new Set(runs.flatMap((run) => Object.keys(run.columns)).filter((key) => key.startsWith(widthPrefix)))];
     widths.forEach((key) => { labels[key] = "width " + key.slice(widthPrefix.length); });
     if (!several) chart(all, widths, "round", "Test accuracy of sub-models", "by round");
