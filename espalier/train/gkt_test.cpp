@@ -156,6 +156,83 @@ TEST(Teacher, StepsEqualPyTorch) {
   }
 }
 
+// A whole net of either side: the loss and the gradient of every parameter as PyTorch has them in
+// float64 (tests/reference/train/make_gkt_nets.py, whose formulas are repeated here).
+TEST(Teacher, GradientsOfWholeNetsEqualPyTorch) {
+  const Json file = Json::parse(
+      read_text_file(std::filesystem::path(ESPALIER_TRAIN_REFERENCE) / "gkt_nets.json"));
+  ASSERT_EQ(file.size(), 2U);
+  for (const Json& row : file) {
+    data::Dataset set;
+    set.name = "reference";
+    set.kind = data::Kind::kFloat;
+    set.sample_shape = row["shape"].get<std::vector<int64_t>>();
+    set.num_classes = 5;
+    set.labels = {0, 3, 1, 4, 2, 3};
+    for (size_t i = 0; i < 6 * set.sample_size(); ++i)
+      set.floats.push_back(static_cast<float>((31 * i + 7 * (i / 5)) % 23) / 8 - 11.0f / 8);
+    set.validate();
+    std::vector<float> teacher;
+    for (size_t n = 0; n < 6; ++n) {
+      for (size_t j = 0; j < 5; ++j)
+        teacher.push_back((static_cast<float>((29 * n + 7 * j) % 31) - 15) * 0.2f);
+    }
+    const auto trainer = trainer_for(row["model"].get<std::string>(), set);
+    ParameterSet before = weights_of(*trainer), after = before;
+    for (const ParameterInfo& tensor : before.layout().tensors()) {
+      if (!is_trainable(tensor.role)) continue;
+      double phase = 0;
+      for (const char letter : tensor.name) phase += static_cast<uint8_t>(letter);
+      phase = std::fmod(phase, 97);
+      const bool norm = tensor.role == Role::kNorm,
+                 scale_of_norm = norm && tensor.name.ends_with("weight");
+      double fan_in = 1;
+      for (size_t d = 1; d < tensor.shape.size(); ++d)
+        fan_in *= static_cast<double>(tensor.shape[d]);
+      const double scale = tensor.role == Role::kWeight ? 1 / std::sqrt(fan_in) : 0.1;
+      const auto values = before.values(tensor);
+      for (size_t i = 0; i < values.size(); ++i) {
+        values[i] =
+            static_cast<float>((scale_of_norm ? 1.0 : 0.0) +
+                               scale * std::sin(0.7 * static_cast<double>(i + 1) + 1.3 * phase));
+      }
+    }
+    trainer->load(before);
+    FitHooks hooks;
+    hooks.loss = {row["cross_entropy"].get<double>(), row["distillation"].get<double>(),
+                  row["temperature"].get<double>()};
+    hooks.teacher = [&](uint32_t sample) { return teacher.data() + 5 * sample; };
+    std::vector<float> gradients;
+    hooks.before_step = [&](std::span<const float>, std::span<float> values) {
+      gradients.assign(values.begin(), values.end());
+    };
+    TrainOptions options;
+    options.batch_size = 6;
+    const FitResult fit = trainer->fit(set, first_samples(6), options, hooks, Key(8));
+    EXPECT_NEAR(fit.loss, row["loss"].get<double>(), 1e-5) << row["model"];
+    size_t checked = 0;
+    for (const ParameterInfo& tensor : before.layout().tensors()) {
+      if (!is_trainable(tensor.role)) continue;
+      ASSERT_TRUE(row["gradients"].contains(tensor.name)) << tensor.name;
+      const Json& expected = row["gradients"][tensor.name];
+      const auto mine = std::span(gradients).subspan(static_cast<size_t>(tensor.offset),
+                                                     static_cast<size_t>(tensor.size));
+      const double size = 1e-5 * (1 + expected["norm"].get<double>());
+      double sum = 0;
+      for (const float value : mine) sum += static_cast<double>(value);
+      EXPECT_NEAR(std::sqrt(squared_norm(mine)), expected["norm"].get<double>(), size)
+          << tensor.name;
+      EXPECT_NEAR(sum, expected["sum"].get<double>(),
+                  size * std::sqrt(static_cast<double>(tensor.size)))
+          << tensor.name;
+      for (size_t i = 0; i < expected["first"].size(); ++i)
+        EXPECT_NEAR(mine[i], expected["first"][i].get<double>(), size) << tensor.name << " " << i;
+      ++checked;
+    }
+    EXPECT_EQ(checked, row["gradients"].size());
+  }
+}
+
 // Both engines, the client's whole net: the gradient of every parameter.
 TEST(Teacher, ClientGradientsEqualAutograd) {
   ModelOptions options;
