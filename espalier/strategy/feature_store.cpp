@@ -24,18 +24,60 @@ template <class... Parts>
 
 }  // namespace
 
-struct FeatureStore::Entry {
-  codec::MessageIndex index;
-  uint64_t size = 0;
-  std::shared_ptr<const Bytes> message;  // null: in the file
-  int file = -1;
+// One file without a name for all that spills, so that a run of many clients needs one descriptor.
+// What is released is used again.
+class FeatureStore::SpillFile {
+ public:
+  explicit SpillFile(const std::filesystem::path& folder) {
+    try {
+      path_ = (folder.empty() ? std::filesystem::temp_directory_path() : folder) /
+              "espalier-features-XXXXXX";
+      if (!folder.empty()) std::filesystem::create_directories(folder);
+    } catch (const std::filesystem::filesystem_error& error) {
+      throw StorageError(concat("[", kWhere, "] no folder for feature maps: ", error.what()));
+    }
+    file_ = ::mkostemp(path_.data(), O_CLOEXEC);
+    if (file_ < 0) storage_failed("cannot create ", path_);
+    ::unlink(path_.c_str());
+  }
+  ~SpillFile() { ::close(file_); }
+  SpillFile(const SpillFile&) = delete;
+  SpillFile& operator=(const SpillFile&) = delete;
 
-  ~Entry() {
-    if (file >= 0) ::close(file);
+  // The offset at which the message now stands.
+  uint64_t write(std::span<const uint8_t> message) {
+    const uint64_t size = message.size();
+    const auto hole = holes_.lower_bound(size);
+    const uint64_t offset = hole == holes_.end() ? end_ : hole->second;
+    for (uint64_t at = offset; !message.empty();) {
+      const ssize_t wrote = ::pwrite(file_, message.data(), message.size(), static_cast<off_t>(at));
+      if (wrote < 0 && errno == EINTR) continue;
+      if (wrote <= 0) storage_failed("cannot write feature maps to ", path_);
+      at += static_cast<uint64_t>(wrote);
+      message = message.subspan(static_cast<size_t>(wrote));
+    }
+    if (hole == holes_.end()) {
+      end_ += size;
+    } else {
+      const uint64_t left = hole->first - size;
+      holes_.erase(hole);
+      if (left > 0) holes_.emplace(left, offset + size);
+    }
+    live_ += size;
+    return offset;
+  }
+  void release(uint64_t offset, uint64_t size) {
+    holes_.emplace(size, offset);
+    live_ -= size;
+    if (live_ > 0) return;
+    holes_.clear();
+    end_ = 0;
+    // Only to give the room back; the file works without.
+    if (::ftruncate(file_, 0) != 0) return;
   }
   void read(uint64_t offset, std::span<uint8_t> out) const {
     while (!out.empty()) {
-      const ssize_t got = ::pread(file, out.data(), out.size(), static_cast<off_t>(offset));
+      const ssize_t got = ::pread(file_, out.data(), out.size(), static_cast<off_t>(offset));
       if (got < 0 && errno == EINTR) continue;
       if (got == 0) errno = EIO;  // the file is shorter than what was written
       if (got <= 0) storage_failed("feature maps kept on disk cannot be read");
@@ -43,6 +85,19 @@ struct FeatureStore::Entry {
       out = out.subspan(static_cast<size_t>(got));
     }
   }
+
+ private:
+  std::string path_;
+  int file_ = -1;
+  uint64_t end_ = 0, live_ = 0;
+  std::multimap<uint64_t, uint64_t> holes_;  // offsets by size
+};
+
+struct FeatureStore::Entry {
+  codec::MessageIndex index;
+  uint64_t size = 0;
+  std::shared_ptr<const Bytes> message;  // null: in the file
+  uint64_t offset = 0;                   // there
 };
 
 FeatureStore::FeatureStore(const codec::Codec& codec, uint64_t memory_limit_bytes,
@@ -80,41 +135,18 @@ void FeatureStore::put(FeatureKey key, Checked checked) {
   if (limit_ == 0 || memory_bytes_ - freed + entry->size <= limit_) {
     entry->message = std::move(checked.message);
   } else {
-    entry->file = write_file(*checked.message);
+    if (!file_) file_ = std::make_unique<SpillFile>(folder_);
+    entry->offset = file_->write(*checked.message);
   }
   if (held != entries_.end()) drop(held);
   (entry->message ? memory_bytes_ : disk_bytes_) += entry->size;
   entries_[key] = std::move(entry);
 }
 
-int FeatureStore::write_file(std::span<const uint8_t> message) const {
-  std::string path;
-  try {
-    path = (folder_.empty() ? std::filesystem::temp_directory_path() : folder_) /
-           "espalier-features-XXXXXX";
-    if (!folder_.empty()) std::filesystem::create_directories(folder_);
-  } catch (const std::filesystem::filesystem_error& error) {
-    throw StorageError(concat("[", kWhere, "] no folder for feature maps: ", error.what()));
-  }
-  const int file = ::mkostemp(path.data(), O_CLOEXEC);
-  if (file < 0) storage_failed("cannot create ", path);
-  ::unlink(path.c_str());
-  while (!message.empty()) {
-    const ssize_t wrote = ::write(file, message.data(), message.size());
-    if (wrote < 0 && errno == EINTR) continue;
-    if (wrote <= 0) {
-      const int reason = errno;
-      ::close(file);
-      errno = reason;
-      storage_failed("cannot write feature maps to ", path);
-    }
-    message = message.subspan(static_cast<size_t>(wrote));
-  }
-  return file;
-}
-
 void FeatureStore::drop(Entries::iterator entry) {
-  (entry->second->message ? memory_bytes_ : disk_bytes_) -= entry->second->size;
+  const Entry& held = *entry->second;
+  (held.message ? memory_bytes_ : disk_bytes_) -= held.size;
+  if (!held.message) file_->release(held.offset, held.size);
   entries_.erase(entry);
 }
 
@@ -125,8 +157,7 @@ void FeatureStore::erase(FeatureKey key) {
 
 void FeatureStore::clear() {
   const std::lock_guard lock(mutex_);
-  entries_.clear();
-  memory_bytes_ = disk_bytes_ = 0;
+  while (!entries_.empty()) drop(entries_.begin());
 }
 
 const FeatureStore::Entry& FeatureStore::entry(FeatureKey key) const {
@@ -144,7 +175,7 @@ void FeatureStore::fetch(FeatureKey key, size_t sample, std::span<float> out) co
     return;
   }
   Bytes bytes(range.size);
-  held.read(range.offset, bytes);
+  file_->read(held.offset + range.offset, bytes);
   codec_.decode_tensor(held.index, sample, bytes, out);
 }
 
@@ -155,7 +186,7 @@ std::shared_ptr<const Bytes> FeatureStore::message(FeatureKey key) const {
   if (found == entries_.end()) return nullptr;
   if (found->second->message) return found->second->message;
   auto bytes = std::make_shared<Bytes>(found->second->size);
-  found->second->read(0, *bytes);
+  file_->read(found->second->offset, *bytes);
   return bytes;
 }
 

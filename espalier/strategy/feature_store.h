@@ -21,9 +21,9 @@ struct FeatureKey {
 };
 
 // Feature maps of many clients, kept as they arrived: encoded, one message per client, one tensor
-// per sample. A sample is decoded when it is asked for. What exceeds the memory limit lies in files
-// of which only the asked-for sample's bytes are read; the files have no names any more, so the
-// system frees them however the process ends.
+// per sample. A sample is decoded when it is asked for. What exceeds the memory limit lies in one
+// file of which only the asked-for sample's bytes are read; it has no name any more, so the system
+// frees it however the process ends.
 //
 // Memory: the messages up to the limit, and about 200 bytes per sample. Reading gives the same
 // values wherever a message lies.
@@ -67,15 +67,16 @@ class FeatureStore {
 
  private:
   struct Entry;
+  class SpillFile;
   using Entries = std::map<FeatureKey, std::unique_ptr<Entry>>;
   const Entry& entry(FeatureKey key) const;
   void drop(Entries::iterator entry);
-  int write_file(std::span<const uint8_t> message) const;
 
   const codec::Codec& codec_;
   uint64_t limit_;
   std::filesystem::path folder_;
   std::mutex mutex_;
+  std::unique_ptr<SpillFile> file_;  // made when something spills first
   Entries entries_;
   uint64_t memory_bytes_ = 0, disk_bytes_ = 0;
 };

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
 #include <thread>
 
 #include "espalier/base/error.h"
@@ -102,6 +103,32 @@ TEST_F(FeatureStoreTest, CountsWhatItHolds) {
   keep(store, {1}, bytes, set.shared_layout());
   store.clear();
   EXPECT_EQ(store.memory_bytes(), 0u);
+}
+
+// Messages come and go in other sizes; what lies on disk must stay what it was.
+TEST_F(FeatureStoreTest, RoomOnDiskIsUsedAgain) {
+  FeatureStore store(*codec_, 1, folder_);
+  std::map<uint64_t, std::shared_ptr<const Bytes>> held;
+  Stream stream(Key(4));
+  for (uint64_t step = 0; step < 200; ++step) {
+    const uint64_t client = stream.below(6);
+    if (stream.below(4) == 0) {
+      store.erase({client});
+      held.erase(client);
+    } else {
+      const auto set = features(1 + stream.below(5), 600, step);
+      held[client] = encoded(*codec_, set);
+      keep(store, {client}, held[client], set.shared_layout());
+    }
+    uint64_t total = 0;
+    for (const auto& [other, bytes] : held) {
+      ASSERT_EQ(*store.message({other}), *bytes) << step;
+      total += bytes->size();
+    }
+    ASSERT_EQ(store.disk_bytes(), total);
+  }
+  store.clear();
+  EXPECT_EQ(store.disk_bytes(), 0u);
 }
 
 TEST_F(FeatureStoreTest, RefusesBadMessagesAndKeepsWhatItHad) {
