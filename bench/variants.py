@@ -127,7 +127,8 @@ def mean(values):
 
 def show(experiment, variants, rows):
     def average(name, key):
-        return mean([row["summary"][key] for row in rows if row["variant"] == name])
+        # Rows of earlier releases may lack a figure.
+        return mean([row["summary"][key] for row in rows if row["variant"] == name and key in row["summary"]] or [0])
 
     first = next((name for name in variants if any(row["variant"] == name for row in rows)), None)
     print(f"\n{experiment}: accuracy at each evaluation (mean), final mean ± sd, bytes per client and round against float32, MACs per update")
@@ -144,7 +145,7 @@ def show(experiment, variants, rows):
         macs = [average(n, "client_macs_total") / average(n, "client_updates") for n in (first, name)]
         print(f"{name:46} {curve}  {mean(final):.2f} ± {spread:.2f} ({len(mine)} seeds)  down {down / 1e3:.0f} KB ({dense / down:.1f}x)  "
               f"up {up / 1e3:.0f} KB ({dense / up:.1f}x)  {macs[1] / 1e9:.1f} GMAC ({macs[0] / macs[1]:.2f}x)  "
-              f"{average(name, 'client_train_seconds') / average(name, 'client_updates'):.3f} client s  {mine[0]['bytes'][-1] / 1e6:.1f} MB in all")
+              f"{average(name, 'client_train_seconds') / average(name, 'client_updates'):.2f} client s  {mine[0]['bytes'][-1] / 1e6:.1f} MB in all")
         if mine[0].get("client_accuracy") is not None:
             own = [100 * row["client_accuracy"] for row in mine]
             print(f"    clients' own nets: {mean(own):.2f}, server {mean([row['server_seconds'] for row in mine]):.1f} s per round")
