@@ -46,5 +46,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     check(out);
   } catch (const Error&) {
   }
+  // Tensor by tensor, as FedGKT's server does.
+  try {
+    const codec::MessageIndex index = kCodec->index(message, kLayout);
+    ParameterSet out(kLayout);
+    for (size_t t = 0; t < index.num_tensors(); ++t) {
+      const auto& range = index.range(t);
+      kCodec->decode_tensor(index, t, std::span(message).subspan(range.offset, range.size),
+                            out.values(kLayout->tensors()[t]));
+    }
+    check(out);
+  } catch (const Error&) {
+  }
   return 0;
 }
