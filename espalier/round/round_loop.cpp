@@ -8,6 +8,7 @@
 
 #include "espalier/base/clock.h"
 #include "espalier/base/error.h"
+#include "espalier/round/statistics_traffic.h"
 
 namespace espalier::round {
 
@@ -225,103 +226,6 @@ void scale_hidden(ParameterSet& model, float scale) {
 
 }  // namespace
 
-// The server's side of the exchange in which clients compute the normalization statistics of one
-// width of the model.
-class RoundLoop::StatisticsTraffic : public RoundTraffic {
- public:
-  // `model` has the layout of that width; `units` are its units, empty for the whole model.
-  StatisticsTraffic(RoundLoop& loop, const strategy::RoundInfo& info,
-                    std::shared_ptr<const ParameterSet> model, std::vector<int64_t> units,
-                    size_t num_clients, double max_weight)
-      : loop_(loop),
-        info_(info),
-        model_(std::move(model)),
-        units_(std::move(units)),
-        sums_(num_clients, max_weight) {
-    std::vector<ParameterInfo> tensors;
-    for (const ParameterInfo& tensor : model_->layout().tensors()) {
-      if (tensor.role == Role::kStatistic)
-        tensors.push_back({.name = tensor.name, .shape = tensor.shape, .role = tensor.role});
-    }
-    layout_ = std::make_shared<const ParameterLayout>(std::move(tensors));
-    limits_ = {model_->shared_layout(), layout_->size(), 1};
-  }
-
-  EncodedMessage task(uint64_t client) override {
-    strategy::Task task;
-    task.kind = strategy::TaskKind::kCalibrate;
-    task.round = info_.round;
-    task.client = client;
-    task.train = info_.train;
-    task.units = units_;
-    task.payloads.push_back({strategy::kModel, model_, 1});
-    EncodedMessage message = encode_task(task, info_.key.child(client), loop_.setup_.downlink,
-                                         info_.key.child(Purpose::kDownlink), limits_, &encoded_);
-    bytes_down += message.size_bytes();
-    const std::lock_guard lock(mutex_);
-    sent_[client] = message.size_bytes();
-    return message;
-  }
-  void delivered(uint64_t client, const EncodedMessage& message) override {
-    bytes_up += message.size_bytes();
-    try {
-      strategy::Update update = decode_update(message, loop_.setup_.uplink, limits_);
-      const auto held = static_cast<double>(loop_.setup_.backend.num_samples(client));
-      if (update.payloads.size() != 1 || update.payloads[0].name != strategy::kStatistics ||
-          !(update.payloads[0].values->layout() == *layout_) || update.num_samples != held) {
-        fail("round/update", "expected the model's statistics over ", held, " samples");
-      }
-      for (const ParameterInfo& tensor : layout_->tensors()) {
-        const bool variance = tensor.name.ends_with("var");
-        for (const float value : update.payloads[0].values->values(tensor)) {
-          if (variance && value < 0)
-            fail("round/update", "a negative variance in '", tensor.name, "'");
-        }
-      }
-      const double macs =
-          update.scalars.contains(strategy::kMacs) ? update.scalar(strategy::kMacs) : 0;
-      if (!(macs >= 0)) fail("round/update", "negative multiply-accumulates");
-      update.payloads[0].weight = held;
-      sums_.add(client, update);
-      const std::lock_guard lock(mutex_);
-      const DeviceTimes times =
-          device_times(loop_.devices_.of(client), sent_[client], macs, message.size_bytes());
-      if (times.total() > slowest.total()) slowest = times;
-    } catch (const Error& error) {
-      failed(client, error.what());
-    }
-  }
-  void failed(uint64_t client, const std::string& reason) override {
-    const std::lock_guard lock(mutex_);
-    failures[client] = reason;
-  }
-
-  double macs() const { return sums_.sum(strategy::kMacs); }
-  // Writes the clients' mean statistics into a model of that width; without any they stay.
-  void finish(ParameterSet& model) const {
-    if (sums_.num_updates() == 0) return;
-    const ParameterSet mean = sums_.mean(strategy::kStatistics, layout_);
-    for (const ParameterInfo& tensor : layout_->tensors())
-      std::ranges::copy(mean.values(tensor), model.values(tensor.name).begin());
-  }
-
-  std::atomic<uint64_t> bytes_down = 0, bytes_up = 0;
-  std::map<uint64_t, std::string> failures;
-  DeviceTimes slowest;
-
- private:
-  RoundLoop& loop_;
-  const strategy::RoundInfo& info_;
-  std::shared_ptr<const ParameterSet> model_;
-  std::vector<int64_t> units_;
-  WireLimits limits_;
-  std::shared_ptr<const ParameterLayout> layout_;
-  strategy::RoundSums sums_;
-  EncodedBodies encoded_;
-  std::mutex mutex_;
-  std::map<uint64_t, uint64_t> sent_;
-};
-
 RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
     : setup_(setup),
       plan_(setup.submodel, initial.shared_layout(), setup.devices),
@@ -491,7 +395,6 @@ void RoundLoop::finish(const strategy::RoundInfo& info, const strategy::RoundSum
   ParameterSet after = *global_;
   setup_.strategy.finish(info, sums, after);
   for (const auto& part : *parts) part->merge(part->extract(after), *global_);
-  // What belongs to no unit is in every part.
 }
 
 void RoundLoop::evaluate(const strategy::RoundInfo& info, std::span<const uint64_t> clients,
@@ -536,8 +439,9 @@ void RoundLoop::collect_statistics(const strategy::RoundInfo& info,
   if (able.empty()) return;
   std::sort(able.begin(), able.end());
   const bool whole = model.layout() == global_->layout();
-  StatisticsTraffic traffic(*this, info, std::make_shared<ParameterSet>(model),
-                            whole ? std::vector<int64_t>{} : model.layout().group_sizes(),
+  StatisticsTraffic traffic({info, setup_.downlink, setup_.uplink, setup_.backend, devices_,
+                             std::make_shared<ParameterSet>(model),
+                             whole ? std::vector<int64_t>{} : model.layout().group_sizes()},
                             able.size(), max_weight);
   setup_.backend.run(able, traffic);
   traffic.finish(model);

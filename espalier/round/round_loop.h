@@ -85,7 +85,6 @@ class RoundLoop {
 
  private:
   class Traffic;
-  class StatisticsTraffic;
   bool evaluates(uint32_t round) const;
   bool clients_have_state() const;
   void check_submodels() const;
