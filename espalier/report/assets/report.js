@@ -37,7 +37,7 @@
     if (/accuracy|_share$|_fraction$/.test(key)) return "fraction";
     if (/bytes/.test(key)) return "bytes";
     if (/seconds(_total)?$/.test(key)) return "seconds";
-    if (/^macs|^clients|^num_|_count$/.test(key)) return "count";
+    if (/macs$|^macs|^clients|^num_|_count$/.test(key)) return "count";
     return "number";
   };
 
@@ -190,6 +190,11 @@
     accuracy: "Test accuracy", loss: "Test loss", train_loss: "Training loss", train_accuracy: "Training accuracy",
     bytes_down: "down", bytes_up: "up", seconds: "round", train_seconds: "training", eval_seconds: "evaluation",
     simulated_seconds: "all", simulated_down_seconds: "down", simulated_compute_seconds: "compute", simulated_up_seconds: "up",
+    client_accuracy: "Clients' own nets, accuracy", server_accuracy_mean: "Server accuracy, mean of clients",
+    server_accuracy_min: "Server accuracy, worst client", server_accuracy_max: "Server accuracy, best client",
+    server_train_accuracy: "Server training accuracy", server_loss: "Server training loss", server_lr: "Server learning rate",
+    server_macs: "Server MACs", server_seconds: "Server time", features_bytes: "Feature maps", features_on_disk_bytes: "Feature maps on disk",
+    test_features_bytes: "Feature maps for evaluation",
     macs: "Client MACs", lr: "Learning rate", peak_rss_bytes: "Peak memory", clients: "Clients", clients_failed: "Failed clients",
   };
   const seriesOf = (keys, xKey, log) => {
@@ -271,9 +276,10 @@
       chart(all, ["clients_failed"], "round", labels.clients_failed, "per round");
     }
     // Whatever else a strategy measured.
-    const known = new Set(["round", "bytes_down_total", "bytes_up_total", "macs_total", "wall_seconds", "simulated_seconds_total", ...Object.keys(labels)]);
+    const known = new Set(["round", "bytes_down_total", "bytes_up_total", "macs_total", "wall_seconds", "simulated_seconds_total",
+      ...Object.keys(labels).filter((key) => !/^server_|^features_|^test_features|^client_accuracy$/.test(key))]);
     const extra = new Set(runs.flatMap((run) => Object.keys(run.columns)).filter((key) => !known.has(key)));
-    for (const key of extra) chart(all, [key], "round", key, "by round");
+    for (const key of extra) chart(all, [key], "round", labels[key] ?? key, "by round");
     if (!all.childElementCount) more.box.remove();
     root.dataset.plots = String(plots.length);
   };
