@@ -1,0 +1,59 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "espalier/base/options.h"
+#include "espalier/data/load.h"
+#include "espalier/params/safetensors.h"
+#include "espalier/round/run_config.h"
+
+// Ways to run a trained model: `espalier evaluate --runtime NAME`. Each is one file,
+// runtime_<name>.cpp, and one row of the table in runtimes.cpp.
+namespace espalier::apps {
+
+// A trained model: its weights as a file, the configuration that made it, and the data.
+struct SavedModel {
+  round::RunConfig config;
+  data::DataSource data;
+  train::DataSpec spec;
+  SafetensorsFile file;
+};
+
+// Opens a run folder, or a safetensors file that `config` describes (it also replaces a run's own
+// configuration); `assignments` are key=value pairs over it. `command` begins the messages. Also
+// prepares this thread for Trainers. Throws Error.
+struct ModelArguments {
+  std::string target, config;
+  std::vector<std::string> assignments;
+};
+SavedModel open_model(const std::string& command, const ModelArguments& arguments);
+
+// A trainer of the whole model.
+std::unique_ptr<train::Trainer> make_trainer(const SavedModel& model);
+// The weights, as the one model that `layout` describes. Throws Error when the file holds anything
+// else, or when the strategy's model has parts of its own: only the dense runtime knows those.
+ParameterSet read_weights(const SavedModel& model,
+                          const std::shared_ptr<const ParameterLayout>& layout);
+
+// Loss and correct predictions of the trainer's loaded weights on all test samples, `eval_batch` at
+// a time. Throws Error when there are none.
+train::EvalSums evaluate_test(const SavedModel& model, train::Trainer& trainer);
+
+// What a runtime found, to be printed: numbers and texts by name. "variants" may hold an object of
+// figures for each of several forms of the model, which are printed side by side.
+struct Runtime {
+  std::string name, summary;
+  Json (*evaluate)(const SavedModel& model);
+};
+const std::vector<Runtime>& runtimes();
+// Throws Error that names the nearest known one.
+const Runtime& find_runtime(const std::string& name);
+
+// The rows of the table.
+Json evaluate_dense(const SavedModel& model);
+
+// One JSON object, or the same for a person.
+void print_figures(const Json& figures, bool json);
+
+}  // namespace espalier::apps
