@@ -3,7 +3,14 @@
 #include <algorithm>
 #include <cmath>
 
+#include "espalier/train/gates.h"
+
 namespace espalier::train {
+namespace {
+
+constexpr double kFbsShift = 0.1;  // where β of mode "fbs" starts
+
+}  // namespace
 
 Init uniform_init(int64_t fan_in) {
   return {Init::kUniform, 1 / std::sqrt(static_cast<double>(fan_in))};
@@ -122,12 +129,14 @@ int GraphBuilder::norm(const std::string& name, int from, const Norm& norm) {
   Node node{.op = norm.group ? Op::kGroupNorm : Op::kBatchNorm,
             .input = from,
             .residual = norm.residual,
+            .gate = norm.gate,
             .relu = norm.relu,
             .in = in,
             .out = in};
   const int64_t n = in.channels;
-  node.weight = tensor(name + ".weight", {n}, Role::kNorm, {Init::kConstant, 1});
-  node.bias = tensor(name + ".bias", {n}, Role::kNorm, {Init::kConstant, 0});
+  const bool fbs = norm.gate != kNone && gates_->fbs;
+  if (!fbs) node.weight = tensor(name + ".weight", {n}, Role::kNorm, {Init::kConstant, 1});
+  node.bias = tensor(name + ".bias", {n}, Role::kNorm, {Init::kConstant, fbs ? kFbsShift : 0});
   if (norm.group) {
     node.groups = norm_groups(n);
   } else {
@@ -135,6 +144,36 @@ int GraphBuilder::norm(const std::string& name, int from, const Norm& norm) {
     node.variance = tensor(name + ".running_var", {n}, Role::kStatistic, {Init::kConstant, 1});
     node.counter = tensor(name + ".num_batches_tracked", {}, Role::kCounter, {Init::kConstant, 0});
   }
+  return add(node);
+}
+
+int GraphBuilder::gate(const std::string& conv, int from, int64_t channels) {
+  if (!gates_) return kNone;
+  const Shape in = shape(from);
+  Node node{.op = Op::kGate, .input = from, .in = in, .out = {channels, 1, 1}};
+  node.sigmoid = gates_->sigmoid;
+  node.penalty = gates_->l1;
+  node.weight =
+      tensor(conv + ".gate.weight", {channels, in.channels}, Role::kWeight, he_init(in.channels));
+  node.bias = tensor(conv + ".gate.bias", {channels}, Role::kBias, {Init::kConstant, 1});
+  graph_.macs += static_cast<uint64_t>(channels * in.channels);
+  return add(node);
+}
+
+// The ReLU stands where its backward pass costs least: in the convolution when only the pooling
+// reads it (layer.h), else in the scaling.
+int GraphBuilder::gated_conv(const std::string& name, int from, Conv conv, int64_t window) {
+  const int gated = gate(name, from, conv.channels);
+  const bool fbs = gated != kNone && gates_->fbs;
+  conv.relu = gated == kNone || (window != 0 && !fbs);
+  conv.bias = !fbs;
+  int x = this->conv(name, from, conv);
+  if (window != 0) x = max_pool(x, window);
+  if (gated == kNone) return x;
+  const Shape in = shape(x);
+  Node node{.op = Op::kScale, .input = x, .gate = gated, .relu = !conv.relu, .in = in, .out = in};
+  if (fbs)
+    node.bias = tensor(name + ".bias", {in.channels}, Role::kBias, {Init::kConstant, kFbsShift});
   return add(node);
 }
 
@@ -155,6 +194,13 @@ Graph GraphBuilder::finish() && {
     ESPALIER_CHECK(node.input >= graph_.features &&
                        (node.residual == kNone || node.residual >= graph_.features),
                    "node ", i, " reads what stands before the features");
+  }
+  if (gates_) {
+    const int ratio = tensor(kGateRatio, {1}, Role::kCounter,
+                             {Init::kConstant, std::max(1.0, std::round(gates_->ratio * 1e6))});
+    for (Node& node : graph_.nodes) {
+      if (node.op == Op::kGate) node.counter = ratio;
+    }
   }
   std::vector<UnitGroup> groups = find_units(graph_, tensors_);
   graph_.layout = std::make_shared<const ParameterLayout>(std::move(tensors_), std::move(groups));

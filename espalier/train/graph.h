@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -32,6 +33,8 @@ enum class Op : uint8_t {
   kGroupNorm,      // over the pixels of groups of channels; same form
   kGlobalAverage,  // mean over the pixels
   kFlatten,        // to a vector in PyTorch's order: channels, height, width
+  kGate,           // judges a convolution's channels from its input (gates.h): {channels, 1, 1}
+  kScale,          // a gate's values times the channels, without a normalization (gates.h)
 };
 
 inline constexpr int kGraphInput = -1;  // as Node::input: the batch itself
@@ -41,10 +44,14 @@ struct Node {
   Op op;
   int input = kGraphInput;  // index of the node whose output it reads
   int residual = kNone;     // normalizations: the node whose output is added before the ReLU
+  int gate = kNone;         // normalizations and kScale: the kGate node that scales the channels
   bool relu = false;
   Shape in{}, out{};
   int64_t kernel = 0, stride = 1, padding = 0, groups = 1;
-  // Indices into the layout's tensors, or kNone.
+  bool sigmoid = false;  // kGate: of the spatial means
+  double penalty = 0;    // kGate: weight of the L1 penalty on what survives, mean over the batch
+  // Indices into the layout's tensors, or kNone. A gated normalization without a weight is that of
+  // mode "fbs", a kScale with a bias likewise; a kGate's counter is kGateRatio.
   int weight = kNone, bias = kNone, mean = kNone, variance = kNone, counter = kNone;
 };
 
@@ -104,9 +111,23 @@ class GraphBuilder {
   int conv(const std::string& name, int from, const Conv& conv);
   int linear(const std::string& name, int from, int64_t features, bool relu);
   int max_pool(int from, int64_t window);
+  // Gates for the convolutions that ask for one below. Without a call of this there are none.
+  struct Gates {
+    bool fbs = false;
+    double ratio = 1;
+    bool sigmoid = false;
+    double l1 = 0;  // fbs
+  };
+  void set_gates(const Gates& gates) { gates_ = gates; }
+  // A gate for a convolution with this name, input and number of output channels, to be handed to
+  // the normalization behind it; kNone, and no node, without gates.
+  int gate(const std::string& conv, int from, int64_t channels);
+  // A convolution with ReLU and a gate, then a max-pooling when `window` is not 0.
+  int gated_conv(const std::string& name, int from, Conv conv, int64_t window);
   struct Norm {
     bool group = false, relu = true;
     int residual = kNone;
+    int gate = kNone;
   };
   int norm(const std::string& name, int from, const Norm& norm);
   int global_average(int from);
@@ -125,6 +146,7 @@ class GraphBuilder {
   int tensor(const std::string& name, std::vector<int64_t> shape, Role role, Init init);
 
   std::string model_;
+  std::optional<Gates> gates_;
   Graph graph_;
   std::vector<ParameterInfo> tensors_;
 };

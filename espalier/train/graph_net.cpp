@@ -41,6 +41,9 @@ std::unique_ptr<Layer> make_layer(const LayerContext& context) {
     case Op::kGlobalAverage:
     case Op::kFlatten:
       return make_vector_layer(context);
+    case Op::kGate:
+    case Op::kScale:
+      break;
   }
   return nullptr;
 }

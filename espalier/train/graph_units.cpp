@@ -41,7 +41,9 @@ std::vector<UnitGroup> find_units(const Graph& graph, std::vector<ParameterInfo>
   for (const Node& node : graph.nodes) {
     Channels out = channels_of(node.input);
     if (node.op == Op::kConv || node.op == Op::kLinear) out = {sets.add(), 1};
+    if (node.op == Op::kGate) out = {sets.add(), 1};
     if (node.op == Op::kFlatten) out.repeat *= node.in.pixels();
+    if (node.gate != kNone) sets.join(out.set, channels_of(node.gate).set);
     if (node.residual != kNone) sets.join(out.set, channels_of(node.residual).set);
     values.push_back(out);
   }
@@ -58,16 +60,19 @@ std::vector<UnitGroup> find_units(const Graph& graph, std::vector<ParameterInfo>
   };
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
     const Node& node = graph.nodes[i];
-    const Channels in = channels_of(node.input), out = values[i];
-    const bool computes = node.op == Op::kConv || node.op == Op::kLinear;
-    const size_t set = sets.find(out.set);
-    if (computes && set != sets.find(whole) && group_of[set] == kNone) {
+    const size_t set = sets.find(values[i].set);
+    if ((node.op == Op::kConv || node.op == Op::kLinear) && set != sets.find(whole) &&
+        group_of[set] == kNone) {
       group_of[set] = static_cast<int>(groups.size());
       const std::string& weight = tensors[static_cast<size_t>(node.weight)].name;
       groups.push_back({weight.substr(0, weight.rfind('.')), node.out.channels});
     }
+  }
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    const Node& node = graph.nodes[i];
+    const Channels in = channels_of(node.input), out = values[i];
     name_units(node.weight, 0, out);
-    if (computes) {
+    if (node.op == Op::kConv || node.op == Op::kLinear || node.op == Op::kGate) {
       const int64_t pixels = node.op == Op::kLinear ? node.in.pixels() : 1;
       name_units(node.weight, 1, {in.set, in.repeat * pixels});
     }
@@ -105,6 +110,15 @@ Graph narrow(const Graph& graph, std::span<const int64_t> units) {
         out.macs += static_cast<uint64_t>(node.out.size() * fan_in);
         break;
       }
+      case Op::kGate: {
+        const int64_t fan_in = extent(1);
+        node.out.channels = extent(0);
+        ESPALIER_CHECK(fan_in == node.in.channels);
+        out.init[static_cast<size_t>(node.weight)] = he_init(fan_in);
+        out.macs += static_cast<uint64_t>(node.out.channels * fan_in);
+        break;
+      }
+      case Op::kScale:
       case Op::kMaxPool:
       case Op::kGlobalAverage:
         node.out.channels = node.in.channels;

@@ -16,6 +16,9 @@ Shape require_image(const ModelOptions& options, const DataSpec& data);
 // A number of channels or units under ModelOptions::width.
 int64_t scaled(const ModelOptions& options, int64_t channels);
 
+// Has the builder make the gates that the options ask for.
+void apply_gates(const ModelOptions& options, GraphBuilder& net);
+
 // gkt_models.cpp. `blocks`: bottlenecks per stage.
 Graph gkt_client(const ModelOptions& options, const DataSpec& data);
 Graph gkt_server(const ModelOptions& options, const DataSpec& data, int blocks);

@@ -30,6 +30,32 @@ int64_t scaled(const ModelOptions& options, int64_t channels) {
   return std::max<int64_t>(1, std::llround(static_cast<double>(channels) * options.width));
 }
 
+void apply_gates(const ModelOptions& options, GraphBuilder& net) {
+  if (options.gates == "none") return;
+  net.set_gates({.fbs = options.gates == "fbs",
+                 .ratio = options.gate_ratio,
+                 .sigmoid = options.gate_sigmoid,
+                 .l1 = options.gate_l1});
+}
+
+void check_gates(const ModelOptions& options, bool supported) {
+  const ModelOptions plain;
+  if (options.gates == "none") {
+    if (options.gate_ratio != plain.gate_ratio || options.gate_sigmoid || options.gate_l1 != 0) {
+      fail("train/gates",
+           "gate_ratio, gate_sigmoid and gate_l1 do nothing without gates; set model.gates to "
+           "\"gated\" or \"fbs\"");
+    }
+    return;
+  }
+  if (!supported) {
+    fail("train/gates", "model '", options.name, "' has no gates; set model.gates = \"none\"");
+  }
+  if (options.gate_l1 != 0 && options.gates != "fbs") {
+    fail("train/gates", "gate_l1 belongs to the gates of mode \"fbs\"; set model.gates = \"fbs\"");
+  }
+}
+
 namespace {
 
 Graph mlp(const ModelOptions& options, const DataSpec& data) {
@@ -45,12 +71,11 @@ Graph mlp(const ModelOptions& options, const DataSpec& data) {
 // The MNIST net of McMahan et al. 2017 (FedAvg): 1,663,370 parameters on 1×28×28 with 10 classes.
 Graph cnn(const ModelOptions& options, const DataSpec& data) {
   GraphBuilder net(options.name, require_image(options, data));
-  int x = net.conv("conv1", kGraphInput,
-                   {.channels = scaled(options, 32), .kernel = 5, .padding = 2, .relu = true});
-  x = net.max_pool(x, 2);
-  x = net.conv("conv2", x,
-               {.channels = scaled(options, 64), .kernel = 5, .padding = 2, .relu = true});
-  x = net.flatten(net.max_pool(x, 2));
+  apply_gates(options, net);
+  int x = net.gated_conv("conv1", kGraphInput,
+                         {.channels = scaled(options, 32), .kernel = 5, .padding = 2}, 2);
+  x = net.gated_conv("conv2", x, {.channels = scaled(options, 64), .kernel = 5, .padding = 2}, 2);
+  x = net.flatten(x);
   x = net.linear("fc1", x, options.fc_units > 0 ? options.fc_units : scaled(options, 512), true);
   net.linear("fc2", x, data.num_classes, false);
   return std::move(net).finish();
@@ -60,10 +85,10 @@ Graph cnn(const ModelOptions& options, const DataSpec& data) {
 // classes.
 Graph cnn_cifar(const ModelOptions& options, const DataSpec& data) {
   GraphBuilder net(options.name, require_image(options, data));
-  int x =
-      net.conv("conv1", kGraphInput, {.channels = scaled(options, 32), .kernel = 3, .relu = true});
-  x = net.conv("conv2", x, {.channels = scaled(options, 64), .kernel = 3, .relu = true});
-  x = net.flatten(net.max_pool(x, 2));
+  apply_gates(options, net);
+  int x = net.gated_conv("conv1", kGraphInput, {.channels = scaled(options, 32), .kernel = 3}, 0);
+  x = net.gated_conv("conv2", x, {.channels = scaled(options, 64), .kernel = 3}, 2);
+  x = net.flatten(x);
   x = net.linear("fc1", x, scaled(options, 128), true);
   net.linear("fc2", x, data.num_classes, false);
   return std::move(net).finish();
@@ -78,15 +103,16 @@ Graph all_cnn(const ModelOptions& options, const DataSpec& data) {
   };
   constexpr Row kRows[] = {{96, 3, 1},  {96, 3, 1},  {96, 3, 2},  {192, 3, 1},
                            {192, 3, 1}, {192, 3, 2}, {192, 3, 1}, {192, 1, 1}};
+  apply_gates(options, net);
   int x = kGraphInput, number = 1;
   for (const Row& row : kRows) {
-    x = net.conv(concat("conv", number++), x,
-                 {.channels = scaled(options, row.channels),
-                  .kernel = row.kernel,
-                  .stride = row.stride,
-                  .padding = row.kernel / 2,
-                  .relu = true,
-                  .he = true});
+    x = net.gated_conv(concat("conv", number++), x,
+                       {.channels = scaled(options, row.channels),
+                        .kernel = row.kernel,
+                        .stride = row.stride,
+                        .padding = row.kernel / 2,
+                        .he = true},
+                       0);
   }
   x = net.conv(concat("conv", number), x, {.channels = data.num_classes, .kernel = 1, .he = true});
   net.global_average(x);
@@ -101,6 +127,7 @@ Graph resnet(const ModelOptions& options, const DataSpec& data) {
   static_assert(kDepth % 6 == 2);
   GraphBuilder net(options.name, require_image(options, data));
   const bool group = options.norm == "group";
+  apply_gates(options, net);
   int64_t channels = scaled(options, 16);
   int x = net.conv("conv1", kGraphInput,
                    {.channels = channels, .kernel = 3, .padding = 1, .bias = false});
@@ -110,10 +137,12 @@ Graph resnet(const ModelOptions& options, const DataSpec& data) {
     for (int block = 0; block < (kDepth - 2) / 6; ++block) {
       const std::string name = concat("layer", stage, ".", block);
       const int64_t stride = stage > 1 && block == 0 ? 2 : 1;
+      int gate = net.gate(name + ".conv1", x, width);
       int y =
           net.conv(name + ".conv1", x,
                    {.channels = width, .kernel = 3, .stride = stride, .padding = 1, .bias = false});
-      y = net.norm(name + ".bn1", y, {.group = group});
+      y = net.norm(name + ".bn1", y, {.group = group, .gate = gate});
+      gate = net.gate(name + ".conv2", y, width);
       y = net.conv(name + ".conv2", y,
                    {.channels = width, .kernel = 3, .padding = 1, .bias = false});
       int shortcut = x;
@@ -122,7 +151,7 @@ Graph resnet(const ModelOptions& options, const DataSpec& data) {
                             {.channels = width, .kernel = 1, .stride = stride, .bias = false});
         shortcut = net.norm(name + ".downsample.1", shortcut, {.group = group, .relu = false});
       }
-      x = net.norm(name + ".bn2", y, {.group = group, .residual = shortcut});
+      x = net.norm(name + ".bn2", y, {.group = group, .residual = shortcut, .gate = gate});
       channels = width;
     }
   }
@@ -134,6 +163,7 @@ Graph resnet(const ModelOptions& options, const DataSpec& data) {
 // one fully connected layer: 9,231,114 parameters on 3×32×32 with 10 classes.
 Graph vgg11(const ModelOptions& options, const DataSpec& data) {
   GraphBuilder net(options.name, require_image(options, data));
+  apply_gates(options, net);
   int x = kGraphInput, position = 0;
   for (const int64_t channels : {64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0}) {
     if (channels == 0) {
@@ -141,9 +171,10 @@ Graph vgg11(const ModelOptions& options, const DataSpec& data) {
       ++position;
       continue;
     }
-    x = net.conv(concat("features.", position), x,
-                 {.channels = scaled(options, channels), .kernel = 3, .padding = 1});
-    x = net.norm(concat("features.", position + 1), x, {});
+    const std::string name = concat("features.", position);
+    const int gate = net.gate(name, x, scaled(options, channels));
+    x = net.conv(name, x, {.channels = scaled(options, channels), .kernel = 3, .padding = 1});
+    x = net.norm(concat("features.", position + 1), x, {.gate = gate});
     position += 3;  // convolution, normalization, ReLU
   }
   net.linear("classifier", net.flatten(x), data.num_classes, false);
@@ -166,20 +197,26 @@ const std::vector<GraphModel>& graph_models() {
   static const std::vector<GraphModel> models = {
       {{"mlp", "Fully connected, ReLU; `hidden` gives the widths (784-64-10: 50,890 parameters)."},
        mlp},
-      {{"cnn", "conv5x5-32, pool, conv5x5-64, pool, fc 512 (1,663,370 parameters on MNIST)."}, cnn},
+      {{"cnn", "conv5x5-32, pool, conv5x5-64, pool, fc 512 (1,663,370 parameters on MNIST)."},
+       cnn,
+       true},
       {{"cnn-cifar", "conv3x3-32, conv3x3-64, pool, fc 128 (1,626,442 parameters on CIFAR-10)."},
-       cnn_cifar},
+       cnn_cifar,
+       true},
       {{"all-cnn", "All-CNN-C: nine convolutions, no pooling (1,369,738 parameters on CIFAR-10)."},
-       all_cnn},
+       all_cnn,
+       true},
       {{"resnet8", "CIFAR ResNet of 8 layers; `norm` chooses batch or group normalization."},
-       resnet<8>},
-      {{"resnet20", "CIFAR ResNet of 20 layers (272,474 parameters)."}, resnet<20>},
-      {{"resnet32", "CIFAR ResNet of 32 layers (466,906 parameters)."}, resnet<32>},
-      {{"resnet56", "CIFAR ResNet of 56 layers (855,770 parameters)."}, resnet<56>},
-      {{"resnet110", "CIFAR ResNet of 110 layers (1,730,714 parameters)."}, resnet<110>},
+       resnet<8>,
+       true},
+      {{"resnet20", "CIFAR ResNet of 20 layers (272,474 parameters)."}, resnet<20>, true},
+      {{"resnet32", "CIFAR ResNet of 32 layers (466,906 parameters)."}, resnet<32>, true},
+      {{"resnet56", "CIFAR ResNet of 56 layers (855,770 parameters)."}, resnet<56>, true},
+      {{"resnet110", "CIFAR ResNet of 110 layers (1,730,714 parameters)."}, resnet<110>, true},
       {{"vgg11",
         "VGG-11 with batch normalization and one fully connected layer (9,231,114 parameters)."},
-       vgg11},
+       vgg11,
+       true},
       {{"resnet8-client",
         "FedGKT's client: 16 feature maps, then two bottlenecks (10,586 parameters)."},
        gkt_client},
@@ -205,7 +242,9 @@ const std::vector<GraphModel>& graph_models() {
 
 std::unique_ptr<Graph> build_graph(const ModelOptions& options, const DataSpec& data) {
   for (const GraphModel& model : graph_models()) {
-    if (model.row.name == options.name) return std::make_unique<Graph>(model.build(options, data));
+    if (model.row.name != options.name) continue;
+    check_gates(options, model.gates);
+    return std::make_unique<Graph>(model.build(options, data));
   }
   return nullptr;
 }

@@ -13,8 +13,12 @@ namespace espalier::train {
 struct GraphModel {
   ModelRow row;
   Graph (*build)(const ModelOptions& options, const DataSpec& data);
+  bool gates = false;  // whether `options.gates` may ask for some
 };
 const std::vector<GraphModel>& graph_models();
+
+// Throws Error for gates that the model cannot have or options of gates that would do nothing.
+void check_gates(const ModelOptions& options, bool supported);
 
 // The model's graph, or nullptr when no feed-forward model has this name.
 std::unique_ptr<Graph> build_graph(const ModelOptions& options, const DataSpec& data);

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "espalier/train/gates.h"
+
 namespace espalier::train {
 namespace {
 
@@ -14,7 +16,8 @@ std::vector<Segment> hidden_segments(const ParameterLayout& layout) {
     const bool computes = tensor.role == Role::kWeight || tensor.role == Role::kBias;
     const bool units = std::any_of(tensor.units.begin(), tensor.units.end(),
                                    [](const AxisUnits& part) { return part.axis == 0; });
-    if (!computes || !units) continue;
+    // A gate scales what its convolution computes: only one of them takes the factor.
+    if (!computes || !units || is_gate_tensor(tensor.name)) continue;
     const auto begin = static_cast<size_t>(tensor.offset);
     parts.push_back({begin, begin + static_cast<size_t>(tensor.size)});
   }

@@ -30,6 +30,8 @@ class TorchModel {
   struct Output {
     at::Tensor logits;
     at::Tensor features;  // undefined without a feature shape
+    // Added to the sum of the samples' losses in training; undefined: none.
+    at::Tensor penalty = {};
   };
   virtual Output forward(const std::vector<at::Tensor>& tensors, const at::Tensor& input,
                          bool training) = 0;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "espalier/train/gates.h"
 #include "espalier/train/loss.h"
 #include "espalier/train/torch_model.h"
 
@@ -36,15 +37,22 @@ class TorchNet final : public Net {
                   const SgdUpdate*) override {
     return guarded([&] {
       const std::vector<at::Tensor> tensors = bind(weights.data(), true);
-      const at::Tensor logits = model_->forward(tensors, input(batch), true).logits;
+      const TorchModel::Output output = model_->forward(tensors, input(batch), true);
+      const at::Tensor& logits = output.logits;
       at::Tensor slope = at::empty({logits.size(0), logits.size(1)}, at::kFloat);
-      const BatchSums result = sums(batch, logits.detach(), slope.data_ptr<float>());
+      BatchSums result = sums(batch, logits.detach(), slope.data_ptr<float>());
+      torch::autograd::variable_list roots = {logits},
+                                     slopes = {slope.to(logits.device(), logits.scalar_type())};
+      if (output.penalty.defined()) {
+        result.loss += output.penalty.item<double>();
+        roots.push_back(output.penalty);
+        slopes.push_back(at::full_like(output.penalty, 1.0 / static_cast<double>(batch.size)));
+      }
       torch::autograd::variable_list leaves;
       for (const at::Tensor& tensor : tensors) {
         if (tensor.requires_grad()) leaves.push_back(tensor);
       }
-      const auto found = torch::autograd::grad(
-          {logits}, leaves, {slope.to(logits.device(), logits.scalar_type())}, {}, false, true);
+      const auto found = torch::autograd::grad(roots, leaves, slopes, {}, false, true);
       size_t next = 0;
       for (size_t i = 0; i < tensors.size(); ++i) {
         const ParameterInfo& info = layout()->tensors()[i];
@@ -202,12 +210,16 @@ class TorchGraph final : public TorchModel {
   Output forward(const std::vector<at::Tensor>& tensors, const at::Tensor& input,
                  bool training) override {
     std::vector<at::Tensor> values;
+    at::Tensor penalty;
     const auto tensor = [&](int i) {
       return i == kNone ? at::Tensor() : tensors[static_cast<size_t>(i)];
     };
     for (const Node& n : graph_.nodes) {
       const at::Tensor x = n.input == kGraphInput ? input : values[static_cast<size_t>(n.input)];
-      const at::Tensor w = tensor(n.weight), b = tensor(n.bias);
+      const at::Tensor w = tensor(n.weight);
+      // A gate's shift counts only where the gate is open: apply() adds it.
+      const bool late = n.gate != kNone && w.defined() == false;
+      const at::Tensor b = late ? at::Tensor() : tensor(n.bias);
       at::Tensor y;
       switch (n.op) {
         case Op::kConv:
@@ -235,15 +247,47 @@ class TorchGraph final : public TorchModel {
         case Op::kFlatten:
           y = x.flatten(1);
           break;
+        case Op::kGate:
+          y = gate(n, x, w, b, tensor(n.counter).item<int64_t>());
+          if (training && n.penalty > 0) {
+            const at::Tensor part = n.penalty * y.sum();
+            penalty = penalty.defined() ? penalty + part : part;
+          }
+          break;
+        case Op::kScale:
+          y = x;
+          break;
+      }
+      if (n.gate != kNone) {
+        y = apply(values[static_cast<size_t>(n.gate)], y, late ? tensor(n.bias) : at::Tensor());
       }
       if (n.residual != kNone) y = y + values[static_cast<size_t>(n.residual)];
       values.push_back(n.relu ? y.relu() : y);
     }
     return {values.back(),
-            graph_.features == kNone ? at::Tensor() : values[static_cast<size_t>(graph_.features)]};
+            graph_.features == kNone ? at::Tensor() : values[static_cast<size_t>(graph_.features)],
+            penalty};
   }
 
  private:
+  // gates.h in libtorch's terms.
+  static at::Tensor gate(const Node& n, const at::Tensor& x, const at::Tensor& w,
+                         const at::Tensor& b, int64_t ratio_ppm) {
+    at::Tensor s = x.mean({2, 3});
+    if (n.sigmoid) s = s.sigmoid();
+    const at::Tensor g = at::linear(s, w, b).relu();
+    const int64_t kept = salient_channels(static_cast<float>(ratio_ppm), n.out.channels);
+    if (kept == n.out.channels) return g;
+    const at::Tensor order = std::get<1>(g.detach().sort(/*stable=*/true, 1, /*descending=*/true));
+    return g * at::zeros_like(g).scatter(1, order.narrow(1, 0, kept), 1);
+  }
+  static at::Tensor apply(const at::Tensor& g, const at::Tensor& y, const at::Tensor& shift) {
+    const at::Tensor scaled = y * g.unsqueeze(-1).unsqueeze(-1);
+    if (!shift.defined()) return scaled;
+    const at::Tensor open = g.detach().gt(0).to(shift.scalar_type());
+    return scaled + (open * shift).unsqueeze(-1).unsqueeze(-1);
+  }
+
   Graph graph_;
 };
 

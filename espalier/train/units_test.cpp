@@ -12,6 +12,7 @@ struct ModelCase {
   std::string model;
   std::vector<int64_t> shape;
   size_t groups;
+  std::string gates = "none";
 };
 
 data::Dataset samples_for(const ModelCase& c) {
@@ -45,6 +46,11 @@ TEST_P(EveryModel, DroppedUnitsHaveNoInfluence) {
   options.name = c.model;
   options.hidden = {20, 15};
   options.lstm_units = 24;
+  options.gates = c.gates;
+  // Below 1 the number of survivors depends on that of the channels, dropped ones included.
+  if (c.gates != "none") options.gate_ratio = 1;
+  // Without normalization a gate that grows with its input squares values layer by layer.
+  options.gate_sigmoid = c.gates != "none" && c.model == "all-cnn";
   const DataSpec spec = spec_of(set);
   const auto whole = make_trainer(options, spec, "fp32", "cpu");
   const ParameterLayout& layout = *whole->layout();
@@ -94,9 +100,16 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(ModelCase{"mlp", {1, 9, 9}, 2}, ModelCase{"cnn", {1, 12, 12}, 3},
                     ModelCase{"cnn-cifar", {3, 12, 12}, 3}, ModelCase{"all-cnn", {3, 16, 16}, 8},
                     ModelCase{"resnet8", {3, 16, 16}, 6}, ModelCase{"resnet20", {3, 16, 16}, 12},
-                    ModelCase{"vgg11", {3, 32, 32}, 8}, ModelCase{"lstm", {6}, 3}),
+                    ModelCase{"vgg11", {3, 32, 32}, 8}, ModelCase{"lstm", {6}, 3},
+                    ModelCase{"cnn", {1, 12, 12}, 3, "gated"},
+                    ModelCase{"cnn-cifar", {3, 12, 12}, 3, "fbs"},
+                    ModelCase{"all-cnn", {3, 16, 16}, 8, "gated"},
+                    ModelCase{"resnet8", {3, 16, 16}, 6, "gated"},
+                    ModelCase{"resnet20", {3, 16, 16}, 12, "fbs"},
+                    ModelCase{"vgg11", {3, 32, 32}, 8, "gated"}),
     [](const auto& row) {
       std::string name = row.param.model;
+      if (row.param.gates != "none") name += "_" + row.param.gates;
       std::replace(name.begin(), name.end(), '-', '_');
       return name;
     });
