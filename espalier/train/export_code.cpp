@@ -1,0 +1,94 @@
+#include "espalier/train/export_code.h"
+
+#include <sstream>
+
+#include "espalier/train/export_module.h"
+
+namespace espalier::train {
+namespace {
+
+class GraphWriter {
+ public:
+  explicit GraphWriter(const Graph& graph) : graph_(graph) {}
+
+  std::string write() {
+    out_ << "def forward(self, x):\n";
+    out_.precision(17);
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+      const Node& node = graph_.nodes[i];
+      const std::string y = value(static_cast<int>(i));
+      line(y, operation(node));
+      if (node.residual != kNone) line(y, y + " + " + value(node.residual));
+      if (node.relu) line(y, "torch.relu(" + y + ")");
+    }
+    out_ << "    return " << value(static_cast<int>(graph_.nodes.size()) - 1) << "\n";
+    return out_.str();
+  }
+
+ private:
+  static std::string value(int node) { return node == kGraphInput ? "x" : concat("v", node); }
+  std::string tensor(int index) const {
+    if (index == kNone) return "None";
+    return ModuleTree::expression(graph_.layout->tensors()[static_cast<size_t>(index)].name);
+  }
+  void line(const std::string& name, const std::string& expression) {
+    out_ << "    " << name << " = " << expression << "\n";
+  }
+  static std::string pair(int64_t n) { return concat("[", n, ", ", n, "]"); }
+
+  std::string operation(const Node& n) {
+    const std::string x = value(n.input), w = tensor(n.weight), b = tensor(n.bias);
+    switch (n.op) {
+      case Op::kConv:
+        return concat("torch.conv2d(", x, ", ", w, ", ", b, ", ", pair(n.stride), ", ",
+                      pair(n.padding), ")");
+      case Op::kLinear:
+        return concat("torch.linear(torch.flatten(", x, ", 1), ", w, ", ", b, ")");
+      case Op::kMaxPool:
+        return concat("torch.max_pool2d(", x, ", ", pair(n.kernel), ", ", pair(n.stride), ")");
+      case Op::kBatchNorm:
+        out_ << "    if self.training:\n        " << tensor(n.counter) << ".add_(1)\n";
+        return concat("torch.batch_norm(", x, ", ", w, ", ", b, ", ", tensor(n.mean), ", ",
+                      tensor(n.variance), ", self.training, ", kMomentum, ", ", kEpsilon,
+                      ", True)");
+      case Op::kGroupNorm:
+        return concat("torch.group_norm(", x, ", ", n.groups, ", ", w, ", ", b, ", ", kEpsilon,
+                      ")");
+      case Op::kGlobalAverage:
+        return concat("torch.mean(", x, ", [2, 3])");
+      case Op::kFlatten:
+        return concat("torch.flatten(", x, ", 1)");
+    }
+    fail("train/export", "layer ", &n - graph_.nodes.data() + 1,
+         " of this model cannot be written as TorchScript");
+  }
+
+  // As a person writes them; kNormEpsilon and kNormMomentum are their nearest floats.
+  static constexpr const char *kMomentum = "0.1", *kEpsilon = "1e-05";
+
+  const Graph& graph_;
+  std::ostringstream out_;
+};
+
+}  // namespace
+
+std::string graph_code(const Graph& graph) { return GraphWriter(graph).write(); }
+
+std::string lstm_code(const ParameterLayout& layout) {
+  std::ostringstream out;
+  out << "def forward(self, x):\n"
+         "    v = torch.embedding(self.embedding.weight, x)\n";
+  for (int layer = 0;; ++layer) {
+    const ParameterInfo* recurrent = layout.find(concat("lstm.weight_hh_l", layer));
+    if (recurrent == nullptr) break;
+    out << "    h = torch.zeros([1, x.size(0), " << recurrent->shape[1]
+        << "], dtype=v.dtype, device=v.device)\n    v = torch.lstm(v, [h, h], [";
+    for (const char* name : {"weight_ih", "weight_hh", "bias_ih", "bias_hh"})
+      out << "self.lstm." << name << "_l" << layer << ", ";
+    out << "], True, 1, 0.0, self.training, False, True)[0]\n";
+  }
+  out << "    return torch.linear(torch.select(v, 1, -1), self.fc.weight, self.fc.bias)\n";
+  return out.str();
+}
+
+}  // namespace espalier::train
