@@ -58,9 +58,10 @@ class GraphWriter {
         return concat("torch.mean(", x, ", [2, 3])");
       case Op::kFlatten:
         return concat("torch.flatten(", x, ", 1)");
+      default:
+        fail("train/export", "layer ", &n - graph_.nodes.data() + 1,
+             " of this model cannot be written as TorchScript");
     }
-    fail("train/export", "layer ", &n - graph_.nodes.data() + 1,
-         " of this model cannot be written as TorchScript");
   }
 
   // As a person writes them; kNormEpsilon and kNormMomentum are their nearest floats.
