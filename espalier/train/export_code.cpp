@@ -18,6 +18,7 @@ class GraphWriter {
       const Node& node = graph_.nodes[i];
       const std::string y = value(static_cast<int>(i));
       line(y, operation(node));
+      if (node.gate != kNone) apply_gate(node, y);
       if (node.residual != kNone) line(y, y + " + " + value(node.residual));
       if (node.relu) line(y, "torch.relu(" + y + ")");
     }
@@ -37,7 +38,9 @@ class GraphWriter {
   static std::string pair(int64_t n) { return concat("[", n, ", ", n, "]"); }
 
   std::string operation(const Node& n) {
-    const std::string x = value(n.input), w = tensor(n.weight), b = tensor(n.bias);
+    // A gate's shift counts only where the gate is open: apply_gate() adds it.
+    const std::string x = value(n.input), w = tensor(n.weight),
+                      b = shifts_late(n) ? "None" : tensor(n.bias);
     switch (n.op) {
       case Op::kConv:
         return concat("torch.conv2d(", x, ", ", w, ", ", b, ", ", pair(n.stride), ", ",
@@ -58,10 +61,36 @@ class GraphWriter {
         return concat("torch.mean(", x, ", [2, 3])");
       case Op::kFlatten:
         return concat("torch.flatten(", x, ", 1)");
+      case Op::kGate:
+        return gate(n, x, w, b);
+      case Op::kScale:
+        return x;
       default:
         fail("train/export", "layer ", &n - graph_.nodes.data() + 1,
              " of this model cannot be written as TorchScript");
     }
+  }
+
+  // gates.h. The ratio is read when the model runs, as our engine reads it.
+  std::string gate(const Node& n, const std::string& x, const std::string& w,
+                   const std::string& b) {
+    const std::string mean = "torch.mean(" + x + ", [2, 3])";
+    line("s", n.sigmoid ? "torch.sigmoid(" + mean + ")" : mean);
+    line("g", "torch.relu(torch.linear(s, " + w + ", " + b + "))");
+    line("kept", concat("min(", n.out.channels, ", max(1, (max(1, int(", tensor(n.counter), ")) * ",
+                        n.out.channels, " + 500000) // 1000000))"));
+    line("order", "torch.sort(g.detach(), stable=True, dim=1, descending=True)[1]");
+    return "g * torch.scatter(torch.zeros_like(g), 1, torch.narrow(order, 1, 0, kept), 1.0)";
+  }
+  static bool shifts_late(const Node& n) { return n.gate != kNone && n.weight == kNone; }
+  void apply_gate(const Node& n, const std::string& y) {
+    const auto pixels = [](const std::string& v) {
+      return "(" + v + ").unsqueeze(-1).unsqueeze(-1)";
+    };
+    const std::string g = value(n.gate);
+    line(y, y + " * " + pixels(g));
+    if (shifts_late(n) && n.bias != kNone)
+      line(y, y + " + " + pixels("torch.gt(" + g + ", 0).to(" + g + ".dtype) * " + tensor(n.bias)));
   }
 
   // As a person writes them; kNormEpsilon and kNormMomentum are their nearest floats.

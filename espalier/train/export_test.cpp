@@ -10,6 +10,7 @@
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
 #include "espalier/base/options.h"
+#include "espalier/train/gates.h"
 #include "espalier/train/test_data.h"
 
 namespace espalier::train {
@@ -42,12 +43,18 @@ std::vector<Case> cases() {
       color{data::Kind::kFloat, {3, 32, 32}, 10, 0}, vectors{data::Kind::kFloat, {20}, 4, 0},
       tokens{data::Kind::kTokens, {12}, 20, 20}, tiny{data::Kind::kFloat, {1, 8, 8}, 5, 0};
   ModelOptions mlp = named("mlp"), all_cnn = named("all-cnn"), group = named("resnet8"),
-               vgg = named("vgg11"), lstm = named("lstm");
+               vgg = named("vgg11"), lstm = named("lstm"), gated = named("resnet8"),
+               gated_cnn = named("cnn"), fbs = named("resnet8"), fbs_cnn = named("all-cnn");
   mlp.hidden = {30, 20};
   all_cnn.width = 0.25;
   group.norm = "group";
   vgg.width = 0.125;
   lstm.lstm_units = 16;
+  gated.gates = gated_cnn.gates = "gated";
+  fbs.gates = fbs_cnn.gates = "fbs";
+  fbs.gate_ratio = fbs_cnn.gate_ratio = 0.4;
+  fbs_cnn.width = 0.25;
+  fbs_cnn.gate_sigmoid = true;
   const ModelOptions script =
       scripted((std::filesystem::path(ESPALIER_TRAIN_REFERENCE) / "scripted.pt").string());
   return {
@@ -63,6 +70,11 @@ std::vector<Case> cases() {
       {"resnet8-group-half", {group, color}, true},
       {"resnet8-client", {named("resnet8-client"), color}},
       {"vgg11", {vgg, color}},
+      {"resnet8-gated", {gated, color}},
+      {"resnet8-gated-half", {gated, color}, true},
+      {"cnn-gated", {gated_cnn, grey}},
+      {"resnet8-fbs", {fbs, color}},
+      {"all-cnn-fbs", {fbs_cnn, color}},
       {"lstm", {lstm, tokens}},
       {"lstm-half", {lstm, tokens}, true},
       {"scripted", {script, tiny}},
@@ -110,7 +122,7 @@ ParameterSet random_weights(Trainer& trainer) {
       // Small, so that the signal does not fade from layer to layer.
       if (tensor.role == Role::kStatistic) value = static_cast<float>(0.1 + 0.1 * stream.uniform());
       if (tensor.role == Role::kNorm) value += static_cast<float>(0.2 * stream.normal());
-      if (tensor.role == Role::kCounter) value = 3;
+      if (tensor.role == Role::kCounter && tensor.name != kGateRatio) value = 3;
     }
   }
   return weights;
