@@ -1,0 +1,127 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "espalier/train/gated_runtime_net.h"
+#include "espalier/train/gates.h"
+#include "espalier/train/models.h"
+#include "espalier/train/torch_net.h"
+
+namespace espalier::train {
+namespace {
+
+struct Case {
+  std::string model, gates;
+  std::vector<int64_t> shape;
+  double ratio;
+  double width = 1.0;
+  bool sigmoid = false;
+  std::string norm = "batch";
+};
+
+std::string case_name(const Case& c) {
+  std::string name = c.model + "_" + c.gates + "_" +
+                     std::to_string(static_cast<int>(std::lround(100 * c.ratio))) + "_" +
+                     std::to_string(c.shape.back()) + (c.sigmoid ? "_sigmoid" : "") +
+                     (c.width == 1.0 ? "" : "_narrow") + (c.norm == "group" ? "_group" : "");
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
+Graph graph_of(const Case& c) {
+  ModelOptions options;
+  options.name = c.model;
+  options.width = c.width;
+  options.norm = c.norm;
+  options.gates = c.gates;
+  if (c.gates != "none") {
+    options.gate_ratio = c.ratio;
+    options.gate_sigmoid = c.sigmoid;
+  }
+  DataSpec data;
+  data.sample_shape = c.shape;
+  data.num_classes = 10;
+  return std::move(*build_graph(options, data));
+}
+
+// Samples, and weights with nothing degenerate: biases, scales and statistics away from 0 and 1.
+struct Problem {
+  AlignedVector<float> values;
+  std::vector<int64_t> labels;
+  Batch batch;
+  ParameterSet weights;
+
+  Problem(const Graph& graph, int64_t size, uint64_t seed = 4) : weights(graph.layout) {
+    draw_parameters(graph.init, Key(3), weights);
+    Stream stream{Key(seed)};
+    for (const ParameterInfo& tensor : graph.layout->tensors()) {
+      if (tensor.role == Role::kCounter || tensor.role == Role::kWeight) continue;
+      for (float& value : weights.values(tensor))
+        value += static_cast<float>(0.4 * stream.uniform() - 0.1);
+    }
+    for (int64_t i = 0; i < size * graph.input.size(); ++i)
+      values.push_back(static_cast<float>(stream.normal()));
+    labels.assign(static_cast<size_t>(size), 0);
+    batch = {.size = size, .values = values, .tokens = {}, .labels = labels};
+  }
+  std::span<const float> sample(const Graph& graph, int64_t i) const {
+    return std::span(values).subspan(static_cast<size_t>(i * graph.input.size()),
+                                     static_cast<size_t>(graph.input.size()));
+  }
+};
+
+double distance(std::span<const float> a, std::span<const float> b) {
+  std::vector<float> difference(a.size());
+  subtract(a, b, difference);
+  return std::sqrt(squared_norm(difference) / std::max(1e-12, squared_norm(b)));
+}
+
+class GatedNets : public testing::TestWithParam<Case> {};
+
+TEST_P(GatedNets, SkippingEqualsTheAutogradTwin) {
+  const Graph graph = graph_of(GetParam());
+  const Problem problem(graph, 7);
+  const auto reference = make_torch_graph_net(graph, "cpu");
+  std::vector<float> expected(70), found(70), masked(10);
+  reference->predict(problem.batch, problem.weights.values(), {}, expected);
+  GatedNet net(graph, problem.weights);
+  uint64_t macs = 0, all = 0;
+  for (int64_t i = 0; i < 7; ++i) {
+    const auto logits = std::span(found).subspan(static_cast<size_t>(i) * 10, 10);
+    macs += net.run(problem.sample(graph, i), Arithmetic::kSkipping, logits);
+    all += net.run(problem.sample(graph, i), Arithmetic::kMasked, masked);
+    EXPECT_TRUE(std::ranges::equal(logits, masked)) << "the same floats, sample " << i;
+  }
+  EXPECT_LT(distance(found, expected), 1e-5);
+  EXPECT_EQ(all, 7 * graph.macs);
+  if (GetParam().gates != "none" && GetParam().ratio < 1) {
+    EXPECT_LT(macs, all);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, GatedNets,
+    testing::Values(
+        Case{"cnn", "gated", {1, 28, 28}, 0.5}, Case{"cnn", "fbs", {1, 28, 28}, 0.7},
+        Case{"cnn", "gated", {3, 33, 33}, 0.3, 0.4}, Case{"cnn-cifar", "gated", {3, 32, 32}, 0.7},
+        Case{"cnn-cifar", "fbs", {3, 32, 32}, 0.5},
+        Case{"all-cnn", "gated", {3, 16, 16}, 0.5, 0.5, true},
+        Case{"all-cnn", "fbs", {3, 16, 16}, 0.7, 0.5, true},
+        Case{"vgg11", "gated", {3, 32, 32}, 0.5, 0.25},
+        Case{"vgg11", "gated", {3, 32, 32}, 0.7, 0.25, true},
+        Case{"vgg11", "fbs", {3, 32, 32}, 0.5, 0.25}, Case{"vgg11", "gated", {3, 48, 40}, 0.6, 0.1},
+        Case{"vgg11", "fbs", {1, 64, 64}, 0.02, 0.1}, Case{"resnet8", "gated", {3, 32, 32}, 0.62},
+        Case{"resnet8", "fbs", {3, 32, 32}, 0.3}, Case{"resnet8", "gated", {1, 28, 28}, 0.5, 0.7},
+        Case{"resnet8", "gated", {3, 16, 16}, 0.4, 1.5, false, "group"},
+        Case{"resnet8", "fbs", {3, 16, 16}, 0.1, 1.0, false, "group"},
+        Case{"resnet20", "gated", {3, 32, 32}, 0.62}, Case{"resnet20", "fbs", {3, 16, 16}, 0.7},
+        Case{"resnet20", "gated", {3, 16, 16}, 1.0}, Case{"mlp", "none", {1, 28, 28}, 1},
+        Case{"cnn", "none", {1, 28, 28}, 1}, Case{"all-cnn", "none", {3, 32, 32}, 1, 0.3},
+        Case{"vgg11", "none", {3, 32, 32}, 1, 0.2}, Case{"resnet20", "none", {3, 32, 32}, 1},
+        Case{"resnet8", "none", {3, 9, 11}, 1, 1.0, false, "group"},
+        Case{"resnet8-client", "none", {3, 12, 12}, 1}, Case{"small-gkt", "none", {1, 28, 28}, 1}),
+    [](const auto& test) { return case_name(test.param); });
+
+}  // namespace
+}  // namespace espalier::train
