@@ -1,4 +1,5 @@
-// The loops over values beside a plain copy, and the mask coder, in bits per second and per value.
+// The loops over values beside a plain copy; the mask coder, in bits per second and per value; the
+// choice of what is pruned.
 #include <benchmark/benchmark.h>
 
 #include <cmath>
@@ -6,6 +7,7 @@
 
 #include "espalier/base/random.h"
 #include "espalier/prune/bits.h"
+#include "espalier/prune/criteria.h"
 #include "espalier/prune/mask.h"
 
 namespace espalier::prune {
@@ -107,6 +109,24 @@ void decode(benchmark::State& state) {
   state.SetItemsProcessed(state.iterations() * kRows * kColumns);
 }
 BENCHMARK(decode)->Arg(30)->Arg(50)->Arg(90);
+
+void choose(benchmark::State& state) {
+  const ParameterSet scores = bench_values(Mask::all(bench_layout()));
+  for (auto _ : state) benchmark::DoNotOptimize(choose_mask(scores, {.fraction = 0.3}).kept());
+  state.SetItemsProcessed(state.iterations() * kRows * kColumns);
+}
+BENCHMARK(choose);
+
+// state.range(0): per cent that are zeroed.
+void zero(benchmark::State& state) {
+  ParameterSet values = bench_values(Mask::all(bench_layout()));
+  const double fraction = static_cast<double>(state.range(0)) / 100;
+  uint64_t step = 0;
+  for (auto _ : state)
+    zero_random(values.values(), values.layout(), fraction, true, Key(3).child(++step));
+  state.SetItemsProcessed(state.iterations() * kRows * kColumns);
+}
+BENCHMARK(zero)->Arg(1)->Arg(45)->Arg(90);
 
 }  // namespace
 }  // namespace espalier::prune

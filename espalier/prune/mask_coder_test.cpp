@@ -144,7 +144,7 @@ TEST(MaskCoder, WholeTensorsAndRowsAreCheap) {
   EXPECT_EQ(encoded(Mask::all(layout)).size(), 3u);
 }
 
-TEST(MaskCoder, DamageIsAnErrorOrAnotherMaskOfTheSameCounts) {
+TEST(MaskCoder, DamageIsRefusedOrAnotherMask) {
   const auto layout = layout_of({{.name = "w", .shape = {9, 11}},
                                  {.name = "bias", .shape = {9}, .role = Role::kBias},
                                  {.name = "rows", .shape = {20, 5}},
@@ -199,6 +199,17 @@ TEST(MaskCoder, RandomBytesAreRefusedOrExact) {
     }
   }
   EXPECT_GT(accepted, 100u);
+}
+
+// docs/format.md shows these bytes.
+TEST(MaskCoder, TheExampleOfTheFormat) {
+  const auto layout = layout_of({{.name = "w", .shape = {4, 4}},
+                                 {.name = "b", .shape = {4}, .role = Role::kBias},
+                                 {.name = "fc", .shape = {3, 2}}});
+  const Mask mask(layout, {0b11'00'11'1111'1011'0110'1011'1101});
+  const Bytes bytes = {0x03, 0x0b, 0x01, 0x02, 0x02, 0x82, 0x4a, 0x07};
+  EXPECT_EQ(encoded(mask), bytes);
+  EXPECT_EQ(decode_mask(bytes, layout, "test"), mask);
 }
 
 TEST(MaskCoder, RefusesWhatTheHeadMustNotSay) {

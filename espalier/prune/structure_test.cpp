@@ -161,6 +161,21 @@ TEST(Structure, DeadByEitherSide) {
   EXPECT_EQ(live_units(ParameterSet(layout)), (std::vector<std::vector<uint32_t>>{{0}}));
 }
 
+TEST(Structure, AnEmbeddingsColumnsAreWhatItComputes) {
+  const auto layout = std::make_shared<const ParameterLayout>(
+      std::vector<ParameterInfo>{
+          {.name = "embedding",
+           .shape = {3, 4},
+           .role = Role::kEmbedding,
+           .units = {{.axis = 1, .group = 0}}},
+          {.name = "fc", .shape = {2, 4}, .units = {{.axis = 1, .group = 0}}}},
+      std::vector<UnitGroup>{{"embedding", 4}});
+  ParameterSet model = random_values(layout, Key(8));
+  for (const size_t row : {0u, 1u, 2u}) model.values("embedding")[4 * row + 1] = 0;
+  for (const size_t row : {0u, 1u}) model.values("fc")[4 * row + 2] = 0;
+  EXPECT_EQ(live_units(model), (std::vector<std::vector<uint32_t>>{{0, 3}}));
+}
+
 TEST(Structure, TheSubmodelOfLiveUnitsComputesTheSameFunction) {
   const auto layout = perceptron_layout(6, 40, 3);
   Stream stream(Key(7));
