@@ -8,5 +8,6 @@ namespace espalier::apps {
 void add_simulate_command(CLI::App& app);
 void add_list_command(CLI::App& app);
 void add_evaluate_command(CLI::App& app);
+void add_export_command(CLI::App& app);
 
 }  // namespace espalier::apps

@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
     espalier::apps::add_compare_command(app);
     espalier::apps::add_report_command(app);
     espalier::apps::add_evaluate_command(app);
+    espalier::apps::add_export_command(app);
     espalier::apps::add_list_command(app);
     espalier::apps::add_data_command(app);
     espalier::apps::add_codec_command(app);

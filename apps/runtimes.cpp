@@ -1,6 +1,7 @@
 #include "apps/runtimes.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <filesystem>
 #include <numeric>
@@ -15,6 +16,7 @@ namespace espalier::apps {
 const std::vector<Runtime>& runtimes() {
   static const std::vector<Runtime> rows = {
       {"dense", "the model as it was trained (default)", evaluate_dense},
+      {"pruned", "without the units that do nothing, beside the dense one", evaluate_pruned},
   };
   return rows;
 }
@@ -58,8 +60,9 @@ std::unique_ptr<train::Trainer> make_trainer(const SavedModel& model) {
 ParameterSet read_weights(const SavedModel& model,
                           const std::shared_ptr<const ParameterLayout>& layout) {
   if (round::make_strategy(model.config)->keeps_encoded()) {
-    fail("evaluate", "the model of strategy '", model.config.strategy.value("name", ""),
-         "' consists of parts that work together; it runs with --runtime dense only");
+    fail("evaluate/model", "the model of strategy '", model.config.strategy.value("name", ""),
+         "' consists of parts that work together, which only `espalier evaluate --runtime dense` "
+         "can run");
   }
   ParameterSet weights(layout);
   read_parameters(model.file, weights);
@@ -88,6 +91,14 @@ std::string text_of(const Json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
+// Four digits are enough to compare by.
+std::string cell(const Json& value) {
+  if (!value.is_number_float()) return text_of(value);
+  std::array<char, 32> text;
+  std::snprintf(text.data(), text.size(), "%.4g", value.get<double>());
+  return text.data();
+}
+
 }  // namespace
 
 void print_figures(const Json& figures, bool json) {
@@ -96,7 +107,7 @@ void print_figures(const Json& figures, bool json) {
     return;
   }
   for (const auto& [key, value] : figures.items()) {
-    if (key != "variants") std::printf("%-20s %s\n", key.c_str(), text_of(value).c_str());
+    if (!value.is_object()) std::printf("%-20s %s\n", key.c_str(), text_of(value).c_str());
   }
   if (!figures.contains("variants")) return;
   std::vector<std::vector<std::string>> rows = {{""}};
@@ -110,7 +121,7 @@ void print_figures(const Json& figures, bool json) {
   for (const std::string& key : keys) {
     rows.push_back({key});
     for (const auto& [name, variant] : figures["variants"].items())
-      rows.back().push_back(variant.contains(key) ? text_of(variant[key]) : "");
+      rows.back().push_back(variant.contains(key) ? cell(variant[key]) : "");
   }
   std::printf("\n%s", report::text_table(rows).c_str());
 }

@@ -41,7 +41,8 @@ ParameterSet read_weights(const SavedModel& model,
 train::EvalSums evaluate_test(const SavedModel& model, train::Trainer& trainer);
 
 // What a runtime found, to be printed: numbers and texts by name. "variants" may hold an object of
-// figures for each of several forms of the model, which are printed side by side.
+// figures for each of several forms of the model, which a person sees side by side; other objects
+// are in the JSON only.
 struct Runtime {
   std::string name, summary;
   Json (*evaluate)(const SavedModel& model);
@@ -52,6 +53,7 @@ const Runtime& find_runtime(const std::string& name);
 
 // The rows of the table.
 Json evaluate_dense(const SavedModel& model);
+Json evaluate_pruned(const SavedModel& model);
 
 // One JSON object, or the same for a person.
 void print_figures(const Json& figures, bool json);

@@ -101,6 +101,14 @@ with Folder() as folder:
     refused(folder, ["evaluate", "nowhere"], "nowhere")
     (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     refused(folder, ["evaluate", "model.safetensors", "--config", "small.toml"], "missing")
+    refused(folder, ["evaluate", "run", "--runtime", "prunned"], "did you mean 'pruned'")
+    refused(folder, ["evaluate", "run", "--runtime", "pruned", "--set", "model.hidden=[64]"], "shape")
+    refused(folder, ["export", "model.safetensors", "--config", "small.toml", "--out", "never.pt"], "missing")
+    refused(folder, ["export", "run", "--out", "never.pt", "--runtime", "gated"], "unknown runtime", "dense, pruned")
+    refused(folder, ["export", "nowhere", "--out", "never.pt"], "nowhere")
+    refused(folder, ["export", "run", "--out", "run"], "folder")
+    refused(folder, ["export", "run", "--out", "nowhere/model.pt"], "nowhere")
+    check(run("export", folder / "run").returncode == 2, "export needs --out")
 
     # A full disk: a file system of one megabyte, when we may mount one.
     disk = folder / "disk"
