@@ -44,6 +44,19 @@ def run_in_torch(path, code):
     return json.loads(subprocess.run([TORCH, "-c", program, path], capture_output=True, text=True, check=True).stdout)
 
 
+def write_tokens(path, count):
+    """Sequences of 6 of 9 tokens; the label is the last one but one."""
+    inputs = [[(5 * i + i // 7 * j + j * j) % 9 for j in range(6)] for i in range(count)]
+    tensors = {"inputs": ([count, 6], [token for row in inputs for token in row]), "labels": ([count], [row[4] for row in inputs])}
+    header, data = {}, b""
+    for name, (shape, values) in tensors.items():
+        packed = struct.pack(f"<{len(values)}q", *values)
+        header[name] = {"dtype": "I64", "shape": shape, "data_offsets": [len(data), len(data) + len(packed)]}
+        data += packed
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
 with Folder() as folder:
     ok(run("simulate", folder / "small.toml", *CNN, "--out", folder / "run", "--quiet"))
 
@@ -103,6 +116,21 @@ with Folder() as folder:
     check(not (folder / "group.pt").exists(), "nothing written")
     ok(run("export", folder / "group", "--out", folder / "group.pt", "--runtime", "dense"))
 
+    # Token sequences: odd units of the LSTM that nothing reads, odd features of the embedding that are zero.
+    (folder / "tokens").mkdir()
+    write_tokens(folder / "tokens/train.safetensors", 400)
+    write_tokens(folder / "tokens/test.safetensors", 100)
+    lstm = ["--set", "data.name=safetensors", "--set", f"data.root={folder / 'tokens'}", "--set", "model.name=lstm", "--set", "rounds=1",
+            "--set", "model.lstm_layers=1", "--set", "model.lstm_units=24"]
+    ok(run("simulate", folder / "small.toml", *lstm, "--out", folder / "lstm", "--quiet"))
+    odd_columns = lambda name, shape, values: ([0.0 if i % shape[1] % 2 else v for i, v in enumerate(values)]
+                                               if name in ("embedding.weight", "lstm.weight_hh_l0", "fc.weight") else None)
+    change(folder / "lstm/model.safetensors", odd_columns)
+    found = json.loads(ok(run("export", folder / "lstm", "--out", folder / "lstm.pt", "--json")).stdout)
+    check(found["kept_units"] == {"embedding": [4, 8], "lstm_l0": [12, 24]} and found["max_logit_difference"] < 1e-5, f"lstm: {found}")
+    weights = lambda e, n: 9 * e + 4 * n * (e + n + 2) + 9 * (n + 1)
+    check(found["variants"]["dense"]["parameters"] == weights(8, 24) and found["variants"]["pruned"]["parameters"] == weights(4, 12), f"lstm: {found}")
+
     # A model of several parts is not one network.
     ok(run("simulate", folder / "small.toml", "--set", "model.name=small-client", "--set", "strategy.name=fedgkt", "--set", "strategy.server_model=small-server",
            "--set", "strategy.server_epochs=1", "--set", "strategy.clients_per_round=20", "--set", "rounds=1", "--out", folder / "parts", "--quiet"))
@@ -120,6 +148,8 @@ with Folder() as folder:
     if not TORCH:
         print("note: no Python with torch was found by CMake; the files were not run by PyTorch here (train.Export tests do it where there is one)")
         sys.exit(0)
+    sequences = "with torch.no_grad(): out = module(torch.arange(12).reshape(2, 6) % about['vocabulary']).shape\n"
+    check(run_in_torch(folder / "lstm.pt", sequences) == [2, 9], "PyTorch: the LSTM")
     code = ("with torch.no_grad():\n  x = torch.randn(5, *about['sample_shape'], generator=torch.Generator().manual_seed(1))\n"
             "  out = [module(x).flatten().tolist(), {k: list(v.shape) for k, v in module.state_dict().items()}, about]\n")
     (small, names, about), (dense, dense_names, _) = run_in_torch(folder / "small.pt", code), run_in_torch(folder / "dense.pt", code)
