@@ -14,13 +14,17 @@ constexpr size_t kMaxPlans = 64;
 
 bool is_norm(Op op) { return op == Op::kBatchNorm || op == Op::kGroupNorm; }
 
+size_t means_bytes(const Shape& shape, int64_t batch) {
+  return static_cast<size_t>(batch * shape.channels) * sizeof(float);
+}
+
 // Whether the gradient of each node's output is needed: something trainable stands before it or in
 // it.
 std::vector<bool> find_trained(const Graph& graph) {
   std::vector<bool> trained;
   for (const Node& node : graph.nodes) {
     const bool before = node.input >= 0 && trained[static_cast<size_t>(node.input)];
-    trained.push_back(node.weight != kNone || before);
+    trained.push_back(node.weight != kNone || node.bias != kNone || node.gate != kNone || before);
   }
   return trained;
 }
@@ -37,13 +41,15 @@ std::unique_ptr<Layer> make_layer(const LayerContext& context) {
       return make_pool_layer(context);
     case Op::kBatchNorm:
     case Op::kGroupNorm:
-      return make_norm_layer(context);
+      return context.gate_reads || context.node.gate != kNone ? make_gated_norm_layer(context)
+                                                              : make_norm_layer(context);
     case Op::kGlobalAverage:
     case Op::kFlatten:
       return make_vector_layer(context);
     case Op::kGate:
+      return make_gate_layer(context);
     case Op::kScale:
-      break;
+      return make_scale_layer(context);
   }
   return nullptr;
 }
@@ -60,9 +66,14 @@ GraphNet::GraphNet(Graph graph, Type type) : graph_(std::move(graph)), type_(typ
 
 Type GraphNet::value_type(int node) const {
   if (type_ == Type::kFloat) return Type::kFloat;
-  const Op op = graph_.nodes[static_cast<size_t>(std::max(node, 0))].op;
-  if (node == kGraphInput) return op == Op::kConv ? Type::kBf16 : Type::kFloat;
-  return op == Op::kConv || op == Op::kMaxPool || is_norm(op) ? Type::kBf16 : Type::kFloat;
+  if (node == kGraphInput) {
+    const auto reads = [](const Node& n) { return n.input == kGraphInput && n.op == Op::kConv; };
+    return std::any_of(graph_.nodes.begin(), graph_.nodes.end(), reads) ? Type::kBf16
+                                                                        : Type::kFloat;
+  }
+  const Op op = graph_.nodes[static_cast<size_t>(node)].op;
+  return op == Op::kConv || op == Op::kMaxPool || op == Op::kScale || is_norm(op) ? Type::kBf16
+                                                                                  : Type::kFloat;
 }
 
 size_t GraphNet::value_bytes(int node, int64_t batch) const {
@@ -74,10 +85,12 @@ size_t GraphNet::value_bytes(int node, int64_t batch) const {
 GraphNet::Plan GraphNet::make_plan(int64_t batch, bool training) const {
   const size_t count = graph_.nodes.size();
   std::vector<size_t> last_read(count, count);  // the logits are read after all layers
-  std::vector<int> readers(count, 0);
+  std::vector<int> readers(count, 0), gates(count, 0);
   size_t input_read = 0;
   for (size_t i = 0; i < count; ++i) {
-    for (const int from : {graph_.nodes[i].input, graph_.nodes[i].residual}) {
+    const Node& node = graph_.nodes[i];
+    if (node.op == Op::kGate && node.input >= 0) ++gates[static_cast<size_t>(node.input)];
+    for (const int from : {node.input, node.residual, node.gate}) {
       if (from >= 0) {
         last_read[static_cast<size_t>(from)] = i;
         ++readers[static_cast<size_t>(from)];
@@ -90,7 +103,7 @@ GraphNet::Plan GraphNet::make_plan(int64_t batch, bool training) const {
   Plan plan;
   ArenaPlanner arena;
   plan.input = arena.allocate(value_bytes(kGraphInput, batch));
-  std::vector<size_t> values(count);
+  std::vector<size_t> values(count), means(count, kNoSlot);
   size_t scratch_bytes = 0;
   for (size_t i = 0; i < count; ++i) {
     const Node& node = graph_.nodes[i];
@@ -107,11 +120,22 @@ GraphNet::Plan GraphNet::make_plan(int64_t batch, bool training) const {
         };
     if (pair(i)) context.pool = &graph_.nodes[i + 1];
     if (i > 0 && pair(i - 1)) context.front = &graph_.nodes[i - 1];
+    context.gate_reads = gates[i] > 0;
+    ESPALIER_CHECK(gates[i] < 2, "two gates read node ", i);
     auto layer = make_layer(context);
     layer->slots.x =
         node.input == kGraphInput ? plan.input : values[static_cast<size_t>(node.input)];
     if (node.residual >= 0) layer->slots.residual = values[static_cast<size_t>(node.residual)];
+    if (node.gate >= 0) layer->slots.gate = values[static_cast<size_t>(node.gate)];
     values[i] = layer->slots.y = arena.allocate(value_bytes(index, batch));
+    if (context.gate_reads && layer->gives_means())
+      means[i] = layer->slots.means = arena.allocate(means_bytes(node.out, batch));
+    if (node.op == Op::kGate) {
+      const size_t given = node.input < 0 ? kNoSlot : means[static_cast<size_t>(node.input)];
+      layer->slots.means = given != kNoSlot ? given : arena.allocate(means_bytes(node.in, batch));
+      if (given != kNoSlot) layer->slots.x = kNoSlot;
+      if (!training) arena.release(layer->slots.means);
+    }
     if (layer->saved_bytes() > 0) layer->slots.saved = arena.allocate(layer->saved_bytes());
     if (context.front != nullptr) {
       plan.layers[i - 1]->slots.pooled = layer->slots.y;
@@ -137,6 +161,7 @@ void GraphNet::place_gradients(int64_t batch, Plan& plan, ArenaPlanner& arena) c
   const std::vector<bool> trained = find_trained(graph_);
   std::vector<std::vector<size_t>> parts(
       graph_.nodes.size());  // the gradient of each output, in up to two parts
+  std::vector<size_t> even(graph_.nodes.size(), kNoSlot);  // and that of a gate
   plan.dlogits = arena.allocate(value_bytes(static_cast<int>(graph_.nodes.size()) - 1, batch));
   parts.back().push_back(plan.dlogits);
   for (size_t i = graph_.nodes.size(); i-- > 0;) {
@@ -147,9 +172,20 @@ void GraphNet::place_gradients(int64_t batch, Plan& plan, ArenaPlanner& arena) c
                    "only a normalization's output may have two readers");
     layer.slots.dy = parts[i][0];
     if (parts[i].size() == 2) layer.slots.more_dy = parts[i][1];
+    layer.slots.even = even[i];
+    ESPALIER_CHECK(
+        even[i] == kNoSlot || is_norm(node.op) || node.op == Op::kMaxPool || node.op == Op::kScale,
+        "a gate reads node ", i);
+    if (node.gate != kNone) {
+      layer.slots.dgate = arena.allocate(value_bytes(node.gate, batch));
+      parts[static_cast<size_t>(node.gate)].push_back(layer.slots.dgate);
+    }
     const bool shares = node.residual >= 0;  // dy, masked, is also the residual's gradient
     const bool wanted = node.input >= 0 && trained[static_cast<size_t>(node.input)];
-    if (wanted) {
+    if (wanted && node.op == Op::kGate) {
+      even[static_cast<size_t>(node.input)] = layer.slots.dx =
+          arena.allocate(means_bytes(node.in, batch));
+    } else if (wanted) {
       layer.slots.dx = layer.backward_in_place() && !shares
                            ? layer.slots.dy
                            : arena.allocate(value_bytes(node.input, batch));
@@ -158,6 +194,7 @@ void GraphNet::place_gradients(int64_t batch, Plan& plan, ArenaPlanner& arena) c
     if (shares) parts[static_cast<size_t>(node.residual)].push_back(layer.slots.dy);
     if (!shares && layer.slots.dx != layer.slots.dy) arena.release(layer.slots.dy);
     if (parts[i].size() == 2) arena.release(parts[i][1]);
+    if (even[i] != kNoSlot) arena.release(even[i]);
   }
 }
 
@@ -199,8 +236,9 @@ BatchSums GraphNet::train(const Batch& batch, std::span<float> weights, std::spa
   frame.gradients = gradients.data();
   frame.update = update;
   for (auto& layer : p.layers) layer->forward(frame);
-  const LossSums sums =
+  LossSums sums =
       batch_loss(batch, frame.at<float>(p.logits), num_classes(), frame.at<float>(p.dlogits));
+  for (const auto& layer : p.layers) sums.loss += layer->penalty();
   for (auto layer = p.layers.rbegin(); layer != p.layers.rend(); ++layer) {
     if ((*layer)->slots.dy != kNoSlot) (*layer)->backward(frame);
   }

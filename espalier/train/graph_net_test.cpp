@@ -17,11 +17,19 @@ struct ModelCase {
   int64_t batch;
   std::string norm = "batch";
   double width = 1.0;
+  std::string gates = "none";
+  double ratio = 0.7;
+  bool sigmoid = false;
+  double l1 = 0;
 };
 
 std::string case_name(const ModelCase& c) {
   std::string name = c.name + "_" + c.norm + (c.width == 1.0 ? "" : "_narrow") + "_" +
                      std::to_string(c.shape.back());
+  if (c.gates != "none") {
+    name += "_" + c.gates + std::to_string(std::lround(10 * c.ratio)) +
+            (c.sigmoid ? "_sigmoid" : "") + (c.l1 > 0 ? "_l1" : "");
+  }
   for (char& letter : name) {
     if (letter == '-') letter = '_';
   }
@@ -33,6 +41,10 @@ Graph graph_of(const ModelCase& c) {
   options.name = c.name;
   options.width = c.width;
   options.norm = c.norm;
+  options.gates = c.gates;
+  options.gate_ratio = c.ratio;
+  options.gate_sigmoid = c.sigmoid;
+  options.gate_l1 = c.l1;
   DataSpec data;
   data.sample_shape = c.shape;
   data.num_classes = 10;
@@ -172,7 +184,9 @@ TEST_P(GraphNets, Bf16StaysNearFp32) {
                rough_gradient(graph.layout);
   const BatchSums x = exact.train(problem.batch, a.values(), exact_gradient.values(), nullptr);
   const BatchSums y = rough.train(problem.batch, b.values(), rough_gradient.values(), nullptr);
-  EXPECT_NEAR(x.loss, y.loss, 0.03 * x.loss);
+  // Rounding may let another channel survive, which changes values by jumps.
+  const bool jumps = GetParam().gates != "none" && GetParam().ratio < 1;
+  EXPECT_NEAR(x.loss, y.loss, (jumps ? 0.1 : 0.03) * x.loss);
   double product = 0;
   for (size_t i = 0; i < exact_gradient.size(); ++i) {
     product += static_cast<double>(exact_gradient.values()[i]) *
@@ -183,14 +197,15 @@ TEST_P(GraphNets, Bf16StaysNearFp32) {
   const double cosine = product / norm(exact_gradient.values()) / norm(rough_gradient.values());
   const std::string& name = GetParam().name;
   EXPECT_GT(cosine, name == "resnet56"                                                   ? 0.8
+                    : jumps                                                              ? 0.9
                     : name == "resnet20" || name == "vgg11" || name == "resnet55-server" ? 0.95
                                                                                          : 0.99);
   const BatchSums u = exact.evaluate(problem.batch, problem.weights.values());
   const BatchSums v = rough.evaluate(problem.batch, problem.weights.values());
-  EXPECT_NEAR(u.loss, v.loss, 0.03 * u.loss);
+  EXPECT_NEAR(u.loss, v.loss, (jumps ? 0.1 : 0.03) * u.loss);
   for (const ParameterInfo& tensor : graph.layout->tensors()) {
     if (tensor.role == Role::kStatistic) {
-      EXPECT_LT(distance(b.values(tensor), a.values(tensor)), 0.02) << tensor.name;
+      EXPECT_LT(distance(b.values(tensor), a.values(tensor)), jumps ? 0.05 : 0.02) << tensor.name;
     }
   }
 }
@@ -210,7 +225,25 @@ INSTANTIATE_TEST_SUITE_P(
         ModelCase{"small-client", {1, 28, 28}, 6}, ModelCase{"small-server", {16, 14, 14}, 6},
         ModelCase{"small-client", {1, 1, 3}, 9},
         ModelCase{"resnet55-server", {16, 4, 4}, 3, "group"},
-        ModelCase{"vgg11", {3, 32, 32}, 6, "batch", 0.25}),
+        ModelCase{"vgg11", {3, 32, 32}, 6, "batch", 0.25},
+        ModelCase{"cnn", {1, 28, 28}, 6, "batch", 1, "gated", 0.5},
+        ModelCase{"cnn", {1, 28, 28}, 5, "batch", 1, "gated", 0.7, true},
+        ModelCase{"cnn", {3, 20, 20}, 5, "batch", 0.4, "fbs", 0.7, false, 0.01},
+        ModelCase{"cnn", {1, 28, 28}, 5, "batch", 1, "fbs", 0.5, true},
+        ModelCase{"cnn-cifar", {3, 16, 16}, 6, "batch", 1, "gated", 0.7},
+        ModelCase{"cnn-cifar", {3, 16, 16}, 6, "batch", 1, "fbs", 0.7},
+        ModelCase{"all-cnn", {3, 16, 16}, 3, "batch", 1, "gated", 0.7, true},
+        ModelCase{"all-cnn", {3, 16, 16}, 3, "batch", 0.3, "fbs", 0.5, true},
+        ModelCase{"vgg11", {3, 32, 32}, 6, "batch", 0.25, "gated", 0.5},
+        ModelCase{"vgg11", {3, 32, 32}, 6, "batch", 0.25, "gated", 1, true},
+        ModelCase{"vgg11", {3, 32, 32}, 6, "batch", 0.3, "fbs", 0.7},
+        ModelCase{"resnet8", {3, 32, 32}, 4, "batch", 1, "gated", 0.5},
+        ModelCase{"resnet8", {3, 16, 16}, 6, "batch", 1, "gated", 0.7, true},
+        ModelCase{"resnet8", {3, 16, 16}, 6, "batch", 1, "gated", 1},
+        ModelCase{"resnet8", {3, 32, 32}, 4, "group", 1, "gated", 0.7},
+        ModelCase{"resnet8", {1, 28, 28}, 5, "batch", 0.7, "gated", 0.7},
+        ModelCase{"resnet8", {3, 16, 16}, 6, "batch", 1, "fbs", 0.5, false, 0.01},
+        ModelCase{"resnet8", {3, 16, 16}, 6, "group", 1, "fbs", 0.7, true}),
     [](const auto& test) { return case_name(test.param); });
 
 }  // namespace

@@ -23,6 +23,11 @@ struct Slots {
   size_t x = kNoSlot, y = kNoSlot, residual = kNoSlot;
   size_t dy = kNoSlot;       // gradient of y; may be overwritten by backward()
   size_t more_dy = kNoSlot;  // normalizations: a second part of it, of y's other reader
+  // A gate's business (gates.h), all fp32. gate, dgate: values and gradient of the gate that scales
+  // this layer's output, batch × channels. even: what the gate that reads y adds to y's gradient at
+  // every pixel, batch × channels. means: y's spatial means, which that gate wants, batch ×
+  // channels; for the gate itself those of its input, which it must find when it has no x.
+  size_t gate = kNoSlot, dgate = kNoSlot, even = kNoSlot, means = kNoSlot;
   size_t dx = kNoSlot;       // kNoSlot: not wanted. May equal dy when backward_in_place()
   size_t saved = kNoSlot;    // saved_bytes(), kept from forward to backward
   size_t scratch = kNoSlot;  // scratch_bytes(), only during one call
@@ -56,6 +61,7 @@ struct LayerContext {
   // at once (sparse_backward). Null otherwise.
   const Node* pool = nullptr;
   const Node* front = nullptr;
+  bool gate_reads = false;  // a gate reads this node's output
 };
 
 class Layer {
@@ -68,6 +74,10 @@ class Layer {
   virtual size_t saved_bytes() const { return 0; }
   virtual size_t scratch_bytes() const { return 0; }
   virtual bool backward_in_place() const { return false; }
+  // Whether it writes slots.means; otherwise the gate takes the means itself.
+  virtual bool gives_means() const { return false; }
+  // Gates in training: what the last forward pass adds to the sum of the samples' losses.
+  virtual double penalty() const { return 0; }
   // Bytes of working memory outside the arena.
   virtual size_t owned_bytes() const { return 0; }
 
@@ -80,8 +90,12 @@ class Layer {
 
 std::unique_ptr<Layer> make_conv_layer(const LayerContext& context);
 std::unique_ptr<Layer> make_linear_layer(const LayerContext& context);
-std::unique_ptr<Layer> make_pool_layer(const LayerContext& context);    // kMaxPool
-std::unique_ptr<Layer> make_norm_layer(const LayerContext& context);    // kBatchNorm, kGroupNorm
+std::unique_ptr<Layer> make_pool_layer(const LayerContext& context);  // kMaxPool
+std::unique_ptr<Layer> make_norm_layer(const LayerContext& context);  // kBatchNorm, kGroupNorm
+// The same in nets with gates: scaled by one, or read by one.
+std::unique_ptr<Layer> make_gated_norm_layer(const LayerContext& context);
+std::unique_ptr<Layer> make_gate_layer(const LayerContext& context);
+std::unique_ptr<Layer> make_scale_layer(const LayerContext& context);
 std::unique_ptr<Layer> make_vector_layer(const LayerContext& context);  // kFlatten, kGlobalAverage
 std::unique_ptr<Layer> make_layer(const LayerContext& context);         // by the node's Op
 

@@ -1,18 +1,11 @@
-#include <dnnl.h>
-
 #include "espalier/train/kernels.h"
 #include "espalier/train/layer.h"
+#include "espalier/train/onednn.h"
 
 // y = relu(x·Wᵀ + b) in fp32, W: [out, in]. The matrix products are oneDNN's, which knows newer
 // processors than OpenBLAS does (2–4 times faster at a federated client's small batches).
 namespace espalier::train {
 namespace {
-
-void gemm(char ta, char tb, int64_t m, int64_t n, int64_t k, float alpha, const float* a,
-          int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
-  const dnnl_status_t status = dnnl_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-  ESPALIER_CHECK(status == dnnl_success, "dnnl_sgemm status ", static_cast<int>(status));
-}
 
 class LinearLayer final : public Layer {
  public:

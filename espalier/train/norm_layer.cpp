@@ -4,6 +4,7 @@
 #include "espalier/train/kernels.h"
 #include "espalier/train/layer.h"
 #include "espalier/train/norm_kernels.h"
+#include "espalier/train/norm_statistics.h"
 
 // Batch normalization (Ioffe and Szegedy 2015) and group normalization (Wu and He 2018), with the
 // residual's addition and the ReLU in the same passes: two over the values forward, two backward.
@@ -69,37 +70,7 @@ class NormLayer final : public Layer {
 
  private:
   size_t block_values() const { return block_.rows * channels_; }
-  double group_size() const { return static_cast<double>(block_.rows * (channels_ / groups_)); }
-
-  // first_/second_: each channel's mean and squared deviations; replaced by its group's mean and
-  // variance.
-  void join_groups() {
-    const size_t width = channels_ / groups_;
-    const auto rows = static_cast<double>(block_.rows);
-    for (size_t g = 0; g < groups_; ++g) {
-      double mean = 0, squares = 0;
-      for (size_t c = g * width; c < (g + 1) * width; ++c) mean += first_[c];
-      mean /= static_cast<double>(width);
-      for (size_t c = g * width; c < (g + 1) * width; ++c) {
-        squares += second_[c] + rows * (first_[c] - mean) * (first_[c] - mean);
-      }
-      for (size_t c = g * width; c < (g + 1) * width; ++c) {
-        first_[c] = mean;
-        second_[c] = squares / group_size();
-      }
-    }
-  }
-
-  void update_statistics(float* weights) {
-    const double unbiased = group_size() / std::max(1.0, group_size() - 1);
-    for (size_t c = 0; c < channels_; ++c) {
-      float& mean = weights[mean_ + c];
-      float& variance = weights[variance_ + c];
-      mean += kNormMomentum * (static_cast<float>(first_[c]) - mean);
-      variance += kNormMomentum * (static_cast<float>(second_[c] * unbiased) - variance);
-    }
-    weights[counter_] += 1;
-  }
+  NormGroups shape() const { return {block_.rows, channels_, groups_}; }
 
   template <class T>
   void run_forward(const Frame& frame) {
@@ -116,8 +87,11 @@ class NormLayer final : public Layer {
         }
       } else {
         moments(block_, x, first_.data(), second_.data());
-        join_groups();
-        if (batch_norm_) update_statistics(frame.weights);
+        join_groups(shape(), first_.data(), second_.data());
+        if (batch_norm_) {
+          update_statistics(shape(), first_.data(), second_.data(), frame.weights + mean_,
+                            frame.weights + variance_, frame.weights + counter_);
+        }
       }
       for (size_t c = 0; c < channels_; ++c) {
         const double inverse = 1 / std::sqrt(second_[c] + static_cast<double>(kNormEpsilon));
@@ -164,8 +138,8 @@ class NormLayer final : public Layer {
           sum += static_cast<double>(gamma[c]) * first_[c];
           product += static_cast<double>(gamma[c]) * second_[c];
         }
-        sum /= group_size();
-        product /= group_size();
+        sum /= shape().size();
+        product /= shape().size();
         for (size_t c = g * width; c < (g + 1) * width; ++c) {
           const auto s = static_cast<double>(inverse[c]);
           scale_[c] = static_cast<float>(static_cast<double>(gamma[c]) * s);

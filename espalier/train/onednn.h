@@ -60,4 +60,11 @@ class Reorder {
   AlignedVector<uint8_t> scratchpad_;
 };
 
+// C = alpha·A·B + beta·C in fp32, row-major; 'T' transposes.
+inline void gemm(char ta, char tb, int64_t m, int64_t n, int64_t k, float alpha, const float* a,
+                 int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
+  const dnnl_status_t status = dnnl_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+  ESPALIER_CHECK(status == dnnl_success, "dnnl_sgemm status ", static_cast<int>(status));
+}
+
 }  // namespace espalier::train

@@ -1,3 +1,4 @@
+#include "espalier/train/gate_kernels.h"
 #include "espalier/train/kernels.h"
 #include "espalier/train/layer.h"
 
@@ -28,7 +29,9 @@ class MaxPoolLayer final : public Layer {
     }
   }
   void backward(const Frame& frame) override {
-    if (slots.dx == kNoSlot || handed_on_) return;
+    if (slots.dx == kNoSlot) return;
+    ESPALIER_CHECK(!handed_on_ || slots.even == kNoSlot, "a gate reads a sparse convolution");
+    if (handed_on_) return;
     if (type_ == Type::kFloat) {
       run_backward<float>(frame);
     } else {
@@ -44,6 +47,13 @@ class MaxPoolLayer final : public Layer {
   }
   template <class T>
   void run_backward(const Frame& frame) const {
+    if (slots.even != kNoSlot) {
+      const size_t pixels = shape_.out_height * shape_.out_width;
+      for (size_t n = 0; n < shape_.batch; ++n) {
+        add_even({pixels, shape_.channels}, frame.at<float>(slots.even) + n * shape_.channels,
+                 frame.at<T>(slots.dy) + n * pixels * shape_.channels);
+      }
+    }
     max_pool_backward(shape_, frame.at<T>(slots.dy), frame.at<T>(slots.y),
                       frame.at<uint8_t>(slots.saved), positive_, frame.at<T>(slots.dx));
   }

@@ -54,10 +54,10 @@ std::unique_ptr<Net> make_net(const ModelOptions& model, const DataSpec& data,
                               std::span<const int64_t> units) {
   if (auto graph = build_graph(model, data); graph != nullptr) {
     if (!units.empty()) *graph = narrow(*graph, units);
-    if (device == "cpu" && model.gates == "none")
+    if (device == "cpu")
       return std::make_unique<GraphNet>(std::move(*graph),
                                         precision == "bf16" ? Type::kBf16 : Type::kFloat);
-    if (precision != "fp32" && device != "cpu")
+    if (precision != "fp32")
       fail("train/precision", "device \"cuda\" trains in fp32; set train.precision = \"fp32\"");
     return make_torch_graph_net(std::move(*graph), device);
   }
