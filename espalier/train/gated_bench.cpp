@@ -57,6 +57,7 @@ ParameterSet trained(const ModelOptions& model, const data::Dataset& set, int64_
   TrainOptions options;
   options.lr = 0.01;
   options.momentum = 0.9;
+  options.clip_norm = 1;
   options.batch_size = 32;
   options.max_steps = steps;
   options.epochs = 1000;

@@ -1,13 +1,14 @@
 #include "espalier/train/sparse_infer.h"
 
+// Kernels hold arrays of vectors, which vectors of unknown length do not allow.
+#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+
+#include <hwy/cache_control.h>
+
 #include <algorithm>
 #include <array>
 #include <utility>
 
-#include <hwy/cache_control.h>
-
-// Kernels hold arrays of vectors, which vectors of unknown length do not allow.
-#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "espalier/train/sparse_infer.cpp"
 #include <hwy/foreach_target.h>
@@ -186,18 +187,6 @@ float sum_plane(const float* plane, size_t pixels) {
   return total;
 }
 
-bool is_zero(const float* plane, size_t pixels) {
-  const D d;
-  size_t i = 0;
-  for (; i + kN <= pixels; i += kN) {
-    if (!hn::AllTrue(d, hn::Eq(hn::LoadU(d, plane + i), hn::Zero(d)))) return false;
-  }
-  for (; i < pixels; ++i) {
-    if (plane[i] != 0) return false;
-  }
-  return true;
-}
-
 // One channel's copies: per kernel column the plane moved by `column − padding`, masked where it
 // comes from another row.
 void shift(const float* plane, const uint32_t* masks, size_t kernel, size_t padding, size_t size,
@@ -287,17 +276,12 @@ namespace espalier::train {
 
 HWY_EXPORT(conv);
 HWY_EXPORT(sum_plane);
-HWY_EXPORT(is_zero);
 HWY_EXPORT(shift);
 HWY_EXPORT(linear);
 HWY_EXPORT(columns);
 
 float plane_sum(const float* plane, size_t pixels) {
   return HWY_DYNAMIC_DISPATCH(sum_plane)(plane, pixels);
-}
-
-bool plane_is_zero(const float* plane, size_t pixels) {
-  return HWY_DYNAMIC_DISPATCH(is_zero)(plane, pixels);
 }
 
 SparsePlan::SparsePlan(const SparseShape& shape) : shape_(shape) {

@@ -85,8 +85,6 @@ class SparsePlan {
 
 // Σ over the first `pixels` of a plane.
 float plane_sum(const float* plane, size_t pixels);
-// Whether all of them are 0.
-bool plane_is_zero(const float* plane, size_t pixels);
 
 // y's planes of the channels `outputs` from the unfolded blocks of the channels `inputs` (both
 // ascending); other planes of y are not touched. `weights`: out_channels × in_channels × taps, and
