@@ -17,6 +17,7 @@ const std::vector<Runtime>& runtimes() {
   static const std::vector<Runtime> rows = {
       {"dense", "the model as it was trained (default)", evaluate_dense},
       {"pruned", "without the units that do nothing, beside the dense one", evaluate_pruned},
+      {"gated", "a model with gates, sample by sample: dense, masked and skipping", evaluate_gated},
   };
   return rows;
 }

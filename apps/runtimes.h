@@ -54,6 +54,7 @@ const Runtime& find_runtime(const std::string& name);
 // The rows of the table.
 Json evaluate_dense(const SavedModel& model);
 Json evaluate_pruned(const SavedModel& model);
+Json evaluate_gated(const SavedModel& model);
 
 // One JSON object, or the same for a person.
 void print_figures(const Json& figures, bool json);

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <utility>
 
 #undef HWY_TARGET_INCLUDE
@@ -57,15 +58,19 @@ HWY_NOINLINE void pixel_block(const ConvCall& c, const uint32_t* outputs, size_t
 #pragma GCC unroll 4
     for (size_t v = 0; v < V; ++v) sum[r][v] = hn::Zero(d);
   }
-  const float* x = c.x + at;
-  for (size_t j = 0; j < c.num_inputs; ++j, x += c.block) {
+  const float* x[V];
+#pragma GCC unroll 4
+  for (size_t v = 0; v < V; ++v) {
+    const size_t pixel = at + v * kN;
+    x[v] = c.x + pixel / c.line * c.line_step + pixel % c.line;
+  }
+  for (size_t j = 0; j < c.num_inputs; ++j) {
     if constexpr (V == 1) fetch_ahead<R>(c, w, j);
     const size_t first = c.inputs[j] * c.taps;
     for (size_t t = 0; t < c.taps; ++t) {
-      const float* from = x + c.tap_offsets[t];
       Vec value[V];
 #pragma GCC unroll 4
-      for (size_t v = 0; v < V; ++v) value[v] = hn::LoadU(d, from + v * kN);
+      for (size_t v = 0; v < V; ++v) value[v] = hn::LoadU(d, x[v] + c.tap_offsets[t]);
 #pragma GCC unroll 16
       for (size_t r = 0; r < R; ++r) {
         const Vec weight = hn::Set(d, w[r][first + t]);
@@ -73,6 +78,8 @@ HWY_NOINLINE void pixel_block(const ConvCall& c, const uint32_t* outputs, size_t
         for (size_t v = 0; v < V; ++v) sum[r][v] = hn::MulAdd(weight, value[v], sum[r][v]);
       }
     }
+#pragma GCC unroll 4
+    for (size_t v = 0; v < V; ++v) x[v] += c.block;
   }
 #pragma GCC unroll 16
   for (size_t r = 0; r < R; ++r) {
@@ -287,6 +294,7 @@ float plane_sum(const float* plane, size_t pixels) {
 SparsePlan::SparsePlan(const SparseShape& shape) : shape_(shape) {
   const SparseShape& s = shape_;
   if (s.taps_are_lanes()) {
+    layout_ = Layout::kTaps;
     block_ = s.pixels() * 16;
     for (size_t p = 0; p < s.pixels(); ++p) {
       for (size_t t = 0; t < s.taps(); ++t) {
@@ -299,6 +307,20 @@ SparsePlan::SparsePlan(const SparseShape& shape) : shape_(shape) {
     }
     return;
   }
+  const bool same = s.stride == 1 && s.out_width == s.in_width && s.out_height == s.in_height &&
+                    s.padding <= kPlaneStep;
+  // From two vectors per row on: with one, reading rows that begin anywhere costs more than copies.
+  if (same && s.out_width % (2 * kPlaneStep) == 0) {
+    layout_ = Layout::kRows;
+    line_ = s.out_width;
+    line_step_ = s.out_width + kPlaneStep;
+    rows_ = s.out_height + s.kernel - 1;
+    block_ = rows_ * line_step_ + kPlaneStep;
+    for (size_t t = 0; t < s.taps(); ++t)
+      taps_.push_back(
+          static_cast<uint32_t>(t / s.kernel * line_step_ + kPlaneStep + t % s.kernel - s.padding));
+    return;
+  }
   phases_ = std::min(s.stride, s.kernel);
   rows_ = s.out_height + (s.kernel - 1) / s.stride;
   block_ = plane_size(s.kernel * phases_ * rows_ * s.out_width);
@@ -307,9 +329,9 @@ SparsePlan::SparsePlan(const SparseShape& shape) : shape_(shape) {
     taps_.push_back(static_cast<uint32_t>(
         ((column * phases_ + row % s.stride) * rows_ + row / s.stride) * s.out_width));
   }
-  shifted_ = s.stride == 1 && s.out_width == s.in_width && s.out_height == s.in_height &&
-             s.padding <= kPlaneStep;
-  if (!shifted_) return;
+  line_ = line_step_ = plane_size(s.pixels());  // one line
+  if (!same) return;
+  layout_ = Layout::kShifted;
   const size_t plane = plane_size(s.pixels());
   masks_.resize(s.kernel * plane);
   for (size_t column = 0; column < s.kernel; ++column) {
@@ -325,14 +347,18 @@ void SparsePlan::unfold(const float* planes, std::span<const uint32_t> channels,
   const size_t plane = plane_size(s.in_pixels());
   for (const uint32_t channel : channels) {
     const float* in = planes + channel * plane;
-    if (s.taps_are_lanes()) {
+    if (layout_ == Layout::kRows) {
+      float* row = out + s.padding * line_step_ + kPlaneStep;
+      for (size_t y = 0; y < s.in_height; ++y, row += line_step_)
+        std::memcpy(row, in + y * s.in_width, s.in_width * sizeof(float));
+    } else if (layout_ == Layout::kTaps) {
       for (size_t p = 0; p < s.pixels(); ++p) {
         for (size_t t = 0; t < 9; ++t) {
           const int32_t source = sources_[p * 9 + t];
           out[p * 16 + t] = source < 0 ? 0.0f : in[source];
         }
       }
-    } else if (shifted_) {
+    } else if (layout_ == Layout::kShifted) {
       // Vectors may end behind the plane: there they write zeros, over the padding or over what is
       // written next.
       HWY_DYNAMIC_DISPATCH(shift)
@@ -362,18 +388,20 @@ void sparse_conv(const SparsePlan& plan, const float* weights, std::span<const u
                  std::span<const uint32_t> outputs, const float* unfolded,
                  const SparseEpilogue& epilogue, float* y) {
   const SparseShape& s = plan.shape_;
-  const detail::SparseCall call{weights,
-                                s.in_channels * s.taps(),
-                                inputs.data(),
-                                inputs.size(),
-                                s.taps(),
-                                plan.taps_.data(),
-                                unfolded,
-                                plan.block_,
-                                &epilogue,
-                                y,
-                                plane_size(s.pixels()),
-                                s.pixels()};
+  const detail::SparseCall call{.weights = weights,
+                                .row = s.in_channels * s.taps(),
+                                .inputs = inputs.data(),
+                                .num_inputs = inputs.size(),
+                                .taps = s.taps(),
+                                .tap_offsets = plan.taps_.data(),
+                                .x = unfolded,
+                                .block = plan.block_,
+                                .line = plan.line_,
+                                .line_step = plan.line_step_,
+                                .epilogue = &epilogue,
+                                .y = y,
+                                .plane = plane_size(s.pixels()),
+                                .pixels = s.pixels()};
   HWY_DYNAMIC_DISPATCH(conv)(call, outputs.data(), outputs.size(), s.taps_are_lanes());
 }
 

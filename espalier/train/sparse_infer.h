@@ -17,13 +17,12 @@
 // A convolution's input is first unfolded: for every kept input channel one block, in which each
 // tap of the kernel finds the values that belong to all output pixels at a constant distance from
 // the output's own position. Two layouts, by the size of the map:
-// - Pixels are lanes (more than four output pixels): one copy per kernel column (and per row and
-//   column modulo the stride), shifted so that a tap is an offset. A vector of pixels is multiplied
-//   with one weight at a time.
-// - Taps are lanes (up to four output pixels, 3×3): 16 values per output pixel, the taps it sees
-// and
-//   zeros. A vector of weights is multiplied with one pixel's at a time: such layers have many
-//   weights, each used once or twice, and this reads them at the memory's speed.
+// - Pixels are lanes: a vector of pixels is multiplied with one weight at a time. Maps whose rows
+//   are whole pairs of vectors get zeros between the rows; others are copied once per kernel column
+//   (and per row and column modulo the stride), shifted so that a tap is an offset in the flat map.
+// - Taps are lanes, for up to four output pixels and 3×3: 16 values per output pixel, the taps it
+//   sees and zeros. A vector of weights is multiplied with one pixel's at a time: such layers have
+//   many weights, each used once or twice, and this reads them at the memory's speed.
 //
 // Sums run over the kept channels in the order given, ascending, then over the taps. A channel of
 // zeros changes no bit of a result: skipping it or not gives the same floats.
@@ -76,10 +75,10 @@ class SparsePlan {
   friend void sparse_conv(const SparsePlan&, const float*, std::span<const uint32_t>,
                           std::span<const uint32_t>, const float*, const SparseEpilogue&, float*);
   SparseShape shape_;
-  size_t block_ = 0, rows_ = 0, phases_ = 1;
-  bool shifted_ = false;          // copies are the plane itself, moved and masked
+  enum class Layout : uint8_t { kTaps, kRows, kShifted, kCopied } layout_ = Layout::kCopied;
+  size_t block_ = 0, rows_ = 0, phases_ = 1, line_ = 0, line_step_ = 0;
   std::vector<uint32_t> taps_;    // pixels as lanes: offset of each tap in a block
-  std::vector<uint32_t> masks_;   // shifted_: per kernel column one plane of masks
+  std::vector<uint32_t> masks_;   // kShifted: per kernel column one plane of masks
   std::vector<int32_t> sources_;  // taps as lanes: input pixel of each (pixel, tap), −1: padding
 };
 
@@ -119,6 +118,7 @@ struct SparseCall {
   const uint32_t* tap_offsets;
   const float* x;
   size_t block;
+  size_t line, line_step;  // pixels in a row of x, and floats from one row to the next
   const SparseEpilogue* epilogue;
   float* y;
   size_t plane, pixels;
