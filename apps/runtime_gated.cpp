@@ -71,11 +71,11 @@ struct Form {
   Json figures(double accuracy) const {
     const double count = static_cast<double>(macs.size());
     return {{"accuracy", accuracy},
-            {"seconds_median", quantile(seconds, 0.5)},
-            {"seconds_p95", quantile(seconds, 0.95)},
-            {"macs_mean", std::accumulate(macs.begin(), macs.end(), 0.0) / count},
-            {"macs_median", quantile(macs, 0.5)},
-            {"macs_p95", quantile(macs, 0.95)}};
+            {"seconds_per_sample_alone", quantile(seconds, 0.5)},
+            {"p95_seconds_per_sample_alone", quantile(seconds, 0.95)},
+            {"macs_per_sample", std::accumulate(macs.begin(), macs.end(), 0.0) / count},
+            {"median_macs_per_sample", quantile(macs, 0.5)},
+            {"p95_macs_per_sample", quantile(macs, 0.95)}};
   }
 };
 

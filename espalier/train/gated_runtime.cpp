@@ -4,7 +4,7 @@
 
 #include "espalier/base/clock.h"
 #include "espalier/train/gates.h"
-#include "espalier/train/torch_net.h"
+#include "espalier/train/graph_net.h"
 
 namespace espalier::train {
 namespace {
@@ -22,7 +22,7 @@ const Graph& with_gates(const Graph& graph) {
 
 GatedRuntime::GatedRuntime(const Graph& graph, const ParameterSet& weights)
     : net_(with_gates(graph), weights),
-      engine_(make_torch_graph_net(graph, "cpu")),
+      engine_(std::make_unique<GraphNet>(graph, Type::kFloat)),
       weights_(weights) {}
 
 void GatedRuntime::predict_by(Way way, std::span<const float> samples, std::span<float> logits,

@@ -14,12 +14,12 @@ with Folder() as folder:
     check(found["ratio"] == 0.5 and found["samples"] == 200, f"what was evaluated: {found}")
     check(masked["accuracy"] == gated["accuracy"] == trained["accuracy"], "skipping changes no prediction")
     check(found["largest_difference_of_logits"] <= 1e-5 * max(1, found["largest_logit"]), "skipping changes no logit")
-    check(0 < gated["macs_mean"] < 0.8 * dense["macs_mean"] < masked["macs_mean"], "multiplications are left out")
-    check(gated["macs_median"] <= gated["macs_p95"] <= masked["macs_mean"], "percentiles")
-    check(all(0 < form["seconds_median"] <= form["seconds_p95"] for form in (dense, masked, gated)), "latencies")
+    check(0 < gated["macs_per_sample"] < 0.8 * dense["macs_per_sample"] < masked["macs_per_sample"], "multiplications are left out")
+    check(gated["median_macs_per_sample"] <= gated["p95_macs_per_sample"] <= masked["macs_per_sample"], "percentiles")
+    check(all(0 < form["seconds_per_sample_alone"] <= form["p95_seconds_per_sample_alone"] for form in (dense, masked, gated)), "latencies")
     check({found["batch_1"], found["batch_8"]} <= {"gated", "masked"} and found["batch_8_seconds"] > 0, "the automatic choice is shown")
     text = ok(run("evaluate", folder / "gated", "--runtime", "gated")).stdout
-    check(all(word in text for word in ("dense", "masked", "gated", "seconds_p95", "macs_mean", "speedup")), "printed for a person")
+    check(all(word in text for word in ("dense", "masked", "gated", "p95_seconds_per_sample_alone", "macs_per_sample", "speedup")), "printed for a person")
 
     ok(run("simulate", config, "--set", "rounds=1", "--out", folder / "plain", "--quiet"))
     refused = run("evaluate", folder / "plain", "--runtime", "gated")
