@@ -5,6 +5,7 @@
 #include "espalier/codec/registry.h"
 #include "espalier/data/load.h"
 #include "espalier/data/partition.h"
+#include "espalier/prune/criteria.h"
 #include "espalier/round/run_config.h"
 #include "espalier/strategy/strategy.h"
 #include "espalier/submodel/selection.h"
@@ -35,6 +36,7 @@ const std::vector<Listing>& listings() {
       {"datasets", [] { return rows_of(data::dataset_rows()); }},
       {"partitions", [] { return rows_of(data::partition_rows()); }},
       {"submodels", [] { return rows_of(submodel::selection_rows()); }},
+      {"criteria", [] { return rows_of(prune::criterion_rows()); }},
   };
   return all;
 }

@@ -236,6 +236,12 @@ Json Simulation::metrics_line(const round::RoundRecord& record) const {
   line["bytes_up_total"] = ledger.bytes_up;
   line["macs"] = record.macs;
   line["macs_total"] = ledger.macs;
+  if (record.exploration.clients > 0) {
+    line["exploration_clients"] = record.exploration.clients;
+    line["exploration_bytes_down"] = record.exploration.bytes_down;
+    line["exploration_bytes_up"] = record.exploration.bytes_up;
+    line["exploration_macs"] = record.exploration.macs;
+  }
   if (loop_->devices().timed()) {
     line["simulated_seconds"] = record.simulated.total();
     line["simulated_down_seconds"] = record.simulated.down;
@@ -302,9 +308,16 @@ Json Simulation::summary() const {
   }
   out["bytes_down_total"] = ledger.bytes_down;
   out["bytes_up_total"] = ledger.bytes_up;
-  out["bytes_down_per_client_round"] =
-      per_update(ledger.bytes_down, ledger.client_updates + ledger.clients_failed);
-  out["bytes_up_per_client_round"] = per_update(ledger.bytes_up, ledger.client_updates);
+  // Of the rounds' training alone.
+  out["bytes_down_per_client_round"] = per_update(ledger.bytes_down - ledger.exploration_bytes_down,
+                                                  ledger.client_updates + ledger.clients_failed);
+  out["bytes_up_per_client_round"] =
+      per_update(ledger.bytes_up - ledger.exploration_bytes_up, ledger.client_updates);
+  if (ledger.exploration_bytes_up > 0) {
+    out["exploration_bytes_down"] = ledger.exploration_bytes_down;
+    out["exploration_bytes_up"] = ledger.exploration_bytes_up;
+    out["exploration_macs"] = ledger.exploration_macs;
+  }
   // What the model's weights would take in float32; nothing to compare with where none travel.
   if (strategy_->keeps_encoded()) {
     out["dense_bytes_per_client_round"] = nullptr;
@@ -318,6 +331,15 @@ Json Simulation::summary() const {
   if (loop_->submodels().active()) {
     out["submodel"] = config_.submodel.name;
     for (const auto& [width, accuracy] : last_widths_) out["final_" + width_key(width)] = accuracy;
+  }
+  if (config_.run.target_accuracy > 0) {
+    out["target_accuracy"] = config_.run.target_accuracy;
+    const bool reached = ledger.target_round > 0;
+    out["target_round"] = reached ? Json(ledger.target_round) : Json(nullptr);
+    out["target_bytes_down"] = reached ? Json(ledger.target_bytes_down) : Json(nullptr);
+    out["target_bytes_up"] = reached ? Json(ledger.target_bytes_up) : Json(nullptr);
+    out["target_macs"] = reached ? Json(ledger.target_macs) : Json(nullptr);
+    out["target_seconds"] = reached ? Json(ledger.target_seconds) : Json(nullptr);
   }
   out["client_train_seconds"] = ledger.client_seconds;
   out["client_updates"] = ledger.client_updates;

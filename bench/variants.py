@@ -44,6 +44,41 @@ FEDGKT_VARIANTS = {
 # When everybody keeps the same share, the first units are simply a smaller net, and that is what is evaluated.
 SMALLER = {"submodel.name": "ordered", "submodel.keep": 0.75, "submodel.eval_widths": "[0.75]", **GENTLE}
 
+def pruned(sparsity, **more):
+    """Another criterion in AutoFLIP's place: same server, same sparsity."""
+    return {"strategy": f'{{name="pruning", clients_per_round=5, server_momentum=0.9, sparsity={sparsity}, ' + ", ".join(f"{k}={json.dumps(v)}" for k, v in more.items()) + "}"}
+
+
+# 20 clients explore for 10 epochs what 5 clients train for 5 in a round: 8 rounds.
+PLAIN = '{name="fedavg", clients_per_round=5}'
+AUTOFLIP_VARIANTS = {
+    "FedAvg": {"strategy": PLAIN},
+    "FedAvg, 8 rounds more": {"strategy": PLAIN, "rounds": 48, "eval_every": 6},
+    "server momentum, 8 rounds more": {**pruned(0, criterion="random"), "rounds": 48, "eval_every": 6},
+    "AutoFLIP .3": {},
+    "AutoFLIP .5": {"strategy.sparsity": 0.5},
+    "AutoFLIP robust .5": {"strategy.sparsity": 0.5, "strategy.guidance": "robust"},
+    "random .3": pruned(0.3, criterion="random"),
+    "random .5": pruned(0.5, criterion="random"),
+    "magnitude at round 5 .3": pruned(0.3, start_round=5),
+    "magnitude at round 5 .5": pruned(0.5, start_round=5),
+    "random steps .45": pruned(0.45, criterion="random-step"),
+}
+
+
+def adp(base, mode):
+    gates = "none" if mode == "magnitude" else mode
+    return {"strategy": f'{{name="adp", clients_per_round=10, base="{base}", mode="{mode}"}}', "model.gates": gates}
+
+
+ADP_BASES = {"fedavg": {}, "fedprox": {}, "scaffold": {"train.momentum": 0, "train.lr": 0.05}}
+ADP_VARIANTS = {}
+for base, own in ADP_BASES.items():
+    plain = {"strategy": f'{{name="{base}", clients_per_round=10}}'}
+    ADP_VARIANTS[f"{base}, dense"] = {**own, **plain}
+    for mode in ("gated", "fbs", "magnitude"):
+        ADP_VARIANTS[f"{base}, {mode}"] = {**own, **adp(base, mode)}
+
 # name: (configuration, {variant: settings})
 EXPERIMENTS = {
     "fd-mnist": ("fd_mnist.toml", DROPOUT_VARIANTS),
@@ -51,6 +86,9 @@ EXPERIMENTS = {
     "fd-cifar10": ("fd_cifar10.toml", {name: {**v, "submodel.aggregation": "count"} if v else v for name, v in DROPOUT_VARIANTS.items()} | {"first .75, trellis 2.75 / dithered 0.9 bits": SMALLER}),
     "fedgkt-fashion-mnist": ("fedgkt_fashion-mnist.toml", FEDGKT_VARIANTS),
     "fedgkt-cifar10": ("fedgkt_cifar10.toml", FEDGKT_VARIANTS),
+    "autoflip-fashion-mnist": ("autoflip_fashion-mnist.toml", AUTOFLIP_VARIANTS),
+    "autoflip-cifar10": ("autoflip_cifar10.toml", AUTOFLIP_VARIANTS),
+    "adp-cifar10": ("adp_cifar10.toml", ADP_VARIANTS),
     "heterofl": (
         "heterofl_cifar10.toml",
         {
@@ -149,6 +187,15 @@ def show(experiment, variants, rows):
         if mine[0].get("client_accuracy") is not None:
             own = [100 * row["client_accuracy"] for row in mine]
             print(f"    clients' own nets: {mean(own):.2f}, server {mean([row['server_seconds'] for row in mine]):.1f} s per round")
+        if average(name, "exploration_macs"):
+            print(f"    exploration: {average(name, 'exploration_macs') / 1e9:.0f} of {average(name, 'client_macs_total') / 1e9:.0f} GMAC, {(average(name, 'exploration_bytes_down') + average(name, 'exploration_bytes_up')) / 1e6:.1f} MB")
+        if "target_accuracy" in mine[0]["summary"]:
+            reached = [row["summary"] for row in mine if row["summary"].get("target_round")]
+            if reached:
+                print(f"    {100 * reached[0]['target_accuracy']:.0f} % reached by {len(reached)} of {len(mine)} seeds after {mean([r['target_round'] for r in reached]):.1f} rounds, "
+                      f"{mean([r['target_bytes_down'] + r['target_bytes_up'] for r in reached]) / 1e6:.1f} MB, {mean([r['target_macs'] for r in reached]) / 1e12:.2f} TMAC")
+            else:
+                print(f"    {100 * mine[0]['summary']['target_accuracy']:.0f} % not reached")
         widths = sorted({key for row in mine for key in row["widths"]})
         if widths:
             print("    " + "  ".join(f"{key[12:]}: {100 * mean([row['widths'][key] for row in mine]):.2f}" for key in widths))

@@ -13,6 +13,7 @@ namespace {
 
 // Names of what this layer adds to a client's state.
 constexpr const char* kHeldModel = "held.model";
+constexpr const char* kHeldMask = "held.mask";  // u32 round, then the encoded mask
 std::string feedback_name(const std::string& payload) { return "feedback." + payload; }
 
 const ParameterSet* find_set(const strategy::ClientState* state, const std::string& name) {
@@ -21,15 +22,54 @@ const ParameterSet* find_set(const strategy::ClientState* state, const std::stri
   return found == state->sets.end() ? nullptr : &found->second;
 }
 
+Bytes held_mask_blob(const strategy::TravellingMask& mask) {
+  Bytes blob;
+  ByteWriter out(blob);
+  out.put(mask.round);
+  out.bytes(mask.bytes);
+  return blob;
+}
+
+std::span<const uint8_t> held_mask_bytes(const strategy::ClientState* state, uint32_t round) {
+  if (state == nullptr || !state->blobs.contains(kHeldMask))
+    fail("round/client", "the task builds on a mask, but this client keeps none");
+  const Bytes& blob = state->blobs.at(kHeldMask);
+  ByteReader in(blob, "round/client");
+  const auto held = in.get<uint32_t>();
+  if (held != round)
+    fail("round/client", "the task builds on the mask of round ", round,
+         ", but this client has that of round ", held);
+  return std::span(blob).subspan(sizeof(uint32_t));
+}
+
+// The residual of what a mask keeps out of a message waits until it is kept again.
+void encode_masked_with_residual(const codec::Codec& codec, const prune::Mask& mask,
+                                 const strategy::Payload& payload, Key key, ParameterSet& memory,
+                                 Bytes& out) {
+  codec::ResidualFeedback residual(mask.compact(memory));
+  residual.encode(codec, mask.compact(*payload.values), key, out);
+  const ParameterSet left = mask.expand(residual.residual());
+  for (size_t i = 0; i < memory.size(); ++i) {
+    if (mask.keeps(i)) memory.values()[i] = left.values()[i];
+  }
+}
+
 // Encodes a payload with error feedback and keeps what it must remember in `next`.
 void encode_with_feedback(Feedback feedback, const codec::Codec& codec,
                           const strategy::ClientState* previous, const strategy::Payload& payload,
-                          Key key, strategy::ClientState& next, Bytes& out) {
+                          const prune::Mask* mask, Key key, strategy::ClientState& next,
+                          Bytes& out) {
   const std::string name = feedback_name(payload.name);
   const ParameterSet* kept = find_set(previous, name);
   ParameterSet memory = kept != nullptr && kept->layout() == payload.values->layout()
                             ? *kept
                             : ParameterSet(payload.values->shared_layout());
+  if (mask != nullptr) {
+    ESPALIER_CHECK(feedback == Feedback::kResidual);
+    encode_masked_with_residual(codec, *mask, payload, key, memory, out);
+    next.sets.insert_or_assign(name, std::move(memory));
+    return;
+  }
   if (feedback == Feedback::kEf21) {
     codec::Ef21 ef21(std::move(memory));
     ef21.encode(codec, *payload.values, key, out);
@@ -79,6 +119,8 @@ Feedback choose_feedback(const std::string& option, const codec::Codec& uplink,
     return Feedback::kNone;
   }
   const bool whole = all_whole(submodel, devices), stay = units_stay(submodel, devices);
+  if (option == "ef21" && strategy.masks())
+    fail("config", "error_feedback = \"ef21\" does not go with masks; set it to \"none\"");
   if (option == "residual" && !stay) {
     fail("config",
          "error_feedback = \"residual\" needs clients that train the same units in every "
@@ -123,7 +165,11 @@ EncodedMessage run_client_task(const EncodedMessage& message, const ClientEnviro
   // Only what other clients receive too is worth keeping decoded.
   const strategy::Task task =
       decode_task(message, environment.downlink, environment.limits,
-                  message.shared ? environment.decoded : nullptr, client_key, decode_delta);
+                  message.shared ? environment.decoded : nullptr, client_key, decode_delta,
+                  [&](const strategy::Task& head, uint32_t round) {
+                    restore(head);
+                    return held_mask_bytes(previous.get(), round);
+                  });
   restore(task);
   const Key uplink_key = client_key.child(Purpose::kUplink);
   WireLimits limits = environment.limits;
@@ -141,19 +187,26 @@ EncodedMessage run_client_task(const EncodedMessage& message, const ClientEnviro
                                   client_key,          previous.get(),   {},
                                   data.test,           data.test_samples};
   const strategy::Update update = environment.strategy.run_client(context, task);
+  limits.mask = task.mask;
+  // An exploration is no step of training: nothing of it is remembered or made up for.
+  const bool explores = task.kind == strategy::TaskKind::kExplore;
   EncodedMessage encoded =
-      environment.feedback == Feedback::kNone
+      environment.feedback == Feedback::kNone || explores
           ? encode_update(update, environment.uplink, uplink_key, limits)
           : encode_update(
                 update,
-                [&](const strategy::Payload& payload, Key key, Bytes& out) {
+                [&](const strategy::Payload& payload, const prune::Mask* mask, Key key,
+                    Bytes& out) {
                   encode_with_feedback(environment.feedback, environment.uplink, previous.get(),
-                                       payload, key, context.next, out);
+                                       payload, mask, key, context.next, out);
                 },
                 uplink_key, limits);
+  if (explores) return encoded;
+  if (task.mask) context.next.blobs.insert_or_assign(kHeldMask, held_mask_blob(*task.mask));
   if (held_model) context.next.sets.insert_or_assign(kHeldModel, *held_model);
-  // The state is kept last: a client that failed before has not moved on.
-  if (!context.next.empty()) {
+  // The state is kept last: a client that failed before has not moved on. The server counts on a
+  // version of every round, also when there is nothing to remember yet.
+  if (!context.next.empty() || environment.strategy.has_client_state()) {
     if (environment.states == nullptr)
       fail("round/client", "the strategy's clients have state, but there is no place to keep it");
     environment.states->put(task.client, task.round, task.state_version, std::move(context.next));

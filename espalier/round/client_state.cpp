@@ -5,8 +5,8 @@
 
 namespace espalier::round {
 
-// A state is a safetensors file whose tensors are called "<set>/<role>/<name>": any tool can look
-// into it.
+// A state is a safetensors file whose tensors are called "<set>/<role>/<name>", or "<blob>/b/": any
+// tool can look into it.
 Bytes encode_state(const strategy::ClientState& state) {
   std::vector<TensorData> tensors;
   for (const auto& [name, set] : state.sets) {
@@ -17,6 +17,10 @@ Bytes encode_state(const strategy::ClientState& state) {
                          info.shape,
                          {reinterpret_cast<const uint8_t*>(values.data()), values.size_bytes()}});
     }
+  }
+  for (const auto& [name, blob] : state.blobs) {
+    tensors.push_back(
+        {concat(name, "/b/"), DType::kU8, {static_cast<int64_t>(blob.size())}, {blob}});
   }
   Bytes bytes = write_safetensors(tensors, {});
   const uint32_t checksum = checksum32(bytes);
@@ -40,8 +44,13 @@ strategy::ClientState decode_state(std::span<const uint8_t> bytes, std::string_v
     return std::make_pair(a.second->data.data(), a.second->data.size()) <
            std::make_pair(b.second->data.data(), b.second->data.size());
   });
+  strategy::ClientState state;
   std::map<std::string, std::vector<std::pair<ParameterInfo, const TensorView*>>> sets;
   for (const auto& [name, tensor] : ordered) {
+    if (name.ends_with("/b/") && tensor->dtype == DType::kU8) {
+      state.blobs[name.substr(0, name.size() - 3)].assign(tensor->data.begin(), tensor->data.end());
+      continue;
+    }
     const size_t first = name.find('/');
     const size_t second = first == std::string::npos ? first : name.find('/', first + 1);
     if (second != first + 2 || name[first + 1] < '0' || name[first + 1] > '5')
@@ -50,7 +59,6 @@ strategy::ClientState decode_state(std::span<const uint8_t> bytes, std::string_v
                        static_cast<Role>(name[first + 1] - '0')};
     sets[name.substr(0, first)].emplace_back(std::move(info), tensor);
   }
-  strategy::ClientState state;
   for (auto& [name, entries] : sets) {
     std::vector<ParameterInfo> infos;
     for (const auto& [info, tensor] : entries) infos.push_back(info);

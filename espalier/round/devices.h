@@ -49,6 +49,9 @@ struct DeviceOptions {
 struct DeviceTimes {
   double down = 0, compute = 0, up = 0;
   double total() const { return down + compute + up; }
+  friend DeviceTimes operator+(const DeviceTimes& a, const DeviceTimes& b) {
+    return {a.down + b.down, a.compute + b.compute, a.up + b.up};
+  }
 };
 DeviceTimes device_times(const DeviceOptions& device, uint64_t bytes_down, double macs,
                          uint64_t bytes_up);

@@ -4,12 +4,15 @@
 
 namespace espalier::round {
 
-void Ledger::add(const RoundRecord& record) {
+void Ledger::add(const RoundRecord& record, double target_accuracy) {
   rounds = record.round;
   bytes_down += static_cast<int64_t>(record.bytes_down);
   bytes_up += static_cast<int64_t>(record.bytes_up);
   client_updates += static_cast<int64_t>(record.clients - record.clients_failed);
   clients_failed += static_cast<int64_t>(record.clients_failed);
+  exploration_bytes_down += static_cast<int64_t>(record.exploration.bytes_down);
+  exploration_bytes_up += static_cast<int64_t>(record.exploration.bytes_up);
+  exploration_macs += record.exploration.macs;
   macs += record.macs;
   client_seconds += record.client_seconds;
   simulated_seconds += record.simulated.total();
@@ -21,6 +24,13 @@ void Ledger::add(const RoundRecord& record) {
     if (record.loss) final_loss = *record.loss;
     best_accuracy = evaluated ? std::max(best_accuracy, final_accuracy) : final_accuracy;
     evaluated = true;
+    if (target_accuracy > 0 && target_round == 0 && final_accuracy >= target_accuracy) {
+      target_round = rounds;
+      target_bytes_down = bytes_down;
+      target_bytes_up = bytes_up;
+      target_macs = macs;
+      target_seconds = wall_seconds;
+    }
   }
 }
 

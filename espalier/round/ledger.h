@@ -20,6 +20,11 @@ struct RoundRecord {
   uint64_t bytes_down = 0, bytes_up = 0;
   double macs = 0;
   double client_seconds = 0;  // that clients trained, on their processors' clocks
+  // Of an exploration before the round's training; contained in the figures above.
+  struct Exploration {
+    uint64_t clients = 0, bytes_down = 0, bytes_up = 0;
+    double macs = 0;
+  } exploration;
   double lr = 0;
   double seconds = 0, train_seconds = 0, eval_seconds = 0;  // wall clock of this process
   DeviceTimes simulated;                    // of the slowest client on the devices' clock
@@ -33,11 +38,17 @@ struct Ledger {
   int64_t rounds = 0;
   int64_t bytes_down = 0, bytes_up = 0;
   int64_t client_updates = 0, clients_failed = 0;
+  // Contained in bytes and products, but in no count of clients.
+  int64_t exploration_bytes_down = 0, exploration_bytes_up = 0;
+  double exploration_macs = 0;
   double macs = 0, client_seconds = 0;
   double simulated_seconds = 0;  // what the rounds would have taken on the devices of [[devices]]
   double wall_seconds = 0, train_seconds = 0, eval_seconds = 0;
   double final_accuracy = 0, best_accuracy = 0, final_loss = 0;
   bool evaluated = false;
+  // As of the first evaluated round of RunOptions::target_accuracy or more; 0: not yet.
+  int64_t target_round = 0, target_bytes_down = 0, target_bytes_up = 0;
+  double target_macs = 0, target_seconds = 0;
 
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {
@@ -47,6 +58,9 @@ struct Ledger {
     visit("bytes_up", self.bytes_up, none);
     visit("client_updates", self.client_updates, none);
     visit("clients_failed", self.clients_failed, none);
+    visit("exploration_bytes_down", self.exploration_bytes_down, none);
+    visit("exploration_bytes_up", self.exploration_bytes_up, none);
+    visit("exploration_macs", self.exploration_macs, none);
     visit("macs", self.macs, none);
     visit("client_seconds", self.client_seconds, none);
     visit("simulated_seconds", self.simulated_seconds, none);
@@ -57,8 +71,14 @@ struct Ledger {
     visit("best_accuracy", self.best_accuracy, none);
     visit("final_loss", self.final_loss, none);
     visit("evaluated", self.evaluated, none);
+    visit("target_round", self.target_round, none);
+    visit("target_bytes_down", self.target_bytes_down, none);
+    visit("target_bytes_up", self.target_bytes_up, none);
+    visit("target_macs", self.target_macs, none);
+    visit("target_seconds", self.target_seconds, none);
   }
-  void add(const RoundRecord& record);
+  // `target_accuracy` 0: none.
+  void add(const RoundRecord& record, double target_accuracy = 0);
 };
 
 }  // namespace espalier::round

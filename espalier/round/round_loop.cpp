@@ -1,9 +1,7 @@
 #include "espalier/round/round_loop.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <mutex>
 #include <optional>
 
 #include "espalier/base/clock.h"
@@ -11,184 +9,6 @@
 #include "espalier/round/statistics_traffic.h"
 
 namespace espalier::round {
-
-// The server's side of one round's messages.
-class RoundLoop::Traffic : public RoundTraffic {
- public:
-  Traffic(RoundLoop& loop, const strategy::RoundInfo& info, std::span<const uint64_t> clients,
-          double max_weight)
-      : loop_(loop),
-        info_(info),
-        num_clients_(clients.size()),
-        sums_(clients.size(), max_weight, loop.plan_.aggregation()),
-        limits_{loop.global_->shared_layout(), loop.global_->layout().size() * 4 + 1024} {
-    if (loop_.feedback_ == Feedback::kEf21)
-      sums_.use_estimates(loop_.estimates_, loop_.setup_.backend.num_clients());
-  }
-
-  EncodedMessage task(uint64_t client) override {
-    strategy::Task task;
-    task.round = info_.round;
-    task.client = client;
-    if (const auto found = loop_.state_versions_.find(client);
-        found != loop_.state_versions_.end()) {
-      task.state_version = found->second;
-    }
-    task.train = info_.train;
-    const double keep = loop_.plan_.keep(loop_.devices_, client);
-    const auto submodel = loop_.plan_.choose(info_, client, keep);
-    {
-      const std::lock_guard lock(configure_mutex_);
-      loop_.setup_.strategy.configure(info_, loop_.global_, task);
-    }
-    // What nobody else receives is not kept once it is sent.
-    const bool own = submodel != nullptr && loop_.plan_.differs_by_client();
-    WireLimits limits = limits_;
-    Key codec_key = info_.key.child(Purpose::kDownlink);
-    if (submodel) {
-      task.units = submodel->units();
-      limits.model = submodel->layout();
-      for (strategy::Payload& payload : task.payloads) {
-        if (payload.values->layout() == loop_.global_->layout())
-          payload.values = extracted(submodel, payload.values);
-      }
-      // Sub-models of their own lose different things, so that the losses average out.
-      if (own) codec_key = codec_key.child(client);
-    }
-    if (loop_.plan_.active()) {
-      task.submodel_training = loop_.plan_.training(keep);
-      if (!submodel && !(task.submodel_training == train::SubmodelTraining{}))
-        task.units = loop_.global_->layout().group_sizes();
-    }
-    std::shared_ptr<const Bytes> delta;
-    if (loop_.delta_sender_) {
-      const auto held = task.state_version > 0 ? std::optional(task.state_version) : std::nullopt;
-      const auto bytes = loop_.delta_sender_->message_for(held);
-      delta = std::make_shared<Bytes>(bytes.begin(), bytes.end());
-    }
-    EncodedMessage message = encode_task(task, info_.key.child(client), loop_.setup_.downlink,
-                                         codec_key, limits, &encoded_, std::move(delta));
-    bytes_down_ += message.size_bytes();
-    const std::lock_guard lock(mutex_);
-    sent_[client] = {submodel, message.size_bytes()};
-    return message;
-  }
-
-  void delivered(uint64_t client, const EncodedMessage& message) override {
-    bytes_up_ += message.size_bytes();
-    DeviceTimes times;
-    try {
-      const Sent sent = sent_to(client);
-      WireLimits limits = limits_;
-      if (sent.submodel) limits.model = sent.submodel->layout();
-      limits.max_values = loop_.setup_.strategy.max_values(
-          *limits.model, static_cast<double>(loop_.setup_.backend.num_samples(client)));
-      limits.keep_encoded = loop_.setup_.strategy.keeps_encoded();
-      limits.max_payloads =
-          limits.keep_encoded ? 16 : loop_.setup_.strategy.update_payloads().size();
-      strategy::Update update = decode_update(message, loop_.setup_.uplink, limits);
-      check(client, update, *limits.model);
-      update.submodel = sent.submodel;
-      const auto macs = update.scalars.find(strategy::kMacs);
-      times = device_times(loop_.devices_.of(client), sent.bytes,
-                           macs == update.scalars.end() ? 0 : macs->second, message.size_bytes());
-      if (loop_.feedback_ == Feedback::kEf21) {
-        for (strategy::Payload& payload : update.payloads)
-          payload.weight = 1;  // its mean is over all clients, uniformly
-      }
-      loop_.setup_.strategy.accumulate(info_, client, update, sums_);
-    } catch (const StorageError&) {
-      throw;  // ours, not the client's: the run cannot go on
-    } catch (const Error& error) {
-      failed(client, error.what());
-      return;
-    }
-    {
-      const std::lock_guard lock(mutex_);
-      answered_.push_back(client);
-      if (times.total() > slowest_.total()) slowest_ = times;
-    }
-    one_done();
-  }
-
-  void failed(uint64_t client, const std::string& reason) override {
-    {
-      const std::lock_guard lock(mutex_);
-      failures_[client] = reason;
-    }
-    one_done();
-  }
-
-  uint64_t bytes_down() const { return bytes_down_; }
-  uint64_t bytes_up() const { return bytes_up_; }
-  const strategy::RoundSums& sums() const { return sums_; }
-  const std::map<uint64_t, std::string>& failures() const { return failures_; }
-  const std::vector<uint64_t>& answered() const { return answered_; }
-  // Of the client that a round of real devices would have waited for longest.
-  const DeviceTimes& slowest() const { return slowest_; }
-
- private:
-  struct Sent {
-    std::shared_ptr<const submodel::Submodel> submodel;  // null: the whole model
-    uint64_t bytes = 0;
-  };
-
-  Sent sent_to(uint64_t client) {
-    const std::lock_guard lock(mutex_);
-    const auto found = sent_.find(client);
-    if (found == sent_.end()) fail("round/update", "client ", client, " was sent no task");
-    return found->second;
-  }
-
-  // A part of a payload; clients with the same sub-model share it, so that it is encoded once.
-  std::shared_ptr<const ParameterSet> extracted(
-      const std::shared_ptr<const submodel::Submodel>& submodel,
-      const std::shared_ptr<const ParameterSet>& values) {
-    const auto extract = [&] { return std::make_shared<ParameterSet>(submodel->extract(*values)); };
-    if (loop_.plan_.differs_by_client()) return extract();
-    const std::lock_guard lock(extract_mutex_);
-    auto& part = extracted_[{submodel.get(), values.get()}];
-    if (!part) part = extract();
-    return part;
-  }
-
-  // A peer may send anything; what it sends must not reach an invariant of ours.
-  void check(uint64_t client, const strategy::Update& update, const ParameterLayout& layout) const {
-    constexpr double kMaxScalar = 1e18;
-    const auto held = static_cast<double>(loop_.setup_.backend.num_samples(client));
-    if (update.num_samples != held)
-      fail("round/update", "expected ", held, " samples, got ", update.num_samples);
-    loop_.setup_.strategy.check(layout, held, update);
-    for (const auto& [name, value] : update.scalars) {
-      if (!(std::abs(value) <= kMaxScalar))
-        fail("round/update", "the scalar '", name, "' is out of range: ", value);
-    }
-    for (const char* name : {strategy::kMacs, strategy::kTrainSeconds}) {
-      const auto found = update.scalars.find(name);
-      if (found != update.scalars.end() && found->second < 0)
-        fail("round/update", "the scalar '", name, "' is negative: ", found->second);
-    }
-  }
-
-  void one_done() {
-    const uint64_t done = ++done_;
-    if (loop_.on_client) loop_.on_client(done, num_clients_);
-  }
-
-  RoundLoop& loop_;
-  const strategy::RoundInfo& info_;
-  uint64_t num_clients_;
-  strategy::RoundSums sums_;
-  WireLimits limits_;
-  EncodedBodies encoded_;
-  std::mutex configure_mutex_, extract_mutex_, mutex_;
-  std::map<std::pair<const void*, const void*>, std::shared_ptr<const ParameterSet>> extracted_;
-  std::map<uint64_t, Sent> sent_;
-  DeviceTimes slowest_;
-  std::atomic<uint64_t> bytes_down_ = 0, bytes_up_ = 0, done_ = 0;
-  std::map<uint64_t, std::string> failures_;
-  std::vector<uint64_t> answered_;
-};
 
 namespace {
 
@@ -212,6 +32,13 @@ void require_contraction(const codec::Codec& codec, std::string_view what) {
     fail("config", what, " needs a codec that loses less than it keeps; ", codec.describe(),
          " has a relative error of ", error,
          "; keep more, use more bits, or set error_feedback = \"none\"");
+  }
+}
+
+void add_failures(const ServerTraffic& traffic, const char* when, RoundRecord& record) {
+  for (const auto& [client, reason] : traffic.failures()) {
+    if (record.failures.size() < 8)
+      record.failures.push_back(concat("client ", client, when, ": ", reason));
   }
 }
 
@@ -265,6 +92,14 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
 }
 
 void RoundLoop::check_submodels() const {
+  if (setup_.strategy.masks()) {
+    if (setup_.run.delta_downlink)
+      fail("config", "delta_downlink does not go with strategy '", setup_.selection.name,
+           "': its masks change what a model consists of");
+    if (plan_.active())
+      fail("config", "[submodel] does not go with strategy '", setup_.selection.name,
+           "', which decides itself what travels; remove one of the two");
+  }
   if (setup_.strategy.keeps_encoded()) {
     if (setup_.run.delta_downlink)
       fail("config", "delta_downlink is for weights that travel every round; strategy '",
@@ -305,6 +140,56 @@ bool RoundLoop::evaluates(uint32_t round) const {
          (setup_.run.eval_every > 0 && round % static_cast<uint32_t>(setup_.run.eval_every) == 0);
 }
 
+std::vector<uint64_t> RoundLoop::draw_clients(Key key, uint64_t count) const {
+  std::vector<uint64_t> clients = sample_without_replacement(
+      key.child(Purpose::kSelection),
+      eligible_.empty() ? setup_.backend.num_clients() : eligible_.size(), count);
+  if (!eligible_.empty()) {
+    for (uint64_t& client : clients) client = eligible_[client];
+  }
+  return clients;
+}
+
+double RoundLoop::max_weight(std::span<const uint64_t> clients) const {
+  double weight = 1;
+  for (const uint64_t client : clients)
+    weight = std::max(weight, static_cast<double>(setup_.backend.num_samples(client)));
+  return weight;
+}
+
+ServerTraffic::Setup RoundLoop::traffic_setup(const strategy::RoundInfo& info) const {
+  return {info,          setup_.strategy, setup_.downlink,
+          setup_.uplink, setup_.backend,  plan_,
+          devices_,      global_,         state_versions_,
+          feedback_,     &estimates_,     delta_sender_.get(),
+          on_client};
+}
+
+// The exchange before a round in which some clients look around for the strategy.
+void RoundLoop::explore(const strategy::RoundInfo& round, uint64_t count, RoundRecord& record) {
+  strategy::RoundInfo info = round;
+  info.kind = strategy::TaskKind::kExplore;
+  info.key = round.key.child(Purpose::kExploration);
+  const std::vector<uint64_t> clients = draw_clients(
+      info.key,
+      std::min(count, eligible_.empty() ? setup_.backend.num_clients() : eligible_.size()));
+  ServerTraffic traffic(traffic_setup(info), clients.size(), max_weight(clients));
+  setup_.backend.run(clients, traffic);
+  add_failures(traffic, " (exploration)", record);
+  if (traffic.answered().empty()) {
+    throw RoundFailed(concat("[round] all ", clients.size(), " explorers of round ", info.round,
+                             " failed; ", record.failures.front()));
+  }
+  record.exploration = {traffic.answered().size(), traffic.bytes_down(), traffic.bytes_up(),
+                        traffic.sums().sum(strategy::kMacs)};
+  record.bytes_down += traffic.bytes_down();
+  record.bytes_up += traffic.bytes_up();
+  record.macs += record.exploration.macs;
+  record.client_seconds += traffic.sums().sum(strategy::kTrainSeconds);
+  record.simulated = traffic.slowest();
+  setup_.strategy.finish(info, traffic.sums(), *global_);
+}
+
 RoundRecord RoundLoop::run_round() {
   ESPALIER_CHECK(!finished());
   const Stopwatch wall;
@@ -315,43 +200,51 @@ RoundRecord RoundLoop::run_round() {
   info.train.lr = train::lr_at_round(setup_.train, round - 1, num_rounds);
   info.evaluates = evaluates(round);
 
-  std::vector<uint64_t> clients = sample_without_replacement(
-      info.key.child(Purpose::kSelection),
-      eligible_.empty() ? setup_.backend.num_clients() : eligible_.size(),
-      static_cast<uint64_t>(setup_.selection.clients_per_round));
-  if (!eligible_.empty()) {
-    for (uint64_t& client : clients) client = eligible_[client];
+  if (!setup_.strategy.prepares()) return train_round(info, wall);
+  Before before{*global_, {}};
+  ByteWriter out(before.strategy);
+  setup_.strategy.save(out);
+  try {
+    return train_round(info, wall);
+  } catch (const RoundFailed&) {
+    *global_ = std::move(before.global);
+    ByteReader in(before.strategy, "round");
+    setup_.strategy.load(in);
+    throw;
   }
-  double max_weight = 1;
-  for (uint64_t client : clients) {
-    max_weight = std::max(max_weight, static_cast<double>(setup_.backend.num_samples(client)));
-  }
+}
+
+RoundRecord RoundLoop::train_round(const strategy::RoundInfo& info, const Stopwatch& wall) {
+  const uint32_t round = info.round;
+  RoundRecord record;
+  record.round = round;
+  const Stopwatch training;
+  setup_.strategy.begin_round(info, *global_);
+  if (const uint64_t explorers = setup_.strategy.explorers(info); explorers > 0)
+    explore(info, explorers, record);
+
+  const std::vector<uint64_t> clients =
+      draw_clients(info.key, static_cast<uint64_t>(setup_.selection.clients_per_round));
   std::optional<ParameterSet> delta_before;
   if (delta_sender_ && delta_sender_->version() > 0) delta_before = delta_sender_->state();
   if (delta_sender_) delta_sender_->advance(*global_, info.key.child(Purpose::kDownlink));
-  Traffic traffic(*this, info, clients, max_weight);
-  const Stopwatch training;
+  ServerTraffic traffic(traffic_setup(info), clients.size(), max_weight(clients));
   setup_.backend.run(clients, traffic);
 
-  RoundRecord record;
-  record.round = round;
   record.train_seconds = training.seconds();
   record.clients = clients.size();
   record.clients_failed = traffic.failures().size();
-  for (const auto& [client, reason] : traffic.failures()) {
-    if (record.failures.size() < 8)
-      record.failures.push_back(concat("client ", client, ": ", reason));
-  }
+  add_failures(traffic, "", record);
   if (traffic.answered().empty()) {
     if (delta_sender_) set_downlink_state(std::move(delta_before));
     throw RoundFailed(concat("[round] all ", clients.size(), " clients of round ", round,
                              " failed; ", record.failures.front()));
   }
-  record.bytes_down = traffic.bytes_down();
-  record.bytes_up = traffic.bytes_up();
+  record.bytes_down += traffic.bytes_down();
+  record.bytes_up += traffic.bytes_up();
   record.lr = info.train.lr;
-  record.macs = traffic.sums().sum(strategy::kMacs);
-  record.client_seconds = traffic.sums().sum(strategy::kTrainSeconds);
+  record.macs += traffic.sums().sum(strategy::kMacs);
+  record.client_seconds += traffic.sums().sum(strategy::kTrainSeconds);
   record.train_loss = traffic.sums().weighted_mean(strategy::kTrainLoss);
   record.train_accuracy = traffic.sums().weighted_mean(strategy::kTrainAccuracy);
 
@@ -371,7 +264,7 @@ RoundRecord RoundLoop::run_round() {
       uncommitted_.push_back(client);
     }
   }
-  record.simulated = traffic.slowest();
+  record.simulated = record.simulated + traffic.slowest();
   record.extra = setup_.strategy.metrics();
   if (evaluates(round)) {
     if (plan_.options().static_batch_norm)
@@ -380,7 +273,7 @@ RoundRecord RoundLoop::run_round() {
   }
   record.seconds = wall.seconds();
   round_ = round;
-  ledger_.add(record);
+  ledger_.add(record, setup_.run.target_accuracy);
   return record;
 }
 
@@ -401,7 +294,9 @@ void RoundLoop::evaluate(const strategy::RoundInfo& info, std::span<const uint64
                          RoundRecord& record) {
   const Stopwatch evaluation;
   const auto own = setup_.strategy.evaluated();
-  const train::EvalSums sums = own ? *own : setup_.backend.evaluate(*global_);
+  const auto part = setup_.strategy.part();
+  const train::EvalSums sums =
+      own ? *own : setup_.backend.evaluate(part ? part->extract(*global_) : *global_);
   if (sums.count > 0) {
     record.accuracy = static_cast<double>(sums.correct) / static_cast<double>(sums.count);
     // A model may be finite and its loss not; then there is no number to report.
@@ -409,17 +304,17 @@ void RoundLoop::evaluate(const strategy::RoundInfo& info, std::span<const uint64
   }
   for (const double width : plan_.options().eval_widths) {
     const auto submodel = plan_.at_width(width);
-    train::EvalSums part = sums;
+    train::EvalSums narrow = sums;
     if (submodel) {
       ParameterSet model = submodel->extract(*global_);
       if (plan_.options().static_batch_norm)
         collect_statistics(info, clients, width, model, record);
       if (plan_.options().scaler) scale_hidden(model, static_cast<float>(1 / width));
-      part = setup_.backend.evaluate(model);
+      narrow = setup_.backend.evaluate(model);
     }
-    if (part.count > 0) {
+    if (narrow.count > 0) {
       record.width_accuracy[width] =
-          static_cast<double>(part.correct) / static_cast<double>(part.count);
+          static_cast<double>(narrow.correct) / static_cast<double>(narrow.count);
     }
   }
   record.eval_seconds = evaluation.seconds();
@@ -430,11 +325,8 @@ void RoundLoop::collect_statistics(const strategy::RoundInfo& info,
                                    std::span<const uint64_t> clients, double width,
                                    ParameterSet& model, RoundRecord& record) {
   std::vector<uint64_t> able;
-  double max_weight = 1;
   for (const uint64_t client : clients) {
-    if (plan_.keep(devices_, client) < width) continue;
-    able.push_back(client);
-    max_weight = std::max(max_weight, static_cast<double>(setup_.backend.num_samples(client)));
+    if (plan_.keep(devices_, client) >= width) able.push_back(client);
   }
   if (able.empty()) return;
   std::sort(able.begin(), able.end());
@@ -442,15 +334,13 @@ void RoundLoop::collect_statistics(const strategy::RoundInfo& info,
   StatisticsTraffic traffic({info, setup_.downlink, setup_.uplink, setup_.backend, devices_,
                              std::make_shared<ParameterSet>(model),
                              whole ? std::vector<int64_t>{} : model.layout().group_sizes()},
-                            able.size(), max_weight);
+                            able.size(), max_weight(able));
   setup_.backend.run(able, traffic);
   traffic.finish(model);
   record.bytes_down += traffic.bytes_down;
   record.bytes_up += traffic.bytes_up;
   record.macs += traffic.macs();
-  record.simulated.down += traffic.slowest.down;
-  record.simulated.compute += traffic.slowest.compute;
-  record.simulated.up += traffic.slowest.up;
+  record.simulated = record.simulated + traffic.slowest;
   for (const auto& [client, reason] : traffic.failures) {
     if (record.failures.size() < 8)
       record.failures.push_back(concat("client ", client, " (statistics): ", reason));

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "espalier/base/clock.h"
 #include "espalier/base/error.h"
 #include "espalier/base/random.h"
 #include "espalier/codec/codec.h"
@@ -17,6 +18,7 @@
 #include "espalier/round/client_state.h"
 #include "espalier/round/devices.h"
 #include "espalier/round/ledger.h"
+#include "espalier/round/round_traffic.h"
 #include "espalier/round/run_options.h"
 #include "espalier/round/submodel_plan.h"
 #include "espalier/strategy/strategy.h"
@@ -84,7 +86,16 @@ class RoundLoop {
   std::function<void(uint64_t, uint64_t)> on_client;
 
  private:
-  class Traffic;
+  // What a round that fails falls back to, when the strategy prepares before it.
+  struct Before {
+    ParameterSet global;
+    Bytes strategy;
+  };
+  std::vector<uint64_t> draw_clients(Key key, uint64_t count) const;
+  double max_weight(std::span<const uint64_t> clients) const;
+  ServerTraffic::Setup traffic_setup(const strategy::RoundInfo& info) const;
+  void explore(const strategy::RoundInfo& info, uint64_t count, RoundRecord& record);
+  RoundRecord train_round(const strategy::RoundInfo& info, const Stopwatch& wall);
   bool evaluates(uint32_t round) const;
   bool clients_have_state() const;
   void check_submodels() const;
@@ -96,7 +107,7 @@ class RoundLoop {
   void set_downlink_state(std::optional<ParameterSet> state);  // as of round_
 
   Setup setup_;
-  SubmodelPlan plan_;
+  mutable SubmodelPlan plan_;  // remembers the sub-models of the round
   DeviceTable devices_;
   std::vector<uint64_t> eligible_;  // clients that may be selected; empty: all
   uint32_t round_ = 0;

@@ -15,6 +15,7 @@ struct RunOptions {
   int64_t eval_batch = 100;
   int64_t checkpoint_every = 1;
   int64_t client_state_mb = 512;
+  double target_accuracy = 0;
   std::string error_feedback = "auto";
   bool delta_downlink = false;
 
@@ -32,6 +33,11 @@ struct RunOptions {
         "checkpoint_every", self.checkpoint_every,
         Field("Write the checkpoint every so many rounds, and when the run ends or is interrupted.")
             .at_least(1));
+    visit("target_accuracy", self.target_accuracy,
+          Field("Note the round, bytes and time at which the model first reaches this accuracy on "
+                "the test samples; 0: no target.")
+              .at_least(0)
+              .at_most(1));
     visit("client_state_mb", self.client_state_mb,
           Field("Memory for what simulated clients remember between rounds (scaffold), in MB; more "
                 "goes to disk.")

@@ -12,7 +12,7 @@ namespace {
 
 constexpr uint32_t kTaskMagic = 0x54505345;    // "ESPT"
 constexpr uint32_t kUpdateMagic = 0x55505345;  // "ESPU"
-constexpr uint8_t kVersion = 2;
+constexpr uint8_t kVersion = 3;
 constexpr size_t kMaxEntries = 1024;   // of a record, payloads of a message
 constexpr size_t kMaxTensors = 65536;  // of an inline layout
 constexpr size_t kMaxName = 1024;
@@ -184,12 +184,49 @@ train::SubmodelTraining read_training(ByteReader& in) {
   return training;
 }
 
+// Where the mask of a message is: there is none, the last body has it, the receiver has it.
+enum class MaskPlace : uint8_t { kNone = 0, kBody = 1, kHeld = 2 };
+
+void write_mask(const std::shared_ptr<const strategy::TravellingMask>& mask, bool held,
+                EncodedMessage& message, ByteWriter& out) {
+  const MaskPlace place = mask == nullptr ? MaskPlace::kNone
+                          : held          ? MaskPlace::kHeld
+                                          : MaskPlace::kBody;
+  out.put(static_cast<uint8_t>(place));
+  if (mask == nullptr) return;
+  out.put(mask->round);
+  if (!held) message.bodies.emplace_back(mask, &mask->bytes);
+}
+
+// `held` gives the bytes or the mask of the receiver, given the round; it throws Error when it has
+// none.
+std::shared_ptr<const strategy::TravellingMask> read_mask(
+    ByteReader& in, const EncodedMessage& message,
+    const std::shared_ptr<const ParameterLayout>& layout,
+    const std::function<std::shared_ptr<const strategy::TravellingMask>(uint32_t round)>& held) {
+  const auto place = in.get<uint8_t>();
+  if (place == static_cast<uint8_t>(MaskPlace::kNone)) return nullptr;
+  const auto round = in.get<uint32_t>();
+  if (place == static_cast<uint8_t>(MaskPlace::kHeld)) return held(round);
+  if (place != static_cast<uint8_t>(MaskPlace::kBody))
+    fail(in.where(), "unknown place ", int{place}, " of the mask");
+  if (message.bodies.empty()) fail(in.where(), "the mask is missing");
+  const Bytes& bytes = *message.bodies.back();
+  return std::make_shared<strategy::TravellingMask>(prune::decode_mask(bytes, layout, in.where()),
+                                                    bytes, round);
+}
+
+bool under_mask(const strategy::Payload& payload, const strategy::TravellingMask* mask) {
+  return mask != nullptr && payload.values != nullptr &&
+         payload.values->layout() == *mask->mask.layout();
+}
+
 // How a payload is laid out and coded.
-constexpr uint8_t kInlineLayout = 1, kModelDelta = 2;
+constexpr uint8_t kInlineLayout = 1, kModelDelta = 2, kMasked = 4;
 
 void write_payload_table(const std::vector<strategy::Payload>& payloads,
                          const EncodedMessage& message, const WireLimits& limits, bool model_delta,
-                         ByteWriter& out) {
+                         const strategy::TravellingMask* mask, ByteWriter& out) {
   out.put(static_cast<uint16_t>(payloads.size()));
   for (size_t i = 0; i < payloads.size(); ++i) {
     const strategy::Payload& payload = payloads[i];
@@ -198,7 +235,8 @@ void write_payload_table(const std::vector<strategy::Payload>& payloads,
     const bool inline_layout = payload.values->shared_layout() != limits.model &&
                                !(payload.values->layout() == *limits.model);
     const bool delta = model_delta && payload.name == strategy::kModel;
-    out.put(static_cast<uint8_t>((inline_layout ? kInlineLayout : 0) | (delta ? kModelDelta : 0)));
+    out.put(static_cast<uint8_t>((inline_layout ? kInlineLayout : 0) | (delta ? kModelDelta : 0) |
+                                 (!delta && under_mask(payload, mask) ? kMasked : 0)));
     if (inline_layout) write_layout(payload.values->layout(), out);
     out.put(static_cast<uint64_t>(message.bodies[i]->size()));
   }
@@ -227,11 +265,12 @@ void read_magic(ByteReader& in, uint32_t magic) {
 
 std::vector<strategy::Payload> read_payloads(
     ByteReader& in, const EncodedMessage& message, const codec::Codec& codec,
-    const WireLimits& limits, DecodedBodies* shared,
+    const WireLimits& limits, const strategy::TravellingMask* mask, bool mask_in_body,
+    DecodedBodies* shared,
     const std::function<std::shared_ptr<const ParameterSet>(std::span<const uint8_t>)>& delta) {
   const auto count = in.get<uint16_t>();
-  if (count != message.bodies.size())
-    fail(in.where(), "expected ", count, " payloads, got ", message.bodies.size());
+  const size_t bodies = message.bodies.size() - (mask_in_body ? 1 : 0);
+  if (count != bodies) fail(in.where(), "expected ", count, " payloads, got ", bodies);
   if (count > limits.max_payloads)
     fail(in.where(), "expected at most ", limits.max_payloads, " payloads, got ", count);
   std::vector<strategy::Payload> payloads;
@@ -240,7 +279,8 @@ std::vector<strategy::Payload> read_payloads(
     payload.name = in.string(kMaxName);
     payload.weight = in.get<double>();
     const auto flags = in.get<uint8_t>();
-    if ((flags & ~(kInlineLayout | kModelDelta)) != 0)
+    if ((flags & ~(kInlineLayout | kModelDelta | kMasked)) != 0 ||
+        ((flags & kMasked) != 0 && (mask == nullptr || flags != kMasked)))
       fail(in.where(), "payload '", payload.name, "' has unknown flags ", int{flags});
     const auto layout =
         (flags & kInlineLayout) != 0 ? read_layout(in, limits.max_values) : limits.model;
@@ -250,8 +290,10 @@ std::vector<strategy::Payload> read_payloads(
       fail(in.where(), "payload '", payload.name, "': expected ", size, " bytes, got ",
            body->size());
     const auto decode = [&]() -> std::shared_ptr<const ParameterSet> {
-      auto values = std::make_shared<ParameterSet>(layout);
+      const bool masked = (flags & kMasked) != 0;
+      auto values = std::make_shared<ParameterSet>(masked ? mask->mask.compact_layout() : layout);
       codec.decode(*body, *values);
+      if (masked) return std::make_shared<ParameterSet>(mask->mask.expand(*values));
       return values;
     };
     if ((flags & kModelDelta) != 0) {
@@ -272,10 +314,10 @@ std::vector<strategy::Payload> read_payloads(
   return payloads;
 }
 
-std::shared_ptr<const Bytes> encode_body(const ParameterSet& values, const codec::Codec& codec,
-                                         Key key) {
+std::shared_ptr<const Bytes> encode_body(const ParameterSet& values, const prune::Mask* mask,
+                                         const codec::Codec& codec, Key key) {
   auto bytes = std::make_shared<Bytes>();
-  codec.encode(values, key, *bytes);
+  codec.encode(mask != nullptr ? mask->compact(values) : values, key, *bytes);
   return bytes;
 }
 
@@ -298,7 +340,10 @@ EncodedMessage encode_task(const strategy::Task& task, Key client_key, const cod
       continue;
     }
     const auto& values = task.payloads[i].values;
-    const auto encode = [&] { return encode_body(*values, codec, codec_key.child(i)); };
+    const bool masked = under_mask(task.payloads[i], task.mask.get());
+    const auto encode = [&] {
+      return encode_body(*values, masked ? &task.mask->mask : nullptr, codec, codec_key.child(i));
+    };
     message.bodies.push_back(shared != nullptr ? shared->get(values, encode) : encode());
   }
   // Only the training options that differ from their defaults travel.
@@ -320,19 +365,21 @@ EncodedMessage encode_task(const strategy::Task& task, Key client_key, const cod
   write_record(scalars_record(task.scalars), out);
   write_units(task.units, out);
   if (!task.units.empty()) write_training(task.submodel_training, out);
-  write_payload_table(task.payloads, message, limits, model_delta != nullptr, out);
+  const bool held = task.mask != nullptr && task.state_version >= task.mask->round;
+  write_mask(task.mask, held, message, out);
+  write_payload_table(task.payloads, message, limits, model_delta != nullptr, task.mask.get(), out);
   finish_head(message.head);
   return message;
 }
 
 strategy::Task decode_task(const EncodedMessage& message, const codec::Codec& codec,
                            const WireLimits& limits, DecodedBodies* shared, Key& client_key,
-                           const DeltaDecoder& delta) {
+                           const DeltaDecoder& delta, const HeldMask& held_mask) {
   ByteReader in(open_head(message.head, "round/task"), "round/task");
   read_magic(in, kTaskMagic);
   strategy::Task task;
   const auto kind = in.get<uint8_t>();
-  if (kind > static_cast<uint8_t>(strategy::TaskKind::kCalibrate))
+  if (kind > static_cast<uint8_t>(strategy::TaskKind::kExplore))
     fail(in.where(), "unknown kind of task ", int{kind}, "; both sides must run the same release");
   task.kind = static_cast<strategy::TaskKind>(kind);
   task.round = in.get<uint32_t>();
@@ -349,12 +396,19 @@ strategy::Task decode_task(const EncodedMessage& message, const codec::Codec& co
     own.model = narrow_layout(*limits.model, task.units);
     for (const auto& width : task.submodel_training.widths) narrow_layout(*own.model, width);
   }
-  if (delta) {
-    task.payloads = read_payloads(in, message, codec, own, shared,
-                                  [&](std::span<const uint8_t> body) { return delta(task, body); });
-  } else {
-    task.payloads = read_payloads(in, message, codec, own, shared, {});
-  }
+  bool in_body = true;
+  task.mask = read_mask(in, message, own.model, [&](uint32_t round) {
+    in_body = false;
+    if (!held_mask) fail(in.where(), "the task builds on a mask that was not sent");
+    const auto bytes = held_mask(task, round);
+    return std::make_shared<strategy::TravellingMask>(
+        prune::decode_mask(bytes, own.model, in.where()), Bytes(bytes.begin(), bytes.end()), round);
+  });
+  in_body = in_body && task.mask != nullptr;
+  const std::function<std::shared_ptr<const ParameterSet>(std::span<const uint8_t>)> difference =
+      [&](std::span<const uint8_t> body) { return delta(task, body); };
+  task.payloads = read_payloads(in, message, codec, own, task.mask.get(), in_body, shared,
+                                delta ? difference : nullptr);
   return task;
 }
 
@@ -362,8 +416,8 @@ EncodedMessage encode_update(const strategy::Update& update, const codec::Codec&
                              Key codec_key, const WireLimits& limits) {
   return encode_update(
       update,
-      [&](const strategy::Payload& payload, Key key, Bytes& out) {
-        codec.encode(*payload.values, key, out);
+      [&](const strategy::Payload& payload, const prune::Mask* mask, Key key, Bytes& out) {
+        codec.encode(mask != nullptr ? mask->compact(*payload.values) : *payload.values, key, out);
       },
       codec_key, limits);
 }
@@ -373,7 +427,9 @@ EncodedMessage encode_update(const strategy::Update& update, const BodyEncoder& 
   EncodedMessage message;
   for (size_t i = 0; i < update.payloads.size(); ++i) {
     auto body = std::make_shared<Bytes>();
-    encode(update.payloads[i], codec_key.child(i), *body);
+    const strategy::Payload& payload = update.payloads[i];
+    const bool masked = under_mask(payload, update.mask.get());
+    encode(payload, masked ? &update.mask->mask : nullptr, codec_key.child(i), *body);
     message.bodies.push_back(std::move(body));
   }
   ByteWriter out(message.head);
@@ -381,7 +437,9 @@ EncodedMessage encode_update(const strategy::Update& update, const BodyEncoder& 
   out.put(kVersion);
   out.put(update.num_samples);
   write_record(scalars_record(update.scalars), out);
-  write_payload_table(update.payloads, message, limits, /*model_delta=*/false, out);
+  write_mask(update.mask, update.mask == limits.mask, message, out);
+  write_payload_table(update.payloads, message, limits, /*model_delta=*/false, update.mask.get(),
+                      out);
   finish_head(message.head);
   return message;
 }
@@ -393,7 +451,16 @@ strategy::Update decode_update(const EncodedMessage& message, const codec::Codec
   strategy::Update update;
   update.num_samples = in.get<double>();
   update.scalars = read_scalars(in);
-  update.payloads = read_payloads(in, message, codec, limits, nullptr, {});
+  bool in_body = true;
+  update.mask = read_mask(in, message, limits.model, [&](uint32_t) {
+    in_body = false;
+    if (limits.mask == nullptr)
+      fail(in.where(), "the update is under a mask, but its task had none");
+    return limits.mask;
+  });
+  in_body = in_body && update.mask != nullptr;
+  update.payloads =
+      read_payloads(in, message, codec, limits, update.mask.get(), in_body, nullptr, {});
   return update;
 }
 

@@ -67,29 +67,39 @@ struct WireLimits {
   int64_t max_values = int64_t{1} << 31;         // of a payload that describes its own layout
   size_t max_payloads = 1024;
   bool keep_encoded = false;  // updates: bodies are handed over undecoded
+  // Updates: the mask that the task carried; null: none.
+  std::shared_ptr<const strategy::TravellingMask> mask = nullptr;
 };
 
 // `codec_key` seeds the codec's randomness. `shared` may be null (every body is encoded anew). With
-// `model_delta`, the payload "model" travels as that message of a codec::DeltaSender.
+// `model_delta`, the payload "model" travels as that message of a codec::DeltaSender. The task's
+// mask goes along unless the client's state (task.state_version) is of a round in which it had it.
 EncodedMessage encode_task(const strategy::Task& task, Key client_key, const codec::Codec& codec,
                            Key codec_key, const WireLimits& limits, EncodedBodies* shared,
                            std::shared_ptr<const Bytes> model_delta = nullptr);
 // Turns such a message into the model, given the version of the state that the client holds.
 using DeltaDecoder = std::function<std::shared_ptr<const ParameterSet>(
     const strategy::Task& head, std::span<const uint8_t> message)>;
+// The encoded mask of round `round` that the client holds; throws Error when it holds another.
+using HeldMask =
+    std::function<std::span<const uint8_t>(const strategy::Task& head, uint32_t round)>;
 // A task for a part of the model (task.units) has payloads of that size; limits.model is the whole
 // model. `client_key` is filled with the key the server sent along. Throws Error for anything
 // malformed.
 strategy::Task decode_task(const EncodedMessage& message, const codec::Codec& codec,
                            const WireLimits& limits, DecodedBodies* shared, Key& client_key,
-                           const DeltaDecoder& delta = {});
+                           const DeltaDecoder& delta = {}, const HeldMask& held_mask = {});
 
-// Appends the message of one payload to a body; the default is the codec's.
-using BodyEncoder = std::function<void(const strategy::Payload& payload, Key key, Bytes& out)>;
+// Appends the message of one payload to a body: of its kept values alone when there is a mask. The
+// default is the codec's.
+using BodyEncoder = std::function<void(const strategy::Payload& payload, const prune::Mask* mask,
+                                       Key key, Bytes& out)>;
+// limits.mask: the task's; an update under that mask does not repeat it.
 EncodedMessage encode_update(const strategy::Update& update, const BodyEncoder& encode,
                              Key codec_key, const WireLimits& limits);
 EncodedMessage encode_update(const strategy::Update& update, const codec::Codec& codec,
                              Key codec_key, const WireLimits& limits);
+// Payloads under a mask come back with the model's layout, zero where it prunes.
 strategy::Update decode_update(const EncodedMessage& message, const codec::Codec& codec,
                                const WireLimits& limits);
 

@@ -200,5 +200,81 @@ TEST(Wire, MorePayloadsThanExpectedAreRefusedBeforeTheyAreDecoded) {
   EXPECT_THROW(decode_update(message, *f.codec, limits), Error);
 }
 
+// Every third value of the model is kept.
+std::shared_ptr<const strategy::TravellingMask> some_mask(uint32_t round) {
+  const auto layout = model_layout();
+  std::vector<uint64_t> words(static_cast<size_t>(layout->size() + 63) / 64, 0);
+  for (size_t i = 0; i < static_cast<size_t>(layout->size()); i += 3)
+    words[i / 64] |= uint64_t{1} << (i % 64);
+  return std::make_shared<strategy::TravellingMask>(prune::Mask(layout, words), round);
+}
+
+TEST(Wire, AMaskTravelsOnceAndThenOnlyItsValues) {
+  Fixture f;
+  const EncodedMessage dense = f.encode();
+  f.task.mask = some_mask(4);  // the client's state is of round 3: it has not seen it
+  const EncodedMessage first = f.encode();
+  f.task.mask = some_mask(3);
+  const EncodedMessage later = f.encode();
+  EXPECT_EQ(first.bodies.size(), 3u);
+  EXPECT_EQ(later.bodies.size(), 2u);
+  EXPECT_LT(first.size_bytes(), dense.size_bytes() / 2);
+  EXPECT_EQ(first.size_bytes() - later.size_bytes(), f.task.mask->bytes.size() + 8);
+
+  Key key(0);
+  const strategy::Task read = decode_task(first, *f.codec, f.limits, nullptr, key);
+  ParameterSet expected = *f.task.payloads[0].values;
+  f.task.mask->mask.apply(expected.values());
+  EXPECT_TRUE(std::ranges::equal(read.payload("model").values->values(), expected.values()));
+  // Values of another layout are not the mask's business.
+  EXPECT_TRUE(std::ranges::equal(read.payload("features").values->values(),
+                                 f.task.payloads[1].values->values()));
+  EXPECT_TRUE(read.mask->mask == f.task.mask->mask);
+  EXPECT_EQ(read.mask->round, 4u);
+
+  EXPECT_THROW(decode_task(later, *f.codec, f.limits, nullptr, key), Error);
+  uint32_t asked = 0;
+  const strategy::Task held = decode_task(later, *f.codec, f.limits, nullptr, key, {},
+                                          [&](const strategy::Task&, uint32_t round) {
+                                            asked = round;
+                                            return std::span<const uint8_t>(f.task.mask->bytes);
+                                          });
+  EXPECT_EQ(asked, 3u);
+  EXPECT_TRUE(std::ranges::equal(held.payload("model").values->values(), expected.values()));
+  // A mask of something else.
+  EXPECT_THROW(decode_task(later, *f.codec, f.limits, nullptr, key, {},
+                           [&](const strategy::Task&, uint32_t) {
+                             return std::span<const uint8_t>(f.task.mask->bytes).first(5);
+                           }),
+               Error);
+}
+
+TEST(Wire, AnUpdateUsesItsTasksMaskOrBringsItsOwn) {
+  Fixture f;
+  strategy::Update update;
+  update.payloads.push_back({"delta", numbers(model_layout()), 1});
+  ParameterSet expected = *update.payloads[0].values;
+  update.mask = some_mask(7);
+  update.mask->mask.apply(expected.values());
+  const EncodedMessage own = encode_update(update, *f.codec, Key(1), f.limits);
+  WireLimits with_task = f.limits;
+  with_task.mask = update.mask;
+  const EncodedMessage same = encode_update(update, *f.codec, Key(1), with_task);
+  EXPECT_EQ(own.size_bytes() - same.size_bytes(), update.mask->bytes.size() + 8);
+  for (const auto& [message, limits] :
+       {std::pair{&own, &f.limits}, {&own, &with_task}, {&same, &with_task}}) {
+    const strategy::Update read = decode_update(*message, *f.codec, *limits);
+    EXPECT_TRUE(std::ranges::equal(read.payloads[0].values->values(), expected.values()));
+    EXPECT_TRUE(read.mask->mask == update.mask->mask);
+  }
+  EXPECT_THROW(decode_update(same, *f.codec, f.limits), Error);
+  // The body that should be the mask's.
+  EncodedMessage cut = own;
+  cut.bodies.pop_back();
+  EXPECT_THROW(decode_update(cut, *f.codec, f.limits), Error);
+  cut.bodies.clear();
+  EXPECT_THROW(decode_update(cut, *f.codec, f.limits), Error);
+}
+
 }  // namespace
 }  // namespace espalier::round

@@ -10,8 +10,12 @@ namespace {
 
 class EveryStrategy : public testing::TestWithParam<std::string> {
  protected:
-  // FedGKT needs nets that are cut in two.
+  // FedGKT needs nets that are cut in two, ADP one with gates.
   static std::vector<std::string> model() {
+    if (GetParam() == "adp")
+      return {"data.synthetic_shape=[1,12,12]", "model.name=cnn", "model.width=0.25",
+              "model.gates=gated"};
+    if (GetParam() == "autoflip") return {"strategy.exploration_epochs=3"};
     if (GetParam() != "fedgkt") return {};
     return {"data.synthetic_shape=[1,12,12]", "data.synthetic_train_samples=200",
             "model.name=small-client",        "strategy.server_model=small-server",

@@ -51,6 +51,7 @@ void SimStateStore::put(uint64_t client, uint32_t round, uint32_t base,
                         strategy::ClientState state) {
   uint64_t bytes = 0;
   for (const auto& [name, set] : state.sets) bytes += set.size() * sizeof(float);
+  for (const auto& [name, blob] : state.blobs) bytes += blob.size();
   const std::lock_guard lock(mutex_);
   Versions& versions = clients_[client];
   for (auto entry = versions.begin(); entry != versions.end();) {

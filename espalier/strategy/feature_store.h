@@ -10,6 +10,7 @@
 
 #include "espalier/base/bytes.h"
 #include "espalier/codec/codec.h"
+#include "espalier/strategy/spill_file.h"
 
 namespace espalier::strategy {
 
@@ -67,7 +68,6 @@ class FeatureStore {
 
  private:
   struct Entry;
-  class SpillFile;
   using Entries = std::map<FeatureKey, std::unique_ptr<Entry>>;
   const Entry& entry(FeatureKey key) const;
   void drop(Entries::iterator entry);

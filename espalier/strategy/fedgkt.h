@@ -159,7 +159,7 @@ class FedGkt : public Strategy {
   void set_scratch(const std::filesystem::path& folder) override;
   void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                  Task& task) override;
-  void check(const ParameterLayout& layout, double num_samples,
+  void check(const RoundInfo& round, const ParameterLayout& layout, double num_samples,
              const Update& update) const override;
   int64_t max_values(const ParameterLayout& layout, double num_samples) const override;
   bool keeps_encoded() const override { return true; }

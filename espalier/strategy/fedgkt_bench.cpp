@@ -102,7 +102,7 @@ void run(uint32_t rounds, size_t threads, const std::string& precision, int64_t 
         bytes += static_cast<double>(encoded->size());
         payload.encoded = std::move(encoded);
       }
-      strategy.check(*setup.layout, static_cast<double>(kTrain), update);
+      strategy.check(info, *setup.layout, static_cast<double>(kTrain), update);
       strategy.accumulate(info, client, update, sums);
     });
     for (auto& trainer : trainers) trainer.reset();

@@ -158,7 +158,8 @@ class GktFederation {
   }
 
   void deliver(uint64_t client, const Update& update, RoundSums& sums) {
-    strategy_.check(global_->layout(), static_cast<double>(samples_[client].size()), update);
+    strategy_.check(info(), global_->layout(), static_cast<double>(samples_[client].size()),
+                    update);
     strategy_.accumulate(info(), client, update, sums);
   }
 

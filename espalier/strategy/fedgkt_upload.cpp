@@ -46,7 +46,8 @@ int64_t FedGkt::max_values(const ParameterLayout& layout, double) const {
                                      (product(feature_shape_) + setup_.data.num_classes + 2));
 }
 
-void FedGkt::check(const ParameterLayout&, double num_samples, const Update& update) const {
+void FedGkt::check(const RoundInfo&, const ParameterLayout&, double num_samples,
+                   const Update& update) const {
   if (!(num_samples >= 1)) fail(kWhere, "an update of a client without samples");
   const size_t n = fedgkt::num_uploaded(options_.sample_fraction, static_cast<size_t>(num_samples));
   const auto expect = [&](const char* name, const auto& layout) {
@@ -113,7 +114,10 @@ void FedGkt::accumulate(const RoundInfo& round, uint64_t client, const Update& u
   FeatureStore::Checked training = check(fedgkt::kFeatures), test;
   if (!upload.test_labels.empty()) test = check(fedgkt::kTestFeatures);
   // The sums keep the scalars and refuse who has answered already.
-  sums.add(client, {update.num_samples, update.scalars, {}, nullptr});
+  Update scalars;
+  scalars.num_samples = update.num_samples;
+  scalars.scalars = update.scalars;
+  sums.add(client, scalars);
   features_->put({client, false}, std::move(training));
   if (!upload.test_labels.empty()) features_->put({client, true}, std::move(test));
   const std::lock_guard lock(mutex_);

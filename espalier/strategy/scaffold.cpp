@@ -75,7 +75,9 @@ Update Scaffold::run_client(ClientContext& context, const Task& task) const {
   return update;
 }
 
-std::vector<std::string> Scaffold::update_payloads() const { return {kDelta, kControlDelta}; }
+std::vector<std::string> Scaffold::update_payloads(const RoundInfo&) const {
+  return {kDelta, kControlDelta};
+}
 
 void Scaffold::finish(const RoundInfo&, const RoundSums& sums, ParameterSet& global) {
   const ParameterSet mean = sums.mean(kDelta, layout());

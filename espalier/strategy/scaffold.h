@@ -33,7 +33,7 @@ class Scaffold : public FedAvg {
   void save(ByteWriter& out) const override { write_values(*control_, out); }
   void load(ByteReader& in) override;
   Update run_client(ClientContext& context, const Task& task) const override;
-  std::vector<std::string> update_payloads() const override;
+  std::vector<std::string> update_payloads(const RoundInfo& round) const override;
   bool has_client_state() const override { return true; }
 
  private:

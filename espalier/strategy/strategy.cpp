@@ -140,7 +140,12 @@ void Strategy::accumulate(const RoundInfo&, uint64_t client, const Update& updat
   sums.add(client, update);
 }
 
-void Strategy::check(const ParameterLayout& layout, double num_samples,
+void Strategy::begin_round(const RoundInfo&, ParameterSet&) {}
+uint64_t Strategy::explorers(const RoundInfo&) const { return 0; }
+
+std::vector<std::string> Strategy::update_payloads(const RoundInfo&) const { return {kDelta}; }
+
+void Strategy::check(const RoundInfo& round, const ParameterLayout& layout, double num_samples,
                      const Update& update) const {
   std::vector<std::string> names;
   for (const Payload& payload : update.payloads) {
@@ -152,7 +157,7 @@ void Strategy::check(const ParameterLayout& layout, double num_samples,
            " for ", num_samples, " samples");
     }
   }
-  std::vector<std::string> expected = update_payloads();
+  std::vector<std::string> expected = update_payloads(round);
   std::sort(names.begin(), names.end());
   std::sort(expected.begin(), expected.end());
   if (names != expected)

@@ -32,6 +32,8 @@ struct RoundInfo {
   Key key{0};                 // of this round
   train::TrainOptions train;  // with this round's learning rate
   bool evaluates = false;     // whether the round ends with an evaluation
+  // kExplore while the clients of explorers() explore before the round's training.
+  TaskKind kind = TaskKind::kTrain;
 };
 
 // How updates of sub-models become one mean. kZero (Caldas et al. 2018): a value outside a client's
@@ -139,17 +141,26 @@ class Strategy {
   virtual void start(const ServerSetup& setup) = 0;
   // Where to put what does not fit into memory; before the first round. The default needs none.
   virtual void set_scratch(const std::filesystem::path& folder);
+  // Before a round, in this order: begin_round() may change the global parameters; then so many
+  // clients (0: none; at most all), drawn at random, explore, in an exchange of tasks and updates
+  // of its own (RoundInfo::kind) whose bytes, products and time the ledger has; finish() gets its
+  // sums first. A strategy that does any of this says so with prepares(), and a round that fails
+  // restores what save() has.
+  virtual bool prepares() const { return false; }
+  virtual void begin_round(const RoundInfo& round, ParameterSet& global);
+  virtual uint64_t explorers(const RoundInfo& round) const;
   // Fills payloads and scalars of a task; round, client, version and train options are set.
   // `global` is shared, not copied.
   virtual void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                          Task& task) = 0;
-  // What an update must carry: exactly these payloads, each with the model's layout. Anything else
-  // is that client's failure.
-  virtual std::vector<std::string> update_payloads() const { return {kDelta}; }
+  // What an update of this round must carry: exactly these payloads, each with the model's layout.
+  // Anything else is that client's failure.
+  virtual std::vector<std::string> update_payloads(const RoundInfo& round) const;
   // Throws Error when an update's payloads are not what the strategy expects; a peer may send
   // anything. `layout` is that of what the client was sent, num_samples what it holds. The default
   // checks update_payloads().
-  virtual void check(const ParameterLayout& layout, double num_samples, const Update& update) const;
+  virtual void check(const RoundInfo& round, const ParameterLayout& layout, double num_samples,
+                     const Update& update) const;
   // Largest payload, in values, that a client of this many samples may send with a layout of its
   // own; the default allows none.
   virtual int64_t max_values(const ParameterLayout& layout, double num_samples) const;
@@ -158,12 +169,18 @@ class Strategy {
   // One update has arrived, was decoded and checked; any thread. The default adds it to the sums.
   virtual void accumulate(const RoundInfo& round, uint64_t client, const Update& update,
                           RoundSums& sums);
-  // All updates are in (at least one): change the global parameters.
+  // All updates are in (at least one): change the global parameters. Called for an exploration too.
   virtual void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) = 0;
   // Strategies whose model is not the global parameters evaluate it themselves in finish(), when
   // RoundInfo::evaluates: the sums over test samples, or nothing, and then the backend evaluates
   // the global parameters.
   virtual std::optional<train::EvalSums> evaluated() const { return std::nullopt; }
+  // The part of the model that is left, for strategies that remove units; null: all of it. What
+  // is evaluated, and what computes the same as the global parameters.
+  virtual std::shared_ptr<const submodel::Submodel> part() const { return nullptr; }
+  // Whether tasks or updates may carry masks: what a client remembers of a round then need not fit
+  // the next, which rules out error feedback with estimates and differences of models.
+  virtual bool masks() const { return false; }
   // Further figures of the last round for its line of metrics.
   virtual std::map<std::string, double> metrics() const { return {}; }
   // What the saved model consists of besides the global parameters, by name; "server" becomes the

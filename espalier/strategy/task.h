@@ -8,6 +8,7 @@
 
 #include "espalier/base/bytes.h"
 #include "espalier/params/parameter_set.h"
+#include "espalier/prune/mask.h"
 #include "espalier/submodel/submodel.h"
 #include "espalier/train/trainer.h"
 
@@ -30,9 +31,20 @@ struct Payload {
   std::shared_ptr<const ParameterLayout> layout = nullptr;
 };
 
-// What a client is asked for: the strategy's training, or the normalization statistics of the model
-// it receives over its samples.
-enum class TaskKind : uint8_t { kTrain = 0, kCalibrate = 1 };
+// What a client is asked for: the strategy's training, the normalization statistics of the model it
+// receives over its samples, or the exploration that a strategy wants before it trains.
+enum class TaskKind : uint8_t { kTrain = 0, kCalibrate = 1, kExplore = 2 };
+
+// A mask on its way to clients: made once per change and shared by all of them.
+struct TravellingMask {
+  TravellingMask(prune::Mask made, uint32_t since);
+  TravellingMask(prune::Mask made, Bytes coded, uint32_t since)
+      : mask(std::move(made)), bytes(std::move(coded)), round(since) {}
+
+  prune::Mask mask;
+  Bytes bytes;         // encoded
+  uint32_t round = 0;  // the first whose tasks carry it: who kept a later task's has this one
+};
 
 // What the server sends to one client for one round.
 struct Task {
@@ -46,6 +58,12 @@ struct Task {
   // payloads' values are of that size.
   std::vector<int64_t> units;
   train::SubmodelTraining submodel_training;
+  // On the server: the part of the model that the client gets, when the strategy chooses it; null:
+  // the run's [submodel] does. Not sent; `units` are.
+  std::shared_ptr<const submodel::Submodel> submodel;
+  // Over the layout of what the client gets: payloads of that layout are zero where it prunes, and
+  // only the kept values travel. A client that has it already is not sent it again. Null: all.
+  std::shared_ptr<const TravellingMask> mask;
   std::map<std::string, double> scalars;
   std::vector<Payload>
       payloads;  // payloads shared by all clients of a round share one ParameterSet
@@ -59,6 +77,9 @@ struct Update {
   double num_samples = 0;                 // of the client
   std::map<std::string, double> scalars;  // measurements and what the strategy needs
   std::vector<Payload> payloads;
+  // Over the layout of the task's model: payloads of that layout are zero where it prunes, and only
+  // the kept values travel. The task's own mask is not sent back. Null: all.
+  std::shared_ptr<const TravellingMask> mask;
   // On the server: where in the model the payloads' values belong; null: everywhere. Not sent.
   std::shared_ptr<const submodel::Submodel> submodel;
 
@@ -66,10 +87,11 @@ struct Update {
 };
 
 // What a client remembers between rounds: its half of SCAFFOLD, residuals of error feedback, kept
-// local statistics.
+// local statistics, the mask it works under.
 struct ClientState {
   std::map<std::string, ParameterSet> sets;
-  bool empty() const { return sets.empty(); }
+  std::map<std::string, Bytes> blobs;
+  bool empty() const { return sets.empty() && blobs.empty(); }
 };
 
 // Standard scalars of an update, summed up in the metrics. Times are seconds on the client's clock.

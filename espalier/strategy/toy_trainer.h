@@ -112,10 +112,32 @@ class ToyFederation {
   void run_round(const std::vector<uint64_t>& clients, bool checkpoint = false) {
     ++round_;
     const RoundInfo info{round_, 10, Key(1).child(round_), train_};
+    strategy_->begin_round(info, global_);
+    if (const uint64_t explorers = strategy_->explorers(info); explorers > 0) {
+      std::vector<uint64_t> first;
+      for (uint64_t client = 0; client < explorers; ++client) first.push_back(client);
+      RoundInfo exploration = info;
+      exploration.kind = TaskKind::kExplore;
+      run_exchange(exploration, first);
+    }
+    run_exchange(info, clients);
+    if (checkpoint) {
+      Bytes bytes;
+      ByteWriter writer(bytes);
+      strategy_->save(writer);
+      strategy_->start({trainer_.layout(), points_.size()});
+      ByteReader reader(bytes, "test");
+      strategy_->load(reader);
+      reader.finish();
+    }
+  }
+
+  void run_exchange(const RoundInfo& info, const std::vector<uint64_t>& clients) {
     RoundSums sums(clients.size(), 1000);
     const auto shared = std::make_shared<ParameterSet>(global_);
     for (uint64_t client : clients) {
       Task task;
+      task.kind = info.kind;
       task.round = round_;
       task.client = client;
       task.train = train_;
@@ -128,19 +150,11 @@ class ToyFederation {
                             state.empty() ? nullptr : &state,
                             {}};
       const Update update = strategy_->run_client(context, task);
+      strategy_->check(info, *trainer_.layout(), update.num_samples, update);
       state = std::move(context.next);
       strategy_->accumulate(info, client, update, sums);
     }
     strategy_->finish(info, sums, global_);
-    if (checkpoint) {
-      Bytes bytes;
-      ByteWriter writer(bytes);
-      strategy_->save(writer);
-      strategy_->start({trainer_.layout(), points_.size()});
-      ByteReader reader(bytes, "test");
-      strategy_->load(reader);
-      reader.finish();
-    }
   }
 
   float w(size_t i) const { return global_.values()[i]; }

@@ -1,0 +1,170 @@
+// Masks on the whole road of a round: AutoFLIP, the criteria it is compared with, and ADP.
+#include <gtest/gtest.h>
+
+#include "espalier/base/error.h"
+#include "espalier/sim/test_run.h"
+#include "espalier/strategy/pruning.h"
+
+namespace espalier::sim {
+namespace {
+
+using Assignments = std::vector<std::string>;
+
+Assignments joined(Assignments a, const Assignments& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+const std::string kQuantize = R"([{stage="hadamard"},{stage="dithered",bits=3}])";
+const std::string kTopk = R"([{stage="topk",keep=0.1}])";
+const Assignments kImages = {"data.synthetic_shape=[1,12,12]", "rounds=5", "model.name=cnn",
+                             "model.width=0.25"};
+const Assignments kExplore = {"strategy.exploration_epochs=2", "strategy.explorers=0.4"};
+
+struct Method {
+  std::string name, strategy;
+  Assignments assignments;
+};
+std::vector<Method> methods() {
+  return {
+      {"autoflip", "autoflip", kExplore},
+      {"robust_agreement", "autoflip",
+       joined(kExplore, {"strategy.guidance=robust", "strategy.agreement=0.5"})},
+      {"refreshed", "autoflip", joined(kExplore, {"strategy.refresh_rounds=2"})},
+      {"structured", "autoflip",
+       joined(kExplore, {"strategy.by_unit=true", "strategy.unit_threshold=0.5",
+                         "strategy.sparsity=0.5", "strategy.min_keep=0.1"})},
+      {"structured_refreshed", "autoflip",
+       joined(kExplore,
+              {"strategy.by_unit=true", "strategy.unit_threshold=0.5", "strategy.sparsity=0.5",
+               "strategy.min_keep=0.1", "strategy.refresh_rounds=2"})},
+      {"from_exploration", "autoflip", joined(kExplore, {"strategy.init_from_exploration=true"})},
+      {"magnitude", "pruning", {"strategy.start_round=2"}},
+      {"gradual", "pruning", {"strategy.end_round=4", "strategy.refresh_rounds=2"}},
+      {"random", "pruning", {"strategy.criterion=random"}},
+      {"random_step", "pruning", {"strategy.criterion=random-step"}},
+      {"prunefl", "pruning",
+       joined(kExplore, {"strategy.criterion=prunefl", "strategy.refresh_rounds=2"})},
+      {"adp_magnitude", "adp", {"strategy.mode=magnitude", "strategy.threshold=0.05"}},
+      {"adp_magnitude_scaffold",
+       "adp",
+       {"strategy.mode=magnitude", "strategy.threshold=0.05", "strategy.base=scaffold"}},
+      {"adp_gated", "adp", {"model.gates=gated", "strategy.ratio=0.3", "train.weight_decay=0.01"}},
+      {"adp_fbs",
+       "adp",
+       {"model.gates=fbs", "strategy.mode=fbs", "strategy.ratio=0.3", "strategy.ratio_rounds=3",
+        "strategy.base=fedprox"}},
+  };
+}
+
+class EveryPruning : public testing::TestWithParam<Method> {};
+
+TEST_P(EveryPruning, ThreadsAndCheckpointsChangeNothing) {
+  const Assignments assignments =
+      joined(joined(GetParam().assignments, kImages), {"downlink=" + kQuantize});
+  TestRun one(GetParam().strategy, 1, assignments);
+  const auto expected = one.finish();
+  EXPECT_EQ(one.loop().ledger().clients_failed, 0);
+  TestRun three(GetParam().strategy, 3, assignments);
+  EXPECT_EQ(three.finish(), expected);
+  EXPECT_EQ(three.loop().ledger().bytes_down, one.loop().ledger().bytes_down);
+  EXPECT_EQ(three.loop().ledger().bytes_up, one.loop().ledger().bytes_up);
+  TestRun crashed(GetParam().strategy, 2, assignments);
+  crashed.step();
+  crashed.step();
+  const Bytes saved = encode_checkpoint(crashed.loop().checkpoint(1));
+  crashed.step();
+  crashed.loop().restore(
+      round::decode_checkpoint(saved, crashed.loop().global().shared_layout(), "test"));
+  EXPECT_EQ(crashed.finish(), expected);
+}
+
+// A biased uplink brings error feedback along.
+TEST_P(EveryPruning, GoesWithEveryKindOfUplink) {
+  for (const std::string& uplink : {kQuantize, kTopk}) {
+    TestRun run(GetParam().strategy, 2,
+                joined(joined(GetParam().assignments, kImages), {"rounds=3", "uplink=" + uplink}));
+    run.finish();
+    EXPECT_EQ(run.loop().ledger().clients_failed, 0) << uplink;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Methods, EveryPruning, testing::ValuesIn(methods()),
+                         [](const auto& row) { return row.param.name; });
+
+TEST(PruningRun, TheMaskTravelsOncePerClientAndValuesShrink) {
+  const Assignments small = joined(kImages, {"rounds=3", "strategy.clients_per_round=12"});
+  TestRun dense("fedavg", 2, small);
+  TestRun run("pruning", 2, joined(small, {"strategy.criterion=random", "strategy.sparsity=0.7"}));
+  const auto full = dense.step(), first = run.step(), second = run.step();
+  // 30 % of the values and n·H(.7) bits of mask; then the values alone.
+  const double values = static_cast<double>(dense.loop().global().size()) * 4 * 12;
+  const double mask = static_cast<double>(dense.loop().global().size()) * 0.8813 / 8 * 12;
+  EXPECT_NEAR(static_cast<double>(full.bytes_down), values, 0.02 * values);
+  EXPECT_NEAR(static_cast<double>(second.bytes_down), 0.3 * values, 0.02 * values);
+  EXPECT_NEAR(static_cast<double>(first.bytes_down - second.bytes_down), mask, 0.05 * mask);
+  EXPECT_NEAR(static_cast<double>(first.bytes_up), 0.3 * values, 0.02 * values);
+}
+
+TEST(PruningRun, TheLedgerHasTheExploration) {
+  const Assignments assignments = joined(kImages, kExplore);
+  TestRun run("autoflip", 2, assignments);
+  const auto first = run.step(), second = run.step();
+  EXPECT_EQ(first.exploration.clients, 5u);  // ⌈0.4·12⌉
+  EXPECT_GT(first.exploration.macs, 0);
+  const double dense = static_cast<double>(run.loop().global().size()) * 4 * 5;
+  EXPECT_NEAR(static_cast<double>(first.exploration.bytes_up), dense, 0.02 * dense);
+  EXPECT_NEAR(static_cast<double>(first.exploration.bytes_down), dense, 0.02 * dense);
+  EXPECT_EQ(second.exploration.clients, 0u);
+  const auto& ledger = run.loop().ledger();
+  EXPECT_EQ(static_cast<uint64_t>(ledger.exploration_bytes_up), first.exploration.bytes_up);
+  EXPECT_EQ(static_cast<uint64_t>(ledger.bytes_up), first.bytes_up + second.bytes_up);
+  EXPECT_GT(first.bytes_up, first.exploration.bytes_up);
+}
+
+TEST(PruningRun, StructuredPruningTrainsASmallerNetwork) {
+  const Assignments assignments = joined(
+      joined(kImages, kExplore), {"strategy.by_unit=true", "strategy.unit_threshold=0.5",
+                                  "strategy.sparsity=0.5", "strategy.min_keep=0.25", "rounds=2"});
+  TestRun dense("fedavg", 2, joined(kImages, {"rounds=2"}));
+  TestRun run("autoflip", 2, assignments);
+  const auto full = (dense.step(), dense.step()), small = (run.step(), run.step());
+  EXPECT_LT(small.macs, 0.8 * full.macs);
+  EXPECT_LT(static_cast<double>(small.bytes_down), 0.55 * static_cast<double>(full.bytes_down));
+  EXPECT_LT(small.extra.at("part_parameters"),
+            0.55 * static_cast<double>(run.loop().global().layout().num_trainable()));
+  EXPECT_EQ(run.loop().ledger().clients_failed, 0);
+}
+
+// Text from files in LEAF's format, one client per speaker; an LSTM's coupled gates are units too.
+TEST(PruningRun, RecurrentNetsOnText) {
+  const Assignments text = {"data.name=leaf",
+                            "data.root=" ESPALIER_FIXTURES "/text",
+                            "data.partition.name=natural",
+                            "model.name=lstm",
+                            "model.lstm_units=12",
+                            "strategy.clients_per_round=2",
+                            "train.max_steps=4",
+                            "rounds=3"};
+  for (const Assignments& more :
+       {Assignments{}, Assignments{"strategy.by_unit=true", "strategy.unit_threshold=0.5",
+                                   "strategy.sparsity=0.5"}}) {
+    TestRun run("autoflip", 2, joined(joined(text, kExplore), more));
+    run.finish();
+    EXPECT_EQ(run.loop().ledger().clients_failed, 0);
+    EXPECT_LT(run.last().extra.at("mask_kept"), 0.75);
+  }
+}
+
+TEST(PruningRun, WhatDoesNotGoTogetherIsRefused) {
+  const Assignments base = joined(kImages, kExplore);
+  EXPECT_THROW(TestRun("autoflip", 1, joined(base, {"error_feedback=ef21", "uplink=" + kTopk})),
+               Error);
+  EXPECT_THROW(TestRun("autoflip", 1, joined(base, {"delta_downlink=true"})), Error);
+  EXPECT_THROW(TestRun("autoflip", 1, joined(base, {"submodel.name=ordered"})), Error);
+  EXPECT_THROW(TestRun("adp", 1, kImages), Error);  // a model without gates
+  EXPECT_THROW(TestRun("adp", 1, joined(kImages, {"model.gates=fbs"})), Error);
+}
+
+}  // namespace
+}  // namespace espalier::sim

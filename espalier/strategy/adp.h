@@ -1,0 +1,106 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "espalier/strategy/strategy.h"
+
+namespace espalier::strategy {
+
+struct AdpOptions {
+  std::string mode = "gated";
+  std::string base = "fedavg";
+  double ratio = 0.7;
+  int64_t ratio_rounds = 0;
+  double threshold = 1e-3;
+  double epoch_lr_decay = 0.99;
+  bool sparse_updates = true;
+  double mu = 0.01;
+  std::string weighting = "samples";
+
+  template <class Self, class Visitor>
+  static void fields(Self& self, Visitor&& visit) {
+    visit(
+        "mode", self.mode,
+        Field("gated, fbs: gates choose the channels of every sample (the model needs model.gates "
+              "of that name); magnitude: small convolution weights become 0 after every local "
+              "epoch, and may grow again.")
+            .one_of({"gated", "fbs", "magnitude"}));
+    visit("base", self.base,
+          Field("How clients' updates become the next model.")
+              .one_of({"fedavg", "fedprox", "fednova", "scaffold"}));
+    visit("ratio", self.ratio,
+          Field("gated, fbs: share of a layer's channels that survive for a sample.")
+              .above(0)
+              .at_most(1));
+    visit("ratio_rounds", self.ratio_rounds,
+          Field("gated, fbs: lower the ratio from 1 over so many rounds; 0: it is constant.")
+              .at_least(0));
+    visit("threshold", self.threshold,
+          Field("magnitude: weights of at most this magnitude become 0.").at_least(0));
+    visit("epoch_lr_decay", self.epoch_lr_decay,
+          Field("magnitude: factor on the learning rate after every local epoch.")
+              .above(0)
+              .at_most(1));
+    visit("sparse_updates", self.sparse_updates,
+          Field("Leave out of updates what a client has not changed: filters whose gate never "
+                "fired, weights that stayed 0."));
+    visit("mu", self.mu, Field("base fedprox: weight of the proximal term.").at_least(0));
+    visit("weighting", self.weighting,
+          Field("Weight of a client in the mean: its number of samples, or 1.")
+              .one_of({"samples", "uniform"}));
+  }
+};
+
+// Adaptive dynamic pruning (Yu, Nguyen, Anwar, Jannesari 2021, arXiv 2106.06921) over another
+// strategy, whose server half it leaves as it is.
+//
+// gated and fbs: the gates are part of the model (train/gates.h): for every sample only salient
+// channels are computed and get a gradient. Here the share that survives is set, round by round, in
+// the global model, where everybody who receives or loads it finds it. A filter whose gate never
+// fired for a client's samples has no gradient; weight decay, which would move it all the same, is
+// taken back, so that its update is zero, and updates say which rows of which tensors they have and
+// only these. (With SCAFFOLD the control variates move such filters, and they are sent; that is
+// SCAFFOLD's doing and left alone.)
+//
+// magnitude: the second code base of the authors. After every local epoch the weights of
+// convolutions with |w| ≤ threshold become 0; no mask is kept.
+//
+// The paper sends dense updates and counts rounds; here the bytes of a round shrink too.
+class Adp : public Strategy {
+ public:
+  using Options = AdpOptions;
+  explicit Adp(const Options& options);
+
+  void start(const ServerSetup& setup) override;
+  void set_scratch(const std::filesystem::path& folder) override { base_->set_scratch(folder); }
+  bool prepares() const override { return true; }
+  void begin_round(const RoundInfo& round, ParameterSet& global) override;
+  void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
+                 Task& task) override;
+  std::vector<std::string> update_payloads(const RoundInfo& round) const override;
+  void accumulate(const RoundInfo& round, uint64_t client, const Update& update,
+                  RoundSums& sums) override;
+  void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) override;
+  std::map<std::string, double> metrics() const override;
+  bool masks() const override { return options_.sparse_updates; }
+  bool has_client_state() const override { return base_->has_client_state(); }
+  void save(ByteWriter& out) const override { base_->save(out); }
+  void load(ByteReader& in) override { base_->load(in); }
+
+  Update run_client(ClientContext& context, const Task& task) const override;
+
+  // The share of channels that survive in a round.
+  double ratio_at(uint32_t round) const;
+
+ private:
+  bool gated() const { return options_.mode != "magnitude"; }
+
+  Options options_;
+  std::unique_ptr<Strategy> base_;
+  double ratio_ = 1;                                    // of the round
+  std::atomic<uint64_t> values_ = 0, sent_values_ = 0;  // of the round's updates
+};
+
+}  // namespace espalier::strategy

@@ -1,0 +1,182 @@
+#include "espalier/strategy/adp.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "espalier/base/error.h"
+#include "espalier/data/load.h"
+#include "espalier/strategy/salient_trainer.h"
+#include "espalier/train/gates.h"
+
+namespace espalier::strategy {
+namespace {
+
+class AdpClient : public testing::Test {
+ protected:
+  void SetUp() override {
+    train::configure_process();
+    data::DataOptions options;
+    options.name = "synthetic";
+    options.synthetic_train_samples = 60;
+    options.synthetic_test_samples = 10;
+    options.synthetic_shape = {1, 12, 12};
+    data_ = data::load_dataset(options, Key(1));
+    model_.name = "cnn";
+    model_.width = 0.25;
+    samples_.resize(60);
+    std::iota(samples_.begin(), samples_.end(), 0u);
+    task_.round = 1;
+    task_.train.weight_decay = 0.01;
+    task_.train.epochs = 2;
+  }
+  void make(const std::string& gates) {
+    model_.gates = gates;
+    trainer_ = train::make_trainer(model_, train::spec_of(*data_.train), "fp32", "cpu");
+    weights_ = std::make_shared<ParameterSet>(trainer_->layout());
+    trainer_->initialize(Key(2), *weights_);
+    task_.payloads = {{kModel, weights_, 1}};
+  }
+  Update run(const Strategy& strategy) {
+    ClientContext context{*trainer_, *data_.train, samples_, Key(7), nullptr, {}};
+    return strategy.run_client(context, task_);
+  }
+
+  data::DataSource data_;
+  train::ModelOptions model_;
+  std::unique_ptr<train::Trainer> trainer_;
+  std::shared_ptr<ParameterSet> weights_;
+  std::vector<uint32_t> samples_;
+  Task task_;
+};
+
+// Two filters of conv2 whose gates cannot fire: their rows stay as they are, weight decay or not,
+// and do not travel.
+TEST_F(AdpClient, FiltersThatNeverFireAreNotSent) {
+  make("gated");
+  train::set_gate_ratio(*weights_, 0.9);
+  for (const size_t channel : {3u, 5u}) weights_->values("conv2.gate.bias")[channel] = -1e6f;
+  const Update update = run(Adp(AdpOptions{}));
+  ASSERT_NE(update.mask, nullptr);
+  const auto& layout = weights_->layout();
+  const ParameterInfo& filters = *layout.find("conv2.weight");
+  const auto row = static_cast<size_t>(filters.size / filters.shape[0]);
+  const auto delta = update.payloads[0].values->values(filters);
+  for (size_t channel = 0; channel < static_cast<size_t>(filters.shape[0]); ++channel) {
+    const bool silent = channel == 3 || channel == 5;
+    const auto mine = delta.subspan(channel * row, row);
+    const bool moved = std::ranges::any_of(mine, [](float value) { return value != 0; });
+    if (silent) {
+      EXPECT_FALSE(moved) << channel;
+      for (size_t i = 0; i < row; ++i) {
+        const size_t index = static_cast<size_t>(filters.offset) + channel * row + i;
+        ASSERT_EQ(update.mask->mask.keeps(index), moved) << channel;
+      }
+    }
+  }
+  const ParameterInfo& gate = *layout.find("conv2.gate.weight");
+  const auto width = static_cast<size_t>(gate.size / gate.shape[0]);
+  for (const float value : update.payloads[0].values->values(gate).subspan(3 * width, width))
+    EXPECT_EQ(value, 0);
+}
+
+// What is left out is zero, so the update is the one that would have been sent whole.
+TEST_F(AdpClient, SparseUpdatesLoseNothing) {
+  for (const char* base : {"fedavg", "fedprox", "fednova"}) {
+    make("gated");
+    train::set_gate_ratio(*weights_, 0.3);
+    AdpOptions options;
+    options.base = base;
+    task_.scalars["mu"] = 0.01;  // what fedprox's server half tells its clients
+    const Update sparse = run(Adp(options));
+    options.sparse_updates = false;
+    const Update dense = run(Adp(options));
+    EXPECT_EQ(dense.mask, nullptr);
+    const auto all = dense.payloads[0].values->values();
+    ASSERT_TRUE(std::ranges::equal(sparse.payloads[0].values->values(), all)) << base;
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (sparse.mask != nullptr && !sparse.mask->mask.keeps(i)) {
+        ASSERT_EQ(all[i], 0) << base;
+      }
+    }
+  }
+}
+
+TEST_F(AdpClient, MagnitudeZeroesSmallConvolutionWeightsAfterEveryEpoch) {
+  make("none");
+  AdpOptions options;
+  options.mode = "magnitude";
+  options.threshold = 0.03;
+  const Update update = run(Adp(options));
+  ParameterSet after = *weights_;
+  add_scaled(after.values(), 1, update.payloads[0].values->values());
+  const auto small = after.values("conv2.weight");
+  size_t zeros = 0;
+  for (const float value : small) {
+    EXPECT_TRUE(std::abs(value) > 0.0299f || std::abs(value) < 1e-6f) << value;
+    zeros += std::abs(value) < 1e-6f;
+  }
+  EXPECT_GT(zeros, small.size() / 4);
+  // Layers that are no convolutions are left alone.
+  EXPECT_TRUE(std::ranges::any_of(after.values("fc1.weight"), [](float value) {
+    return value != 0 && std::abs(value) < 0.02f;
+  }));
+  EXPECT_EQ(update.payloads[0].name, kDelta);
+}
+
+// By hand: two epochs at falling learning rates, the weights cut after each.
+TEST_F(AdpClient, MagnitudeEpochsAreThoseOfATrainingByHand) {
+  make("none");
+  SalientTrainer salient(*trainer_, {.threshold = 0.02, .epoch_lr_decay = 0.5});
+  salient.load(*weights_);
+  const train::FitResult result = salient.fit(*data_.train, samples_, task_.train, {}, Key(5));
+  EXPECT_EQ(result.samples, 120u);
+  ParameterSet found;
+  salient.store(found);
+
+  trainer_->load(*weights_);
+  train::OptimizerState state;
+  train::FitHooks hooks;
+  hooks.optimizer = &state;
+  train::TrainOptions options = task_.train;
+  options.epochs = 1;
+  ParameterSet expected;
+  for (uint64_t epoch = 0; epoch < 2; ++epoch) {
+    trainer_->fit(*data_.train, samples_, options, hooks, Key(5).child(epoch));
+    options.lr *= 0.5;
+    trainer_->store(expected);
+    for (const char* name : {"conv1.weight", "conv2.weight"}) {
+      for (float& value : expected.values(name)) value = std::abs(value) <= 0.02f ? 0 : value;
+    }
+    trainer_->load(expected);
+  }
+  EXPECT_TRUE(std::ranges::equal(found.values(), expected.values()));
+}
+
+TEST(Adp, TheRatioFallsFromOne) {
+  AdpOptions options;
+  options.ratio = 0.5;
+  options.ratio_rounds = 4;
+  const Adp adp(options);
+  EXPECT_EQ(adp.ratio_at(1), 1);
+  EXPECT_EQ(adp.ratio_at(2), 0.875);
+  EXPECT_EQ(adp.ratio_at(5), 0.5);
+  EXPECT_EQ(adp.ratio_at(50), 0.5);
+}
+
+TEST(Adp, OptionsThatDoNothingAreRefused) {
+  const auto with = [](auto change) {
+    AdpOptions options;
+    change(options);
+    return options;
+  };
+  using O = AdpOptions;
+  EXPECT_THROW(Adp(with([](O& o) { o.threshold = 0.1; })), Error);
+  EXPECT_THROW(Adp(with([](O& o) { o.epoch_lr_decay = 0.9; })), Error);
+  EXPECT_THROW(Adp(with([](O& o) { o.mode = "magnitude", o.ratio = 0.5; })), Error);
+  EXPECT_THROW(Adp(with([](O& o) { o.mu = 0.5; })), Error);
+  EXPECT_NO_THROW(Adp(with([](O& o) { o.mu = 0.5, o.base = "fedprox"; })));
+}
+
+}  // namespace
+}  // namespace espalier::strategy
