@@ -20,6 +20,7 @@ class ConvLayer final : public Layer {
  public:
   explicit ConvLayer(const LayerContext& c)
       : type_(c.out),
+        relu_(c.node.relu),
         mask_(c.node.relu && c.pool == nullptr),
         sparse_(c.pool != nullptr && sparse_backward(c.node, *c.pool, c.out)) {
     const Node& n = c.node;
@@ -199,7 +200,7 @@ class ConvLayer final : public Layer {
         sparse_shape_,
         SparseConvData{.x = frame.at<float>(slots.x),
                        .dy = frame.at<float>(slots.dy),
-                       .y = frame.at<float>(slots.pooled),
+                       .y = relu_ ? frame.at<float>(slots.pooled) : nullptr,
                        .argmax = frame.at<uint8_t>(slots.argmax),
                        .weights = weights,
                        .weight_gradient = gradient,
@@ -210,7 +211,7 @@ class ConvLayer final : public Layer {
   }
 
   Type type_;
-  bool mask_, sparse_;
+  bool relu_, mask_, sparse_;
   SparseConvShape sparse_shape_{};
   SparseConvScratch sparse_scratch_;
   size_t tap_bytes_ = 0;

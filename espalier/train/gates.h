@@ -24,6 +24,13 @@
 // Without a normalization a layer's output grows with the square of its input, so that a deep net
 // (all-cnn) needs the sigmoid, which keeps g within A's and b's size.
 //
+// A channel that is 0 for a sample passes none of the sample's gradient to its filter, its
+// normalization's scale and shift, or its row of the gate. In training the statistics of a
+// normalization still couple samples (batch) and the channels of a group (group), as autograd has
+// it: through them other samples' or channels' gradients reach the filter. Where a channel fires
+// for no sample of a batch, scale, shift and gate row have gradients of exactly 0, and so has the
+// filter but behind a group normalization.
+//
 // A gate's parameters are "<convolution>.gate.weight" and "<convolution>.gate.bias". The ratio is
 // no part of the net but a counter among the model's tensors, kGateRatio, in parts per million: it
 // travels and is saved with the weights, and whoever evaluates them uses their ratio.

@@ -110,14 +110,11 @@ GraphNet::Plan GraphNet::make_plan(int64_t batch, bool training) const {
     const int index = static_cast<int>(i);
     LayerContext context{node,     *graph_.layout,         batch,
                          training, value_type(node.input), value_type(index)};
-    const auto pair =
-        [&](size_t conv) {  // a convolution with ReLU that only the max-pooling behind it reads
-          if (conv + 1 >= count || graph_.nodes[conv].op != Op::kConv || !graph_.nodes[conv].relu)
-            return false;
-          const Node& next = graph_.nodes[conv + 1];
-          return next.op == Op::kMaxPool && next.input == static_cast<int>(conv) &&
-                 readers[conv] == 1;
-        };
+    const auto pair = [&](size_t conv) {  // a convolution that only the max-pooling behind it reads
+      if (conv + 1 >= count || graph_.nodes[conv].op != Op::kConv) return false;
+      const Node& next = graph_.nodes[conv + 1];
+      return next.op == Op::kMaxPool && next.input == static_cast<int>(conv) && readers[conv] == 1;
+    };
     if (pair(i)) context.pool = &graph_.nodes[i + 1];
     if (i > 0 && pair(i - 1)) context.front = &graph_.nodes[i - 1];
     context.gate_reads = gates[i] > 0;

@@ -56,9 +56,9 @@ struct LayerContext {
   int64_t batch;
   bool training;
   Type in, out;
-  // A convolution with ReLU and the max-pooling that alone reads it know of each other: the pooling
-  // does the ReLU's backward pass, or hands its own gradient on for the convolution to do all three
-  // at once (sparse_backward). Null otherwise.
+  // A convolution and the max-pooling that alone reads it know of each other: the pooling does the
+  // ReLU's backward pass, if there is one, or hands its own gradient on for the convolution to do
+  // all three at once (sparse_backward). Null otherwise.
   const Node* pool = nullptr;
   const Node* front = nullptr;
   bool gate_reads = false;  // a gate reads this node's output

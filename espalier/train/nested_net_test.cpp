@@ -408,8 +408,10 @@ TEST(TrainingBytes, AreTheBuffersOfTheReplica) {
   ModelOptions model;
   TrainOptions options;
   options.batch_size = 30;
-  for (const std::string name : {"mlp", "cnn", "resnet8"}) {
-    model.name = name;
+  for (const std::string name : {"mlp", "cnn", "resnet8", "gated resnet8", "fbs cnn"}) {
+    const size_t space = name.find(' ');
+    model.name = space == std::string::npos ? name : name.substr(space + 1);
+    model.gates = space == std::string::npos ? "none" : name.substr(0, space);
     const auto make = [&](std::span<const int64_t> units) {
       return make_trainer(model, spec_of(set), "fp32", "cpu", units);
     };

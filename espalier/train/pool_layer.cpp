@@ -10,7 +10,7 @@ class MaxPoolLayer final : public Layer {
   explicit MaxPoolLayer(const LayerContext& c)
       : type_(c.out),
         training_(c.training),
-        positive_(c.front != nullptr),
+        positive_(c.front != nullptr && c.front->relu),
         handed_on_(c.front != nullptr && sparse_backward(*c.front, c.node, c.in)) {
     const Node& n = c.node;
     const auto size = [](int64_t value) { return static_cast<size_t>(value); };

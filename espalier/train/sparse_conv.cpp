@@ -83,6 +83,7 @@ ESPALIER_INLINE void with_vectors(size_t vectors, Call call) {
 
 // The outputs with a gradient among pooled rows [begin, end) of image n, one list per output
 // channel.
+template <bool kRelu>
 ESPALIER_INLINE void list_outputs(const SparseConvShape& s, const SparseConvData& d, size_t n,
                                   size_t begin, size_t end, SparseConvScratch& scratch) {
   const size_t padded = s.width + 2 * s.padding, capacity = (end - begin) * s.pooled_width,
@@ -102,8 +103,9 @@ ESPALIER_INLINE void list_outputs(const SparseConvShape& s, const SparseConvData
         const float gradient = d.dy[at + c];
         uint32_t& count = scratch.counts[c];
         scratch.entries[c * capacity + count] = {place[d.argmax[at + c]], gradient};
-        count +=
-            d.y[at + c] > 0 && gradient != 0 ? 1U : 0U;  // without a branch: it cannot be predicted
+        count += (!kRelu || d.y[at + c] > 0) && gradient != 0
+                     ? 1U
+                     : 0U;  // without a branch: it cannot be predicted
       }
     }
   }
@@ -152,7 +154,11 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData& d,
       std::fill(scratch.input_gradient.begin(), scratch.input_gradient.end(), 0.0f);
     for (size_t begin = 0; begin < s.pooled_height; begin += rows) {
       const size_t end = std::min(s.pooled_height, begin + rows);
-      list_outputs(s, d, n, begin, end, scratch);
+      if (d.y != nullptr) {
+        list_outputs<true>(s, d, n, begin, end, scratch);
+      } else {
+        list_outputs<false>(s, d, n, begin, end, scratch);
+      }
       for (size_t c = 0; c < s.out_channels; ++c) {
         const Entry* entries = scratch.entries.data() + c * (end - begin) * s.pooled_width;
         const size_t count = scratch.counts[c];

@@ -43,7 +43,7 @@ struct SparseConvScratch {
 struct SparseConvData {
   const float* x;
   const float* dy;
-  const float* y;
+  const float* y;  // null: the convolution has no ReLU, all of dy counts
   const uint8_t* argmax;
   const float* weights;
   float* weight_gradient;
