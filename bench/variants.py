@@ -53,8 +53,8 @@ def pruned(sparsity, **more):
 PLAIN = '{name="fedavg", clients_per_round=5}'
 AUTOFLIP_VARIANTS = {
     "FedAvg": {"strategy": PLAIN},
-    "FedAvg, 8 rounds more": {"strategy": PLAIN, "rounds": 48, "eval_every": 6},
-    "server momentum, 8 rounds more": {**pruned(0, criterion="random"), "rounds": 48, "eval_every": 6},
+    "FedAvg, 8 rounds more": {"strategy": PLAIN, "rounds": 48},
+    "server momentum, 8 rounds more": {**pruned(0, criterion="random"), "rounds": 48},
     "AutoFLIP .3": {},
     "AutoFLIP .5": {"strategy.sparsity": 0.5},
     "AutoFLIP robust .5": {"strategy.sparsity": 0.5, "strategy.guidance": "robust"},
@@ -115,6 +115,8 @@ def settings_of(variant):
 def run(arguments, config, variant, seed):
     with tempfile.TemporaryDirectory() as folder:
         command = [arguments.espalier, "simulate", ROOT / "bench" / config, "--set", f"seed={seed}", *settings_of(variant), "--out", f"{folder}/run", "--json", "--quiet"]
+        if arguments.threads:
+            command += ["--threads", str(arguments.threads)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         if done.returncode != 0:
             raise SystemExit(done.stderr)
@@ -141,6 +143,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--results")
+    parser.add_argument("--threads", type=int, default=0, help="clients trained at a time; the results do not depend on it")
     parser.add_argument("--espalier", default=ROOT / "build/release/bin/espalier")
     arguments = parser.parse_args()
     config, variants = EXPERIMENTS[arguments.experiment]
@@ -187,6 +190,9 @@ def show(experiment, variants, rows):
         if mine[0].get("client_accuracy") is not None:
             own = [100 * row["client_accuracy"] for row in mine]
             print(f"    clients' own nets: {mean(own):.2f}, server {mean([row['server_seconds'] for row in mine]):.1f} s per round")
+        last = [100 * mean(row["accuracy"][-5:]) for row in mine]
+        if len(mine[0]["accuracy"]) >= 10:
+            print(f"    mean of the last five evaluations: {mean(last):.2f} ± {statistics.stdev(last) if len(last) > 1 else 0:.2f}, best {mean([100 * max(row['accuracy']) for row in mine]):.2f}")
         if average(name, "exploration_macs"):
             print(f"    exploration: {average(name, 'exploration_macs') / 1e9:.0f} of {average(name, 'client_macs_total') / 1e9:.0f} GMAC, {(average(name, 'exploration_bytes_down') + average(name, 'exploration_bytes_up')) / 1e6:.1f} MB")
         if "target_accuracy" in mine[0]["summary"]:
