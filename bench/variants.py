@@ -68,7 +68,7 @@ AUTOFLIP_VARIANTS = {
 
 def adp(base, mode):
     gates = "none" if mode == "magnitude" else mode
-    return {"strategy": f'{{name="adp", clients_per_round=10, base="{base}", mode="{mode}"}}', "model.gates": gates}
+    return {"strategy": f'{{name="adp", clients_per_round=10, base="{base}", mode="{mode}"}}', "model.gates": gates, "model.gate_sigmoid": str(gates != "none").lower()}
 
 
 ADP_BASES = {"fedavg": {}, "fedprox": {}, "scaffold": {"train.momentum": 0, "train.lr": 0.05}}
@@ -101,6 +101,9 @@ EXPERIMENTS = {
         },
     ),
 }
+
+# Accuracies for which rounds and bytes are printed.
+TARGETS = {"adp-cifar10": (0.25, 0.3, 0.35)}
 
 
 def settings_of(variant):
@@ -195,13 +198,11 @@ def show(experiment, variants, rows):
             print(f"    mean of the last five evaluations: {mean(last):.2f} ± {statistics.stdev(last) if len(last) > 1 else 0:.2f}, best {mean([100 * max(row['accuracy']) for row in mine]):.2f}")
         if average(name, "exploration_macs"):
             print(f"    exploration: {average(name, 'exploration_macs') / 1e9:.0f} of {average(name, 'client_macs_total') / 1e9:.0f} GMAC, {(average(name, 'exploration_bytes_down') + average(name, 'exploration_bytes_up')) / 1e6:.1f} MB")
-        if "target_accuracy" in mine[0]["summary"]:
-            reached = [row["summary"] for row in mine if row["summary"].get("target_round")]
-            if reached:
-                print(f"    {100 * reached[0]['target_accuracy']:.0f} % reached by {len(reached)} of {len(mine)} seeds after {mean([r['target_round'] for r in reached]):.1f} rounds, "
-                      f"{mean([r['target_bytes_down'] + r['target_bytes_up'] for r in reached]) / 1e6:.1f} MB, {mean([r['target_macs'] for r in reached]) / 1e12:.2f} TMAC")
-            else:
-                print(f"    {100 * mine[0]['summary']['target_accuracy']:.0f} % not reached")
+        for target in TARGETS.get(experiment, ()):
+            reached = [next(((i + 1, row["bytes"][i]) for i, accuracy in enumerate(row["accuracy"]) if accuracy >= target), None) for row in mine]
+            found = [both for both in reached if both]
+            figures = f" after {mean([r for r, _ in found]):.1f} evaluations, {mean([b for _, b in found]) / 1e6:.1f} MB" if found else ""
+            print(f"    {100 * target:.0f} % reached by {len(found)} of {len(mine)} seeds{figures}")
         widths = sorted({key for row in mine for key in row["widths"]})
         if widths:
             print("    " + "  ".join(f"{key[12:]}: {100 * mean([row['widths'][key] for row in mine]):.2f}" for key in widths))
