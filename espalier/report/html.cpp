@@ -112,6 +112,18 @@ std::string cards(const RunData& run) {
     html += card("Client compute", text("client_macs_total", Unit::kCount) + "MAC",
                  "multiply-accumulates of all clients");
   }
+  if (value("exploration_macs")) {
+    html += card("Exploration", text("exploration_macs", Unit::kCount) + "MAC",
+                 text("exploration_bytes_down", Unit::kBytes) + " down, " +
+                     text("exploration_bytes_up", Unit::kBytes) + " up, in the totals");
+  }
+  if (value("target_accuracy")) {
+    const double bytes =
+        value("target_bytes_down").value_or(0) + value("target_bytes_up").value_or(0);
+    html += card("To " + text("target_accuracy", Unit::kFraction),
+                 value("target_round") ? text("target_round", Unit::kCount) + " rounds" : "not yet",
+                 value("target_round") ? human_bytes(bytes) + " in both directions" : "");
+  }
   if (value("simulated_seconds")) {
     html += card("Simulated device time", text("simulated_seconds", Unit::kSeconds),
                  "sum of rounds, each as long as its slowest client");

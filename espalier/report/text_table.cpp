@@ -85,6 +85,22 @@ std::string summary_block(const Json& summary, std::string_view report_path) {
     }
     rows.emplace_back("bytes " + direction, bytes);
   }
+  if (value("exploration_bytes_up")) {
+    rows.emplace_back("exploration", text("exploration_bytes_down", Unit::kBytes) + " down, " +
+                                         text("exploration_bytes_up", Unit::kBytes) + " up, " +
+                                         text("exploration_macs", Unit::kCount) +
+                                         " MACs (in the totals)");
+  }
+  if (value("target_accuracy")) {
+    const double bytes =
+        value("target_bytes_down").value_or(0) + value("target_bytes_up").value_or(0);
+    rows.emplace_back("target", text("target_accuracy", Unit::kFraction) +
+                                    (value("target_round")
+                                         ? " after round " + text("target_round", Unit::kCount) +
+                                               ", " + human_bytes(bytes) + ", " +
+                                               text("target_macs", Unit::kCount) + " MACs"
+                                         : std::string(" not reached")));
+  }
   if (value("client_macs_total"))
     rows.emplace_back("client MACs", text("client_macs_total", Unit::kCount));
   if (value("simulated_seconds"))

@@ -12,15 +12,17 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--kills", type=int, default=4)
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--checkpoint-every", type=int, default=3)
-parser.add_argument("--strategy", choices=["scaffold", "fedgkt"], default="scaffold")
+parser.add_argument("--strategy", choices=["scaffold", "fedgkt", "autoflip"], default="scaffold")
 arguments = parser.parse_args()
 random.seed(arguments.seed)
 
 # SCAFFOLD has state on both sides, so that the server's variate and the clients' files are tried too. So has FedGKT, whose server in
-# asynchronous mode keeps uploads of clients that take no part.
+# asynchronous mode keeps uploads of clients that take no part. AutoFLIP's clients keep masks, which change, and its first round explores.
 OWN = {"scaffold": ["model.hidden=[512]"],
        "fedgkt": ["model.name=small-client", "strategy.server_model=small-server", "strategy.server_epochs=1", "strategy.mode=asynchronous",
-                  "data.synthetic_train_samples=200", "strategy.test_samples=2"]}
+                  "data.synthetic_train_samples=200", "strategy.test_samples=2"],
+       "autoflip": ["model.hidden=[512]", "strategy.exploration_epochs=2", "strategy.refresh_rounds=5", "strategy.by_unit=true",
+                    "strategy.unit_threshold=0.5", "strategy.sparsity=0.5"]}
 LONG = [argument for setting in ["rounds=40", f"strategy.name={arguments.strategy}", "client_state_mb=1", f"checkpoint_every={arguments.checkpoint_every}",
                                  *OWN[arguments.strategy]] for argument in ("--set", setting)]
 

@@ -195,6 +195,10 @@
     server_train_accuracy: "Server training accuracy", server_loss: "Server training loss", server_lr: "Server learning rate",
     server_macs: "Server MACs", server_seconds: "Server time", features_bytes: "Feature maps", features_on_disk_bytes: "Feature maps on disk",
     test_features_bytes: "Feature maps for evaluation",
+    mask_kept: "Share of weights kept", part_parameters: "Parameters of the smaller network", gate_ratio: "Share of salient channels",
+    sent_share: "Share of an update that is sent", exploration_epochs: "Epochs of exploration",
+    exploration_clients: "Explorers", exploration_bytes_down: "Exploration, down", exploration_bytes_up: "Exploration, up",
+    exploration_macs: "Exploration MACs",
     macs: "Client MACs", lr: "Learning rate", peak_rss_bytes: "Peak memory", clients: "Clients", clients_failed: "Failed clients",
   };
   const seriesOf = (keys, xKey, log) => {
