@@ -21,8 +21,9 @@ namespace espalier::apps {
 
 namespace {
 
-constexpr size_t kTimed = 512;  // samples that all forms are timed on
-constexpr size_t kTurn = 8;     // of them one form runs at a time
+constexpr size_t kTimed = 512;       // samples that all forms are timed on
+constexpr size_t kTurn = 8;          // of them one form runs at a time
+constexpr size_t kRepetitions = 15;  // of a timed batch
 
 // Test samples as nets read them: channels-last.
 std::vector<float> read_samples(const data::Dataset& set, std::span<const uint32_t> samples) {
@@ -167,7 +168,7 @@ class Evaluation {
     return logits;
   }
 
-  // "batch_<size>": the way chosen, "batch_<size>_seconds": per sample, for single samples, a
+  // "batch_<size>": the way chosen, "batch_<size>_seconds_per_sample": for single samples, a
   // handful and as many as the run evaluated at a time.
   void add_batches(Json& out) {
     train::GatedRuntime runtime(graph_, weights_);
@@ -177,13 +178,16 @@ class Evaluation {
       const std::vector<float> values = read_samples(set_, std::span(all_).first(count));
       std::vector<float> logits(count * runtime.num_logits());
       runtime.predict(values, logits, {});
-      const Stopwatch watch;
-      runtime.predict(values, logits, {});
-      const double seconds = watch.seconds() / static_cast<double>(count);
+      std::vector<double> seconds;
+      for (size_t i = 0; i < kRepetitions; ++i) {
+        const Stopwatch watch;
+        runtime.predict(values, logits, {});
+        seconds.push_back(watch.seconds() / static_cast<double>(count));
+      }
       const bool skips =
           *runtime.way(static_cast<int64_t>(count)) == train::GatedRuntime::Way::kSkipping;
       out[concat("batch_", count)] = skips ? "gated" : "masked";
-      out[concat("batch_", count, "_seconds")] = seconds;
+      out[concat("batch_", count, "_seconds_per_sample")] = quantile(seconds, 0.5);
     }
   }
 

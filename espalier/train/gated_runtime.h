@@ -12,8 +12,8 @@
 // Inference with a gated model (gates.h) that takes the faster of two ways for each size of batch:
 // sample by sample with what the gates close left out (GatedNet), or the whole batch at once with
 // everything computed and closed channels multiplied by 0 (the training engine). The first batch of
-// a size runs both ways, twice, and the faster one is kept for that size; the choice depends on the
-// clock, the logits agree to rounding whichever is taken.
+// a size runs both ways, a few times each, and the faster one is kept for that size; the choice
+// depends on the clock, the logits agree to rounding whichever is taken.
 //
 // Samples that share kept channels are not grouped: with survivors chosen per sample from dozens of
 // channels hardly two samples share a layer's choice, let alone all layers'.

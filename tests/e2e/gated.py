@@ -17,7 +17,7 @@ with Folder() as folder:
     check(0 < gated["macs_per_sample"] < 0.8 * dense["macs_per_sample"] < masked["macs_per_sample"], "multiplications are left out")
     check(gated["median_macs_per_sample"] <= gated["p95_macs_per_sample"] <= masked["macs_per_sample"], "percentiles")
     check(all(0 < form["seconds_per_sample_alone"] <= form["p95_seconds_per_sample_alone"] for form in (dense, masked, gated)), "latencies")
-    check({found["batch_1"], found["batch_8"]} <= {"gated", "masked"} and found["batch_8_seconds"] > 0, "the automatic choice is shown")
+    check({found["batch_1"], found["batch_8"]} <= {"gated", "masked"} and found["batch_8_seconds_per_sample"] > 0, "the automatic choice is shown")
     text = ok(run("evaluate", folder / "gated", "--runtime", "gated")).stdout
     check(all(word in text for word in ("dense", "masked", "gated", "p95_seconds_per_sample_alone", "macs_per_sample", "speedup")), "printed for a person")
 
