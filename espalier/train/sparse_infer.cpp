@@ -210,35 +210,44 @@ void shift(const float* plane, const uint32_t* masks, size_t kernel, size_t padd
   }
 }
 
-float dot(const float* a, const float* b, size_t size) {
+// R rows of a linear layer at a time.
+template <size_t R>
+HWY_INLINE void linear_rows(const SparseLinear& s, const float* weights, const float* bias,
+                            const uint32_t* channels, size_t count, const float* x, float* y) {
   const D d;
-  Vec s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
-  size_t i = 0;
-  for (; i + 4 * kN <= size; i += 4 * kN) {
-    s0 = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), s0);
-    s1 = hn::MulAdd(hn::LoadU(d, a + i + kN), hn::LoadU(d, b + i + kN), s1);
-    s2 = hn::MulAdd(hn::LoadU(d, a + i + 2 * kN), hn::LoadU(d, b + i + 2 * kN), s2);
-    s3 = hn::MulAdd(hn::LoadU(d, a + i + 3 * kN), hn::LoadU(d, b + i + 3 * kN), s3);
+  // A vector is one channel of many pixels.
+  const bool vector = s.plane == 1;
+  const size_t blocks = vector ? 1 : count, pixels = vector ? s.columns : s.pixels;
+  const size_t whole = pixels / kN * kN;
+  const auto rest = hn::FirstN(d, pixels - whole);
+  Vec sum[R];
+#pragma GCC unroll 4
+  for (size_t r = 0; r < R; ++r) sum[r] = hn::Zero(d);
+  for (size_t i = 0; i < blocks; ++i) {
+    const size_t channel = vector ? 0 : channels[i];
+    const float* from = x + channel * s.plane;
+    const float* row = weights + channel * pixels;
+    const auto add = [&](size_t p, Vec value) HWY_ATTR {
+#pragma GCC unroll 4
+      for (size_t r = 0; r < R; ++r)
+        sum[r] = hn::MulAdd(hn::LoadU(d, row + r * s.columns + p), value, sum[r]);
+    };
+    for (size_t p = 0; p < whole; p += kN) add(p, hn::LoadU(d, from + p));
+    if (whole < pixels) add(whole, hn::IfThenElseZero(rest, hn::LoadU(d, from + whole)));
   }
-  for (; i + kN <= size; i += kN) s0 = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), s0);
-  float total = hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3))));
-  for (; i < size; ++i) total += a[i] * b[i];
-  return total;
+  for (size_t r = 0; r < R; ++r) {
+    const float total = bias[r] + hn::GetLane(hn::SumOfLanes(d, sum[r]));
+    y[r] = s.relu ? std::max(total, 0.0f) : total;
+  }
 }
 
 void linear(const SparseLinear& s, const float* weights, const float* bias,
             const uint32_t* channels, size_t count, const float* x, float* y) {
-  for (size_t o = 0; o < s.rows; ++o) {
-    const float* row = weights + o * s.columns;
-    float total = bias[o];
-    if (s.pixels == 1 && s.plane == 1) {
-      total += dot(row, x, s.columns);
-    } else {
-      for (size_t i = 0; i < count; ++i)
-        total += dot(row + channels[i] * s.pixels, x + channels[i] * s.plane, s.pixels);
-    }
-    y[o] = s.relu ? std::max(total, 0.0f) : total;
-  }
+  size_t o = 0;
+  for (; o + 4 <= s.rows; o += 4)
+    linear_rows<4>(s, weights + o * s.columns, bias + o, channels, count, x, y + o);
+  for (; o < s.rows; ++o)
+    linear_rows<1>(s, weights + o * s.columns, bias + o, channels, count, x, y + o);
 }
 
 void columns(const float* matrix, size_t rows, const float* bias, const uint32_t* channels,

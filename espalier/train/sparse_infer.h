@@ -93,7 +93,8 @@ void sparse_conv(const SparsePlan& plan, const float* weights, std::span<const u
                  const SparseEpilogue& epilogue, float* y);
 
 // y[o] = bias[o] + Σ weights[o, c·pixels + p]·x[c·plane + p] over the given channels c and all p,
-// for all `rows` o.
+// for all `rows` o. A plane of 1 means a vector: then all columns count, whatever `channels` says.
+// kPlaneStep floats must be readable behind x and behind the weights, which are finite.
 struct SparseLinear {
   size_t rows, columns;  // of the weights
   size_t pixels, plane;  // of x; columns is channels × pixels

@@ -144,8 +144,9 @@ TEST(SparseInfer, LinearLayersReadTheGivenChannelsOnly) {
         if (vector && pixels != 1) continue;
         const SparseLinear shape{rows, channels * pixels, pixels, vector ? 1 : plane_size(pixels),
                                  pixels == 9};
-        auto x = numbers(channels * shape.plane, stream);
-        const auto weights = numbers(rows * shape.columns, stream), bias = numbers(rows, stream);
+        auto x = numbers(channels * shape.plane + kPlaneStep, stream);
+        const auto weights = numbers(rows * shape.columns + kWeightSlack, stream),
+                   bias = numbers(rows, stream);
         const auto kept = choose(channels, vector ? 1 : 0.4, stream);
         std::vector<float> y(rows);
         sparse_linear(shape, weights.data(), bias.data(), kept, x.data(), y.data());
