@@ -62,6 +62,7 @@ AUTOFLIP_VARIANTS = {
     "random .5": pruned(0.5, criterion="random"),
     "magnitude at round 5 .3": pruned(0.3, start_round=5),
     "magnitude at round 5 .5": pruned(0.5, start_round=5),
+    # The baseline of AutoFLIP's released code: more zeros, and other ones at every step, so its updates are dense.
     "random steps .45": pruned(0.45, criterion="random-step"),
 }
 
@@ -135,6 +136,7 @@ def run(arguments, config, variant, seed):
         # Of FedGKT: what its clients reach with their own nets, which "alone" means.
         "client_accuracy": lines[-1].get("client_accuracy"),
         "server_seconds": sum(line.get("server_seconds", 0) for line in lines) / len(lines),
+        "shares": {key: lines[-1][key] for key in ("mask_kept", "sent_share") if key in lines[-1]},
         "widths": {key: value for key, value in lines[-1].items() if key.startswith("accuracy_at_")},
         "summary": {key: value for key, value in summary.items() if isinstance(value, (int, float))},
     }
@@ -186,10 +188,13 @@ def show(experiment, variants, rows):
         # Weights in float32; for FedGKT, which sends none, there is nothing to compare with.
         dense = next((row["summary"]["dense_bytes_per_client_round"] for row in mine if "dense_bytes_per_client_round" in row["summary"]), 0)
         down, up = average(name, "bytes_down_per_client_round"), average(name, "bytes_up_per_client_round")
-        macs = [average(n, "client_macs_total") / average(n, "client_updates") for n in (first, name)]
+        # Of the rounds' training; explorations are named below.
+        macs = [(average(n, "client_macs_total") - average(n, "exploration_macs")) / average(n, "client_updates") for n in (first, name)]
         print(f"{name:46} {curve}  {mean(final):.2f} ± {spread:.2f} ({len(mine)} seeds)  down {down / 1e3:.0f} KB ({dense / down:.1f}x)  "
               f"up {up / 1e3:.0f} KB ({dense / up:.1f}x)  {macs[1] / 1e9:.1f} GMAC ({macs[0] / macs[1]:.2f}x)  "
-              f"{average(name, 'client_train_seconds') / average(name, 'client_updates'):.2f} client s  {mine[0]['bytes'][-1] / 1e6:.1f} MB in all")
+              f"{average(name, 'client_train_seconds') / average(name, 'client_updates'):.2f} client s  {mean([row['bytes'][-1] for row in mine]) / 1e6:.1f} MB in all")
+        for key in sorted({key for row in mine for key in row.get("shares", {})}):
+            print(f"    {key}: {mean([row['shares'][key] for row in mine if key in row.get('shares', {})]):.4f}")
         if mine[0].get("client_accuracy") is not None:
             own = [100 * row["client_accuracy"] for row in mine]
             print(f"    clients' own nets: {mean(own):.2f}, server {mean([row['server_seconds'] for row in mine]):.1f} s per round")

@@ -53,6 +53,25 @@ TEST(TextTable, SummaryBlock) {
   EXPECT_EQ(summary_block(Json::object(), ""), "");
 }
 
+TEST(TextTable, SummaryBlockOfExplorationsAndTargets) {
+  Json summary = {{"exploration_bytes_down", 2'000'000},
+                  {"exploration_bytes_up", 1'000'000},
+                  {"exploration_macs", 5e9},
+                  {"target_accuracy", 0.8},
+                  {"target_round", 7},
+                  {"target_bytes_down", 300'000},
+                  {"target_bytes_up", 100'000},
+                  {"target_macs", 2e9}};
+  const std::string reached = summary_block(summary, "");
+  EXPECT_NE(reached.find("2.00 MB down, 1.00 MB up, 5.00 G MACs (in the totals)"),
+            std::string::npos)
+      << reached;
+  EXPECT_NE(reached.find("80.00% after round 7, 400 KB, 2.00 G MACs"), std::string::npos)
+      << reached;
+  summary["target_round"] = nullptr;
+  EXPECT_NE(summary_block(summary, "").find("80.00% not reached"), std::string::npos);
+}
+
 TEST(RunData, AnUnfinishedRunIsSummarizedFromItsMetrics) {
   const TemporaryFolder base;
   const RunFolder folder = write_test_run(base.path() / "run", {.rounds = 10});

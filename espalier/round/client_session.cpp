@@ -42,16 +42,23 @@ std::span<const uint8_t> held_mask_bytes(const strategy::ClientState* state, uin
   return std::span(blob).subspan(sizeof(uint32_t));
 }
 
-// The residual of what a mask keeps out of a message waits until it is kept again.
-void encode_masked_with_residual(const codec::Codec& codec, const prune::Mask& mask,
-                                 const strategy::Payload& payload, Key key, ParameterSet& memory,
-                                 Bytes& out) {
-  codec::ResidualFeedback residual(mask.compact(memory));
-  residual.encode(codec, mask.compact(*payload.values), key, out);
-  const ParameterSet left = mask.expand(residual.residual());
-  for (size_t i = 0; i < memory.size(); ++i) {
-    if (mask.keeps(i)) memory.values()[i] = left.values()[i];
-  }
+// Whether a client's memory is of a task under this mask (null: under none).
+bool same_mask(const strategy::ClientState* state, const strategy::TravellingMask* mask) {
+  const bool held = state != nullptr && state->blobs.contains(kHeldMask);
+  if (mask == nullptr || !held) return (mask == nullptr) == !held;
+  ByteReader in(state->blobs.at(kHeldMask), "round/client");
+  return in.get<uint32_t>() == mask->round;
+}
+
+// An update with a mask of its own, or without it, whichever is shorter: at half a bit per value
+// naming the values may cost more than sending them all.
+EncodedMessage encode_shortest(strategy::Update& update, const codec::Codec& codec, Key key,
+                               const WireLimits& limits) {
+  EncodedMessage message = encode_update(update, codec, key, limits);
+  if (update.mask == nullptr || update.mask == limits.mask) return message;
+  update.mask = nullptr;
+  EncodedMessage dense = encode_update(update, codec, key, limits);
+  return dense.size_bytes() < message.size_bytes() ? std::move(dense) : std::move(message);
 }
 
 // Encodes a payload with error feedback and keeps what it must remember in `next`.
@@ -66,8 +73,9 @@ void encode_with_feedback(Feedback feedback, const codec::Codec& codec,
                             : ParameterSet(payload.values->shared_layout());
   if (mask != nullptr) {
     ESPALIER_CHECK(feedback == Feedback::kResidual);
-    encode_masked_with_residual(codec, *mask, payload, key, memory, out);
-    next.sets.insert_or_assign(name, std::move(memory));
+    codec::ResidualFeedback residual(mask->compact(memory));
+    residual.encode(codec, mask->compact(*payload.values), key, out);
+    next.sets.insert_or_assign(name, mask->expand(residual.residual()));
     return;
   }
   if (feedback == Feedback::kEf21) {
@@ -136,6 +144,13 @@ Feedback choose_feedback(const std::string& option, const codec::Codec& uplink,
   return Feedback::kNone;
 }
 
+const codec::Codec& uplink_of(strategy::TaskKind kind, const codec::Codec& uplink) {
+  static const std::unique_ptr<const codec::Codec> exact =
+      codec::make_codec(Json::array(), "uplink");
+  const bool biased = !uplink.unbiased() && !uplink.lossless();
+  return kind == strategy::TaskKind::kExplore && biased ? *exact : uplink;
+}
+
 int64_t max_task_values(const ParameterLayout& model) {
   return std::max<int64_t>(4 * model.size() + 1024, int64_t{65536} * 1001);
 }
@@ -186,22 +201,27 @@ EncodedMessage run_client_task(const EncodedMessage& message, const ClientEnviro
   strategy::ClientContext context{trainer(task.units), data.dataset,     data.samples,
                                   client_key,          previous.get(),   {},
                                   data.test,           data.test_samples};
-  const strategy::Update update = environment.strategy.run_client(context, task);
+  strategy::Update update = environment.strategy.run_client(context, task);
   limits.mask = task.mask;
+  // With feedback an update says more than what has changed now.
+  if (environment.feedback != Feedback::kNone && update.mask != task.mask) update.mask = nullptr;
+  // What was lost of other weights is no correction of these.
+  const strategy::ClientState* remembered =
+      same_mask(previous.get(), task.mask.get()) ? previous.get() : nullptr;
   // An exploration is no step of training: nothing of it is remembered or made up for.
-  const bool explores = task.kind == strategy::TaskKind::kExplore;
+  if (task.kind == strategy::TaskKind::kExplore)
+    return encode_update(update, uplink_of(task.kind, environment.uplink), uplink_key, limits);
   EncodedMessage encoded =
-      environment.feedback == Feedback::kNone || explores
-          ? encode_update(update, environment.uplink, uplink_key, limits)
+      environment.feedback == Feedback::kNone
+          ? encode_shortest(update, environment.uplink, uplink_key, limits)
           : encode_update(
                 update,
                 [&](const strategy::Payload& payload, const prune::Mask* mask, Key key,
                     Bytes& out) {
-                  encode_with_feedback(environment.feedback, environment.uplink, previous.get(),
+                  encode_with_feedback(environment.feedback, environment.uplink, remembered,
                                        payload, mask, key, context.next, out);
                 },
                 uplink_key, limits);
-  if (explores) return encoded;
   if (task.mask) context.next.blobs.insert_or_assign(kHeldMask, held_mask_blob(*task.mask));
   if (held_model) context.next.sets.insert_or_assign(kHeldModel, *held_model);
   // The state is kept last: a client that failed before has not moved on. The server counts on a

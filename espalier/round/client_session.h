@@ -22,6 +22,11 @@ Feedback choose_feedback(const std::string& option, const codec::Codec& uplink,
                          const strategy::Strategy& strategy, const SubmodelOptions& submodel = {},
                          const std::vector<DeviceOptions>& devices = {});
 
+// What updates of this kind are coded with: the run's uplink, but float32 for explorations when the
+// uplink is biased. What it loses would be gone for good, as an exploration has no next round, and
+// small values are what an exploration is about.
+const codec::Codec& uplink_of(strategy::TaskKind kind, const codec::Codec& uplink);
+
 // The replica that trains a task: units as in Task::units. It stays the caller's and is used until
 // the task is done.
 using TrainerSource = std::function<train::Trainer&(std::span<const int64_t> units)>;

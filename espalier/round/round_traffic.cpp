@@ -77,7 +77,8 @@ void ServerTraffic::delivered(uint64_t client, const EncodedMessage& message) {
     limits.keep_encoded = setup_.strategy.keeps_encoded();
     limits.max_payloads =
         limits.keep_encoded ? 16 : setup_.strategy.update_payloads(setup_.info).size();
-    strategy::Update update = decode_update(message, setup_.uplink, limits);
+    strategy::Update update =
+        decode_update(message, uplink_of(setup_.info.kind, setup_.uplink), limits);
     check(client, update, *limits.model);
     update.submodel = sent.submodel;
     const auto macs = update.scalars.find(strategy::kMacs);

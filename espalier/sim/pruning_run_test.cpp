@@ -38,6 +38,13 @@ std::vector<Method> methods() {
        joined(kExplore,
               {"strategy.by_unit=true", "strategy.unit_threshold=0.5", "strategy.sparsity=0.5",
                "strategy.min_keep=0.1", "strategy.refresh_rounds=2"})},
+      // Removing units prunes more of others' inputs than the threshold saw: what is restored must
+      // not be removed again.
+      {"structured_by_weight", "autoflip",
+       joined(kExplore, {"strategy.unit_threshold=0.5", "strategy.sparsity=0.7"})},
+      {"agreed_with_a_floor", "autoflip",
+       joined(kExplore,
+              {"strategy.agreement=0.9", "strategy.min_keep=0.5", "strategy.sparsity=0.5"})},
       {"from_exploration", "autoflip", joined(kExplore, {"strategy.init_from_exploration=true"})},
       {"magnitude", "pruning", {"strategy.start_round=2"}},
       {"gradual", "pruning", {"strategy.end_round=4", "strategy.refresh_rounds=2"}},
@@ -154,6 +161,81 @@ TEST(PruningRun, RecurrentNetsOnText) {
     EXPECT_EQ(run.loop().ledger().clients_failed, 0);
     EXPECT_LT(run.last().extra.at("mask_kept"), 0.75);
   }
+}
+
+// A lossy or biased uplink changes what is pruned a little, and how much not at all.
+TEST(PruningRun, TheShareThatIsPrunedIsTheConfiguredOne) {
+  for (const char* uplink : {"[]", kQuantize.c_str(), kTopk.c_str()}) {
+    for (const double lr : {0.1, 1e-4}) {
+      TestRun run(
+          "autoflip", 2,
+          joined(joined(kImages, kExplore), {concat("uplink=", uplink), concat("train.lr=", lr),
+                                             "rounds=1", "train.max_steps=2"}));
+      run.step();
+      EXPECT_NEAR(run.last().extra.at("mask_kept"), 0.7, 0.03) << uplink << " " << lr;
+    }
+  }
+}
+
+TEST(PruningRun, AgreementKeepsTheFloor) {
+  TestRun run("autoflip", 2,
+              joined(joined(kImages, kExplore), {"strategy.agreement=1.0", "strategy.min_keep=0.5",
+                                                 "strategy.sparsity=0.5", "rounds=1"}));
+  run.step();
+  EXPECT_GE(run.last().extra.at("mask_kept"), 0.5);
+}
+
+// Counters of batch norms grow with every step; their squares are nobody's business.
+TEST(PruningRun, RefreshingNetsWithBatchNorm) {
+  TestRun run("autoflip", 2,
+              {"data.synthetic_shape=[1,8,8]", "model.name=resnet8", "model.width=0.25", "rounds=4",
+               "strategy.refresh_rounds=1", "strategy.explorers=0.1",
+               "strategy.exploration_epochs=1", "train.epochs=20", "train.batch_size=5",
+               "train.max_steps=70", "strategy.clients_per_round=2"});
+  run.finish();
+  EXPECT_EQ(run.loop().ledger().clients_failed, 0);
+}
+
+// A diverging explorer is that client's failure, with and without the others' one by one.
+TEST(PruningRun, AnExplorerThatDivergesIsLeftOut) {
+  for (const char* agreement : {"strategy.agreement=0.0", "strategy.agreement=0.5"}) {
+    TestRun run(
+        "autoflip", 2,
+        joined(kExplore, {"data.partition.alpha=0.1", "train.lr=30", "rounds=1",
+                          "strategy.explorers=1.0", "strategy.exploration_epochs=4", agreement}));
+    try {
+      run.step();
+      EXPECT_GT(run.last().exploration.clients, 0u);
+    } catch (const round::RoundFailed&) {
+      // All of them may diverge; that is no other failure either.
+    }
+  }
+}
+
+// What sparse updates leave out is zero, so that the next model has the bits of dense ones.
+TEST(AdpRun, SparseUpdatesGiveTheModelOfDenseOnes) {
+  const Assignments gated =
+      joined(kImages, {"model.gates=gated", "strategy.ratio=0.2", "train.weight_decay=0.01"});
+  const Assignments magnitude =
+      joined(kImages, {"strategy.mode=magnitude", "strategy.threshold=0.05"});
+  for (const Assignments& mode : {gated, magnitude}) {
+    TestRun sparse("adp", 2, mode);
+    TestRun dense("adp", 2, joined(mode, {"strategy.sparse_updates=false"}));
+    EXPECT_EQ(sparse.finish(), dense.finish());
+    EXPECT_LT(sparse.loop().ledger().bytes_up, dense.loop().ledger().bytes_up);
+  }
+}
+
+// At half a bit per value a list of the values costs more than all of them.
+TEST(AdpRun, AMaskThatDoesNotPayIsNotSent) {
+  const Assignments coarse =
+      joined(kImages, {"strategy.mode=magnitude", "strategy.threshold=0.01",
+                       R"(uplink=[{stage="hadamard"},{stage="dithered",bits=0.5}])"});
+  TestRun sparse("adp", 2, coarse);
+  TestRun dense("adp", 2, joined(coarse, {"strategy.sparse_updates=false"}));
+  sparse.finish();
+  dense.finish();
+  EXPECT_LE(sparse.loop().ledger().bytes_up, dense.loop().ledger().bytes_up);
 }
 
 TEST(PruningRun, WhatDoesNotGoTogetherIsRefused) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "espalier/base/error.h"
 #include "espalier/train/weight_uses.h"
@@ -11,11 +12,33 @@ namespace {
 
 constexpr uint64_t kAgreementSamples = 4096;
 
-// Through a lossy codec a square may come out below zero.
-ParameterSet mean_of_squares(const RoundSums& sums, const char* payload,
+// Squares of small changes are far below the resolution of an exact sum (2^-35 for 20 clients of
+// 600 samples), and what is rounded to zero is pruned. So each is summed in two parts, a multiple
+// of 2^-20 and the rest, scaled up by 2^30; both parts are exact.
+constexpr float kCoarse = 0x1p-20f, kFineScale = 0x1p30f;
+std::string fine(const std::string& payload) { return payload + ".fine"; }
+
+void split_squares(Update& update, const std::string& name) {
+  for (size_t p = 0; p < update.payloads.size(); ++p) {
+    if (update.payloads[p].name != name) continue;
+    auto coarse = std::make_shared<ParameterSet>(*update.payloads[p].values);
+    auto rest = std::make_shared<ParameterSet>(coarse->shared_layout());
+    for (size_t i = 0; i < coarse->size(); ++i) {
+      const float value = coarse->values()[i];
+      const float rounded = std::abs(value) < 8 ? std::nearbyint(value / kCoarse) * kCoarse : value;
+      rest->values()[i] = (value - rounded) * kFineScale;
+      coarse->values()[i] = rounded;
+    }
+    update.payloads[p].values = std::move(coarse);
+    update.payloads.push_back({fine(name), std::move(rest), update.payloads[p].weight});
+    return;
+  }
+}
+
+ParameterSet mean_of_squares(const RoundSums& sums, const std::string& payload,
                              const std::shared_ptr<const ParameterLayout>& layout) {
   ParameterSet mean = sums.mean(payload, layout);
-  for (float& value : mean.values()) value = std::max(value, 0.0f);
+  add_scaled(mean.values(), 1 / kFineScale, sums.mean(fine(payload), layout).values());
   return mean;
 }
 
@@ -34,7 +57,24 @@ Pruning::Pruning(const Options& options)
   if (gradual && explores) refuse("end_round", "it prunes with what explorers find, once");
   if (options_.refresh_rounds > 0 && !explores && !gradual)
     refuse("refresh_rounds", "the same weights would be pruned again; set end_round too");
+  const Options usual;
+  if (!explores) {
+    const char* idle = "it explores nothing";
+    if (options_.explorers != usual.explorers) refuse("explorers", idle);
+    if (options_.exploration_epochs != usual.exploration_epochs) refuse("exploration_epochs", idle);
+    if (options_.exploration_patience != usual.exploration_patience)
+      refuse("exploration_patience", idle);
+    if (options_.exploration_holdout != usual.exploration_holdout)
+      refuse("exploration_holdout", idle);
+  }
+  if (row_.evidence != prune::EvidenceKind::kImportance) {
+    const char* untimed = "it looks at no time";
+    if (options_.seconds_per_mac != usual.seconds_per_mac) refuse("seconds_per_mac", untimed);
+    if (options_.seconds_per_value != usual.seconds_per_value) refuse("seconds_per_value", untimed);
+  }
   if (!row_.every_step) return;
+  if (options_.start_round != usual.start_round)
+    refuse("start_round", "every round is pruned alike");
   const char* why = "no mask outlives a step";
   if (gradual) refuse("end_round", why);
   if (options_.by_unit) refuse("by_unit", why);
@@ -46,6 +86,9 @@ void Pruning::start(const ServerSetup& setup) {
   FedAvg::start(setup);
   num_clients_ = setup.num_clients;
   key_ = setup.key.child(Purpose::kStrategy);
+  // Through a biased codec explorations travel in float32 (round/client_session.h).
+  exact_evidence_ =
+      setup.uplink == nullptr || setup.uplink->lossless() || !setup.uplink->unbiased();
   if (options_.server_momentum > 0) velocity_ = ParameterSet(setup.layout);
   if ((options_.by_unit || options_.unit_threshold > 0) && setup.layout->groups().empty())
     fail("config",
@@ -72,11 +115,12 @@ bool Pruning::explores(const RoundInfo& round) const {
          round.round == static_cast<uint32_t>(options_.start_round);
 }
 
-bool Pruning::refreshes(uint32_t round) const {
+// Not in the last round: what it prunes nobody would train any more.
+bool Pruning::refreshes(const RoundInfo& info) const {
   const auto start = static_cast<uint32_t>(options_.start_round),
              every = static_cast<uint32_t>(options_.refresh_rounds);
-  return row_.evidence != prune::EvidenceKind::kNone && every > 0 && round > start &&
-         (round - start) % every == 0;
+  return row_.evidence != prune::EvidenceKind::kNone && every > 0 && info.round > start &&
+         info.round < info.num_rounds && (info.round - start) % every == 0;
 }
 
 prune::PruneRule Pruning::rule(double sparsity) const {
@@ -96,7 +140,7 @@ void Pruning::begin_round(const RoundInfo& round, ParameterSet& global) {
     explored_ = std::make_unique<ExplorerStore>(scratch_, static_cast<size_t>(layout()->size()));
   if (row_.every_step || row_.evidence != prune::EvidenceKind::kNone) {
     // Clients that hold a part's mask need the whole model's for this round.
-    refresh_mask_ = part_ != nullptr && refreshes(round.round)
+    refresh_mask_ = part_ != nullptr && refreshes(round)
                         ? std::make_shared<TravellingMask>(whole_mask_->mask, round.round)
                         : nullptr;
     return;
@@ -117,8 +161,14 @@ uint64_t Pruning::explorers(const RoundInfo& round) const {
 
 void Pruning::configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                         Task& task) {
+  const auto rounds = static_cast<int64_t>(round.num_rounds);
+  if (round.round == 1 && std::max(options_.start_round, options_.end_round) > rounds) {
+    fail("config", "strategy.", options_.end_round > rounds ? "end_round" : "start_round",
+         " is after the last of ", rounds, " rounds");
+  }
   task.payloads.push_back({kModel, global, 1});
   if (round.kind == TaskKind::kExplore || !whole_mask_) return;
+  if (refreshes(round)) task.scalars[kRefresh] = 1;
   if (refresh_mask_) {
     task.mask = refresh_mask_;
     return;
@@ -130,7 +180,7 @@ void Pruning::configure(const RoundInfo& round, const std::shared_ptr<const Para
 std::vector<std::string> Pruning::update_payloads(const RoundInfo& round) const {
   const bool importance = row_.evidence == prune::EvidenceKind::kImportance;
   if (round.kind != TaskKind::kExplore) {
-    if (importance && refreshes(round.round)) return {kDelta, kImportance};
+    if (importance && refreshes(round)) return {kDelta, kImportance};
     return {kDelta};
   }
   std::vector<std::string> names = {importance ? kImportance : kDeviation};
@@ -138,24 +188,44 @@ std::vector<std::string> Pruning::update_payloads(const RoundInfo& round) const 
   return names;
 }
 
-void Pruning::accumulate(const RoundInfo& round, uint64_t client, const Update& update,
-                         RoundSums& sums) {
-  const bool deviation = row_.evidence == prune::EvidenceKind::kDeviation;
-  if (round.kind == TaskKind::kExplore && explored_ != nullptr) {
-    for (const Payload& payload : update.payloads) {
-      if (payload.name == kDeviation) explored_->put(client, payload.values->values());
+void Pruning::check(const RoundInfo& round, const ParameterLayout& tensors, double num_samples,
+                    const Update& update) const {
+  FedAvg::check(round, tensors, num_samples, update);
+  if (!exact_evidence_) return;
+  for (const Payload& payload : update.payloads) {
+    if (payload.name != kDeviation && payload.name != kImportance) continue;
+    for (const float value : payload.values->values()) {
+      if (value < 0) fail("round/update", "payload '", payload.name, "' has negative squares");
     }
   }
-  if (round.kind == TaskKind::kExplore || !deviation || !refreshes(round.round)) {
+}
+
+void Pruning::accumulate(const RoundInfo& round, uint64_t client, const Update& update,
+                         RoundSums& sums) {
+  const bool explores = round.kind == TaskKind::kExplore;
+  if (!explores && !refreshes(round)) {
     sums.add(client, update);
     return;
   }
-  // The squares of a change that arrived anyway need not travel.
   Update with_squares = update;
-  auto squares = std::make_shared<ParameterSet>(*update.payloads[0].values);
-  for (float& value : squares->values()) value *= value;
-  with_squares.payloads.push_back({kDeviation, std::move(squares), 1});
+  const bool deviation = row_.evidence == prune::EvidenceKind::kDeviation;
+  if (deviation && !explores) {
+    // The squares of a change that arrived anyway need not travel.
+    const ParameterSet& change = *update.payloads[0].values;
+    auto squares = std::make_shared<ParameterSet>(change.shared_layout());
+    for_trainable(change.layout(), [&](size_t begin, size_t end) {
+      for (size_t i = begin; i < end; ++i)
+        squares->values()[i] = change.values()[i] * change.values()[i];
+    });
+    with_squares.payloads.push_back({kDeviation, std::move(squares), 1});
+  }
+  split_squares(with_squares, deviation ? kDeviation : kImportance);
   sums.add(client, with_squares);
+  // Only what the sums have taken is kept.
+  if (!explores || explored_ == nullptr) return;
+  for (const Payload& payload : update.payloads) {
+    if (payload.name == kDeviation) explored_->put(client, payload.values->values());
+  }
 }
 
 void Pruning::finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) {
@@ -177,7 +247,7 @@ void Pruning::finish(const RoundInfo& round, const RoundSums& sums, ParameterSet
     }
   });
   apply_untrained(mean, global);
-  if (refreshes(round.round)) {
+  if (refreshes(round)) {
     prune::Evidence found = evidence();
     const bool deviation = row_.evidence == prune::EvidenceKind::kDeviation;
     const ParameterSet squares =
@@ -226,47 +296,63 @@ prune::Mask Pruning::agreed_mask() {
     std::vector<float>& mine = samples.emplace_back();
     for (const uint64_t index : chosen) mine.push_back(deviation[prunable[index]]);
   });
-  // Whole multiples of 2^-10, so that the exact sums know their total.
-  std::vector<double> weights = prune::agreement_weights(samples);
-  double total = 0;
-  for (double& weight : weights) {
-    weight = std::round(weight * 1024) / 1024;
-    total += weight;
-  }
+  const std::vector<double> weights = prune::agreement_weights(samples);
+  const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
   const auto size = static_cast<size_t>(layout()->size());
-  ExactAccumulator sum(size, weights.size(), std::max(1.0, std::ranges::max(weights)));
+  // In the order of client numbers, so the same sums whoever answered first.
+  std::vector<double> sum(size, 0);
   std::vector<float> votes(size, 0);
   size_t next = 0;
   explored_->for_each([&](uint64_t, std::span<const float> values) {
     const double weight = weights[next++];
     ParameterSet deviation(layout());
     std::ranges::copy(values, deviation.values().begin());
-    for (float& value : deviation.values()) value = std::max(value, 0.0f);
     prune::Evidence own = evidence();
     own.deviation = &deviation;
     const prune::Mask mask = prune::choose_mask(row_.score(own), rule(options_.sparsity));
-    for (size_t i = 0; i < size; ++i) votes[i] += mask.keeps(i) ? static_cast<float>(weight) : 0;
-    sum.add(deviation.values(), weight);
+    for (size_t i = 0; i < size; ++i) {
+      votes[i] += mask.keeps(i) ? static_cast<float>(weight) : 0;
+      sum[i] += weight * static_cast<double>(values[i]);
+    }
   });
   ParameterSet mean(layout());
-  sum.mean(sum.total_weight(), mean.values());
+  for (size_t i = 0; i < size; ++i) mean.values()[i] = static_cast<float>(sum[i] / total);
   prune::Evidence found = evidence();
   found.deviation = &mean;
   const prune::Mask together = prune::choose_mask(row_.score(found), rule(options_.sparsity));
   std::vector<uint64_t> words = together.words();
-  const auto needed = static_cast<float>(options_.agreement * total);
+  const auto needed = static_cast<float>(options_.agreement * total * (1 - 1e-6));
   for (size_t i = 0; i < size; ++i) {
     if (votes[i] < needed) words[i / 64] &= ~(uint64_t{1} << (i % 64));
   }
-  return {layout(), std::move(words)};
+  prune::Mask agreed(layout(), std::move(words));
+  if (options_.min_keep == 0) return agreed;
+  // What min_keep keeps of everything stays, agreed upon or not.
+  return prune::Mask::either(agreed, prune::choose_mask(row_.score(found), rule(1)));
 }
 
 void Pruning::adopt(prune::Mask mask, uint32_t since) {
+  uint64_t left = 0;
+  for (const size_t tensor : prune::prunable_tensors(*layout(), options_.tensors == "weights"))
+    left += mask.kept(tensor);
+  if (left == 0) {
+    fail("strategy/pruning", "criterion \"", row_.name,
+         "\" scores all weights alike, so that all would be pruned; explore longer or at a larger "
+         "train.lr, or set strategy.min_keep");
+  }
+  std::vector<std::vector<uint32_t>> kept;
+  if (options_.unit_threshold > 0) {
+    kept = prune::kept_units(mask, options_.unit_threshold);
+    mask = prune::without_units(mask, kept);
+  }
+  install(std::move(mask), std::move(kept), since);
+}
+
+// `kept`: the units of every group that are left; empty: no unit is ever removed.
+void Pruning::install(prune::Mask mask, std::vector<std::vector<uint32_t>> kept, uint32_t since) {
   part_ = nullptr;
   part_mask_ = nullptr;
-  if (options_.unit_threshold > 0) {
-    auto kept = prune::kept_units(mask, options_.unit_threshold);
-    mask = prune::without_units(mask, kept);
+  if (!kept.empty()) {
     auto part = std::make_shared<submodel::Submodel>(layout(), std::move(kept));
     if (!part->whole()) {
       part_ = std::move(part);
@@ -305,6 +391,14 @@ void Pruning::save(ByteWriter& out) const {
     out.put(whole_mask_->round);
     out.put(static_cast<uint64_t>(whole_mask_->bytes.size()));
     out.bytes(whole_mask_->bytes);
+    // Not to be worked out from the mask again: it has the removed units' other weights in it.
+    out.put(static_cast<uint32_t>(part_ != nullptr ? part_->kept().size() : 0));
+    if (part_ != nullptr) {
+      for (const auto& units : part_->kept()) {
+        out.put(static_cast<uint32_t>(units.size()));
+        for (const uint32_t unit : units) out.put(unit);
+      }
+    }
   }
   if (!velocity_.empty()) write_values(velocity_, out);
 }
@@ -316,7 +410,21 @@ void Pruning::load(ByteReader& in) {
   exploration_epochs_ = in.get<double>();
   if (has_mask) {
     const auto since = in.get<uint32_t>();
-    adopt(prune::decode_mask(in.take(in.get<uint64_t>()), layout(), in.where()), since);
+    prune::Mask mask = prune::decode_mask(in.take(in.get<uint64_t>()), layout(), in.where());
+    std::vector<std::vector<uint32_t>> kept;
+    const auto groups = in.get<uint32_t>();
+    if (groups > layout()->groups().size())
+      fail(in.where(), "units of ", groups, " groups, of which the model has fewer");
+    for (uint32_t g = 0; g < groups; ++g) {
+      const auto count = in.get<uint32_t>();
+      if (count > layout()->groups()[g].size)
+        fail(in.where(), "expected at most ", layout()->groups()[g].size, " units, got ", count);
+      for (uint32_t i = 0; i < count; ++i) {
+        if (i == 0) kept.emplace_back();
+        kept.back().push_back(in.get<uint32_t>());
+      }
+    }
+    install(std::move(mask), std::move(kept), since);
   }
   if (!velocity_.empty()) read_values(in, velocity_);
 }

@@ -60,8 +60,9 @@ struct PruningOptions : WeightingOptions {
               .at_least(0)
               .at_most(1));
     visit("refresh_rounds", self.refresh_rounds,
-          Field("Prune anew every so many rounds, with what that round's clients report; they then "
-                "train and send all weights; 0: never.")
+          Field("Prune anew every so many rounds (not in the last), with what that round's clients "
+                "report; they then train and send all weights, so that single weights may come "
+                "back; removed units do not; 0: never.")
               .at_least(0));
     visit("server_momentum", self.server_momentum,
           Field("Server momentum β: v ← βv + (1−β)·mean(w − w_k), w ← w − v; 0 is FedAvg.")
@@ -130,6 +131,8 @@ struct AutoFlipOptions : PruningOptions {
 inline constexpr const char* kDeviation = "deviation";    // (w^k − w0)², of an explorer
 inline constexpr const char* kImportance = "importance";  // mean squared gradient over its steps
 inline constexpr const char* kExplored = "explored";      // w^k − w0
+// Scalar of a task: train without the mask, or report importances too.
+inline constexpr const char* kRefresh = "refresh";
 inline constexpr const char* kExplorationEpochs = "exploration_epochs";  // scalar
 
 // The mask m is chosen once (or every refresh_rounds) from scores of all weights; clients apply it
@@ -157,6 +160,8 @@ class Pruning : public FedAvg {
   void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                  Task& task) override;
   std::vector<std::string> update_payloads(const RoundInfo& round) const override;
+  void check(const RoundInfo& round, const ParameterLayout& layout, double num_samples,
+             const Update& update) const override;
   void accumulate(const RoundInfo& round, uint64_t client, const Update& update,
                   RoundSums& sums) override;
   void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) override;
@@ -176,10 +181,11 @@ class Pruning : public FedAvg {
   // The mask's share for a round, before which it is chosen by the server alone.
   double sparsity_at(uint32_t round) const;
   bool explores(const RoundInfo& round) const;
-  bool refreshes(uint32_t round) const;
+  bool refreshes(const RoundInfo& round) const;
   prune::PruneRule rule(double sparsity) const;
   prune::Evidence evidence() const;
   void adopt(prune::Mask mask, uint32_t since);
+  void install(prune::Mask mask, std::vector<std::vector<uint32_t>> kept, uint32_t since);
   void apply_mask(ParameterSet& global);
   void finish_exploration(const RoundInfo& round, const RoundSums& sums, ParameterSet& global);
   prune::Mask agreed_mask();
@@ -190,6 +196,7 @@ class Pruning : public FedAvg {
   std::filesystem::path scratch_;
   uint64_t num_clients_ = 0;
   Key key_{0};
+  bool exact_evidence_ = true;  // squares arrive as they were sent
   std::vector<double> value_seconds_;
   ParameterSet velocity_;
   std::shared_ptr<const TravellingMask> whole_mask_, part_mask_;  // of the model, of part_

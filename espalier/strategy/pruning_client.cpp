@@ -61,7 +61,7 @@ double mean_loss(train::Trainer& trainer, const data::Dataset& dataset,
 Update Pruning::run_client(ClientContext& context, const Task& task) const {
   if (task.kind == TaskKind::kExplore) return explore(context, task);
   train::FitHooks hooks;
-  const bool refresh = refreshes(task.round);
+  const bool refresh = task.scalars.contains(kRefresh);
   const bool lifted = refresh && row_.evidence == prune::EvidenceKind::kDeviation;
   uint64_t step = 0;
   if (row_.every_step) {

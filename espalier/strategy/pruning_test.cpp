@@ -73,6 +73,15 @@ TEST(Pruning, MagnitudeInOneShotAtItsRound) {
   EXPECT_NE(federation.w(1), 0);
 }
 
+TEST(Pruning, EquallyScoredWeightsAreNotAllPruned) {
+  AutoFlipOptions options;
+  options.exploration_epochs = 1;
+  options.exploration_holdout = 0;
+  // Already where everybody wants to be: nothing moves.
+  ToyFederation federation(std::make_unique<AutoFlip>(options), {{0, 0}, {0, 0}});
+  EXPECT_THROW(federation.run_round({0, 1}), Error);
+}
+
 TEST(Pruning, OptionsThatDoNothingAreRefused) {
   const auto with = [](auto change) {
     PruningOptions options;
@@ -85,7 +94,14 @@ TEST(Pruning, OptionsThatDoNothingAreRefused) {
   EXPECT_THROW(Pruning(with([](O& o) { o.start_round = 5, o.end_round = 4; })), Error);
   EXPECT_THROW(Pruning(with([](O& o) { o.criterion = "deviation", o.end_round = 4; })), Error);
   EXPECT_THROW(Pruning(with([](O& o) { o.criterion = "random-step", o.by_unit = true; })), Error);
+  EXPECT_THROW(Pruning(with([](O& o) { o.criterion = "random-step", o.start_round = 2; })), Error);
+  EXPECT_THROW(Pruning(with([](O& o) { o.exploration_epochs = 3; })), Error);
+  EXPECT_THROW(Pruning(with([](O& o) { o.seconds_per_mac = 1; })), Error);
   EXPECT_NO_THROW(Pruning(with([](O& o) { o.end_round = 4, o.refresh_rounds = 2; })));
+  // Beyond the last round.
+  PruningOptions late;
+  late.start_round = 11;
+  EXPECT_THROW(ToyFederation(std::make_unique<Pruning>(late), {{2, 0}}).run_round({0}), Error);
 }
 
 // A small net on synthetic data, for what the toy cannot show.
