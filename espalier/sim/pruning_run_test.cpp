@@ -90,7 +90,7 @@ TEST_P(EveryPruning, ThreadsAndCheckpointsChangeNothing) {
 TEST_P(EveryPruning, GoesWithEveryKindOfUplink) {
   for (const std::string& uplink : {kQuantize, kTopk}) {
     TestRun run(GetParam().strategy, 2,
-                joined(joined(GetParam().assignments, kImages), {"rounds=3", "uplink=" + uplink}));
+                joined(joined(GetParam().assignments, kImages), {"rounds=4", "uplink=" + uplink}));
     run.finish();
     EXPECT_EQ(run.loop().ledger().clients_failed, 0) << uplink;
   }
