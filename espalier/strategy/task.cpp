@@ -3,19 +3,6 @@
 #include "espalier/base/error.h"
 
 namespace espalier::strategy {
-namespace {
-
-Bytes encoded(const prune::Mask& mask) {
-  Bytes bytes;
-  prune::encode_mask(mask, bytes);
-  return bytes;
-}
-
-}  // namespace
-
-TravellingMask::TravellingMask(prune::Mask made, uint32_t since)
-    : mask(std::move(made)), bytes(encoded(mask)), round(since) {}
-
 const Payload& Task::payload(const std::string& name) const {
   for (const Payload& candidate : payloads) {
     if (candidate.name == name) return candidate;

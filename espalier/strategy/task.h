@@ -37,7 +37,9 @@ enum class TaskKind : uint8_t { kTrain = 0, kCalibrate = 1, kExplore = 2 };
 
 // A mask on its way to clients: made once per change and shared by all of them.
 struct TravellingMask {
-  TravellingMask(prune::Mask made, uint32_t since);
+  TravellingMask(prune::Mask made, uint32_t since) : mask(std::move(made)), round(since) {
+    prune::encode_mask(mask, bytes);
+  }
   TravellingMask(prune::Mask made, Bytes coded, uint32_t since)
       : mask(std::move(made)), bytes(std::move(coded)), round(since) {}
 

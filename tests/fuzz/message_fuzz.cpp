@@ -27,9 +27,16 @@ Bytes with_checksum(std::span<const uint8_t> content) {
   return bytes;
 }
 
+// What a task under a mask may build on, and an update answer.
+const std::shared_ptr<const strategy::TravellingMask>& mask() {
+  static const auto shared =
+      std::make_shared<const strategy::TravellingMask>(prune::Mask(layout(), {0b101101011}), 2);
+  return shared;
+}
+
 void decode(uint8_t kind, std::span<const uint8_t> data) {
   static const auto codec = codec::make_codec(Json::array(), "fuzz");
-  const round::WireLimits limits{layout(), 1000};
+  round::WireLimits limits{layout(), 1000};
   if (kind % 4 == 2) {
     round::decode_checkpoint(data, layout(), "fuzz");  // its checksum is looked at last
     return;
@@ -48,8 +55,11 @@ void decode(uint8_t kind, std::span<const uint8_t> data) {
   }
   if (kind % 4 == 0) {
     Key key(0);
-    round::decode_task(message, *codec, limits, nullptr, key);
+    round::decode_task(
+        message, *codec, limits, nullptr, key, {},
+        [](const strategy::Task&, uint32_t) { return std::span<const uint8_t>(mask()->bytes); });
   } else {
+    limits.mask = mask();
     round::decode_update(message, *codec, limits);
   }
 }
