@@ -1,6 +1,6 @@
 // The time model of PruneFL (Jiang et al. 2022) on this machine: seconds of a training step as
 // a·(multiply-accumulates) + b·(weights), fitted to steps of nets that differ in both.
-//   build/release/bin/prune_time_bench
+//   build/release/espalier/strategy/prune_time_bench
 #include <algorithm>
 #include <cstdio>
 #include <numeric>
@@ -31,9 +31,9 @@ Row measure(const espalier::train::ModelOptions& model, const espalier::data::Da
   std::iota(samples.begin(), samples.end(), 0u);
   std::vector<double> times;
   for (int repeat = 0; repeat < 7; ++repeat) {
-    const Stopwatch watch;
+    const double started = thread_cpu_seconds();
     trainer->fit(dataset, samples, options, {}, Key(2));
-    times.push_back(watch.seconds() / 20);
+    times.push_back((thread_cpu_seconds() - started) / 20);
   }
   std::nth_element(times.begin(), times.begin() + 3, times.end());
   return {3.0 * 32 * static_cast<double>(trainer->macs_per_sample()),

@@ -36,7 +36,7 @@ struct PruningOptions : WeightingOptions {
   // The others'.
   std::string criterion = "magnitude";
   int64_t start_round = 1, end_round = 0;
-  double seconds_per_mac = 4e-11, seconds_per_value = 4e-9;
+  double seconds_per_mac = 1e-11, seconds_per_value = 2e-10;
 
   template <class Self, class Visitor>
   static void shared_fields(Self& self, Visitor&& visit) {
