@@ -8,6 +8,7 @@
 
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
+#include "espalier/report/human.h"
 #include "espalier/report/run_folder.h"
 #include "espalier/report/text_table.h"
 
@@ -92,8 +93,17 @@ std::string text_of(const Json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
-// Four digits are enough to compare by.
-std::string cell(const Json& value) {
+// With the unit that the name tells of; four digits are enough to compare by.
+std::string cell(const std::string& key, const Json& value) {
+  const auto has = [&](const char* part) { return key.find(part) != std::string::npos; };
+  if (value.is_number()) {
+    const auto number = value.get<double>();
+    if (has("accuracy")) return report::human_percent(number);
+    if (has("per_second")) return report::human_count(number);
+    if (has("seconds")) return report::human_seconds(number);
+    if (has("bytes")) return report::human_bytes(number);
+    if (has("macs")) return report::human_count(number);
+  }
   if (!value.is_number_float()) return text_of(value);
   std::array<char, 32> text;
   std::snprintf(text.data(), text.size(), "%.4g", value.get<double>());
@@ -108,7 +118,7 @@ void print_figures(const Json& figures, bool json) {
     return;
   }
   for (const auto& [key, value] : figures.items()) {
-    if (!value.is_object()) std::printf("%-20s %s\n", key.c_str(), text_of(value).c_str());
+    if (!value.is_object()) std::printf("%-20s %s\n", key.c_str(), cell(key, value).c_str());
   }
   if (!figures.contains("variants")) return;
   std::vector<std::vector<std::string>> rows = {{""}};
@@ -122,7 +132,8 @@ void print_figures(const Json& figures, bool json) {
   for (const std::string& key : keys) {
     rows.push_back({key});
     for (const auto& [name, variant] : figures["variants"].items())
-      rows.back().push_back(variant.contains(key) ? cell(variant[key]) : "");
+      rows.back().push_back(variant.contains(key) ? cell(name == "ratio" ? name : key, variant[key])
+                                                  : "");
   }
   std::printf("\n%s", report::text_table(rows).c_str());
 }

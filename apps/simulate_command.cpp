@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -29,7 +31,13 @@ struct SimulateArguments {
 
 volatile std::sig_atomic_t g_stop = 0;  // the only way a signal handler can talk
 
-void stop_after_round(int) { g_stop = 1; }
+void stop_after_round(int) {
+  g_stop = 1;
+  // A round may take long, and an exploration longer; a person should see that they were heard.
+  constexpr char kHeard[] = "\nStopping after this round; once more stops at once.\n";
+  const ssize_t written = ::write(STDERR_FILENO, kHeard, sizeof(kHeard) - 1);
+  static_cast<void>(written);
+}
 
 // The first Ctrl-C finishes the round; a second one ends the program at once.
 void catch_interrupts() {

@@ -29,6 +29,9 @@ uint64_t configuration_fingerprint(const Json& resolved) {
   return round::fingerprint(kept.dump());
 }
 
+// What strategies measure of how much is left or sent; the last round's is in the summary.
+constexpr const char* kShares[] = {"mask_kept", "part_parameters", "gate_ratio", "sent_share"};
+
 // "accuracy_at_0.25"
 std::string width_key(double width) {
   std::ostringstream text;
@@ -149,6 +152,13 @@ void Simulation::resume() {
         last_widths_[width] = *accuracy;
     }
   }
+  for (const Json& line : lines) {
+    const double peak = report::number_in(line, "peak_rss_bytes").value_or(0);
+    peak_before_ = std::max(peak_before_, static_cast<uint64_t>(peak));
+    for (const char* share : kShares) {
+      if (const auto found = report::number_in(line, share)) last_shares_[share] = *found;
+    }
+  }
   if (!lines.empty()) wall_before_ = report::number_in(lines.back(), "wall_seconds").value_or(0);
 }
 
@@ -168,8 +178,13 @@ void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_
       const round::RoundRecord record = loop_->run_round();
       if (progress != nullptr) {
         for (const std::string& failure : record.failures) progress->note(failure);
+        for (const std::string& note : record.notes) progress->note(note);
       }
       if (!record.width_accuracy.empty()) last_widths_ = record.width_accuracy;
+      for (const char* share : kShares) {
+        if (const auto found = record.extra.find(share); found != record.extra.end())
+          last_shares_[share] = found->second;
+      }
       const Json line = metrics_line(record);
       if (folder_ != nullptr) {
         folder_->append_metrics(line);
@@ -216,6 +231,10 @@ void Simulation::write_model() const {
     }
   }
   write_file_atomic(folder_->model_path(), write_safetensors(sets, metadata));
+}
+
+uint64_t Simulation::peak_bytes() const {
+  return std::max<uint64_t>(peak_before_, peak_rss_bytes());
 }
 
 double Simulation::wall_seconds() const { return wall_before_ + wall_.seconds(); }
@@ -341,6 +360,7 @@ Json Simulation::summary() const {
     out["target_macs"] = reached ? Json(ledger.target_macs) : Json(nullptr);
     out["target_seconds"] = reached ? Json(ledger.target_seconds) : Json(nullptr);
   }
+  for (const auto& [share, value] : last_shares_) out["final_" + share] = value;
   out["client_train_seconds"] = ledger.client_seconds;
   out["client_updates"] = ledger.client_updates;
   out["client_updates_per_second"] =
@@ -350,7 +370,7 @@ Json Simulation::summary() const {
   out["wall_seconds"] = wall_seconds();
   out["train_seconds"] = ledger.train_seconds;
   out["eval_seconds"] = ledger.eval_seconds;
-  out["peak_rss_bytes"] = peak_rss_bytes();
+  out["peak_rss_bytes"] = peak_bytes();
   out["threads"] = num_threads_;
   out["version"] = ESPALIER_VERSION;
   return out;

@@ -54,6 +54,7 @@ class Simulation {
   void write_model() const;
   void write_clients() const;
   double wall_seconds() const;
+  uint64_t peak_bytes() const;
   Json metrics_line(const round::RoundRecord& record) const;
 
   round::RunConfig config_;
@@ -67,7 +68,9 @@ class Simulation {
   std::unique_ptr<round::RoundLoop> loop_;
   uint64_t configuration_;
   uint64_t parameters_ = 0;
-  std::map<double, double> last_widths_;  // accuracies of submodel.eval_widths
+  std::map<std::string, double> last_shares_;  // of what the strategy measured, for the summary
+  uint64_t peak_before_ = 0;                   // memory of the processes before this one
+  std::map<double, double> last_widths_;       // accuracies of submodel.eval_widths
   uint32_t checkpointed_ = 0;
   size_t num_threads_;
   Stopwatch wall_;

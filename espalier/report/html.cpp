@@ -112,6 +112,18 @@ std::string cards(const RunData& run) {
     html += card("Client compute", text("client_macs_total", Unit::kCount) + "MAC",
                  "multiply-accumulates of all clients");
   }
+  if (value("final_mask_kept")) {
+    html += card("Weights left", text("final_mask_kept", Unit::kFraction),
+                 value("final_part_parameters")
+                     ? "a network of " + text("final_part_parameters", Unit::kCount) + " parameters"
+                     : "the others are zero");
+  }
+  if (value("final_sent_share")) {
+    html += card("Update sent", text("final_sent_share", Unit::kFraction),
+                 value("final_gate_ratio")
+                     ? text("final_gate_ratio", Unit::kFraction) + " of the channels per sample"
+                     : "what a client has changed");
+  }
   if (value("exploration_macs")) {
     html += card("Exploration", text("exploration_macs", Unit::kCount) + "MAC",
                  text("exploration_bytes_down", Unit::kBytes) + " down, " +

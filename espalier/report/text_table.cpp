@@ -85,6 +85,18 @@ std::string summary_block(const Json& summary, std::string_view report_path) {
     }
     rows.emplace_back("bytes " + direction, bytes);
   }
+  if (value("final_mask_kept")) {
+    std::string kept = text("final_mask_kept", Unit::kFraction) + " of the weights left";
+    if (value("final_part_parameters"))
+      kept += ", a network of " + text("final_part_parameters", Unit::kCount) + " parameters";
+    rows.emplace_back("pruned", kept);
+  }
+  if (value("final_sent_share")) {
+    std::string gates = text("final_sent_share", Unit::kFraction) + " of an update sent";
+    if (value("final_gate_ratio"))
+      gates = text("final_gate_ratio", Unit::kFraction) + " of the channels per sample, " + gates;
+    rows.emplace_back("salient", gates);
+  }
   if (value("exploration_bytes_up")) {
     rows.emplace_back("exploration", text("exploration_bytes_down", Unit::kBytes) + " down, " +
                                          text("exploration_bytes_up", Unit::kBytes) + " up, " +

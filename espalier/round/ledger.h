@@ -31,6 +31,7 @@ struct RoundRecord {
   std::map<double, double> width_accuracy;  // of the sub-models in submodel.eval_widths
   std::map<std::string, double> extra;      // what the strategy measured besides
   std::vector<std::string> failures;        // "client 17: reason", at most eight
+  std::vector<std::string> notes;           // the strategy's, for a person
 };
 
 // Sums over the rounds so far; part of the checkpoint.

@@ -92,13 +92,15 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
 }
 
 void RoundLoop::check_submodels() const {
+  const char* const kMasksAdvice =
+      setup_.selection.name == "adp" ? ", or set strategy.sparse_updates = false" : "";
   if (setup_.strategy.masks()) {
     if (setup_.run.delta_downlink)
       fail("config", "delta_downlink does not go with strategy '", setup_.selection.name,
-           "': its masks change what a model consists of");
+           "': its masks change what a model consists of", kMasksAdvice);
     if (plan_.active())
       fail("config", "[submodel] does not go with strategy '", setup_.selection.name,
-           "', which decides itself what travels; remove one of the two");
+           "', which decides itself what travels; remove one of the two", kMasksAdvice);
   }
   if (setup_.strategy.keeps_encoded()) {
     if (setup_.run.delta_downlink)
@@ -266,6 +268,7 @@ RoundRecord RoundLoop::train_round(const strategy::RoundInfo& info, const Stopwa
   }
   record.simulated = record.simulated + traffic.slowest();
   record.extra = setup_.strategy.metrics();
+  record.notes = setup_.strategy.take_notes();
   if (evaluates(round)) {
     if (plan_.options().static_batch_norm)
       collect_statistics(info, traffic.answered(), 1, *global_, record);

@@ -52,6 +52,11 @@ void Adp::start(const ServerSetup& setup) {
          "model.gates = \"",
          options_.mode, "\"");
   }
+  const double usual = train::ModelOptions{}.gate_ratio;
+  if (gated() && setup.model.gate_ratio != usual && setup.model.gate_ratio != options_.ratio)
+    fail("config", "strategy.ratio = ", options_.ratio,
+         " would replace model.gate_ratio = ", setup.model.gate_ratio,
+         " in the first round; set strategy.ratio alone");
   if (!gated() && train::has_gates(*setup.layout))
     fail("config",
          "strategy.mode = \"magnitude\" is for a model without gates; set model.gates = "
@@ -74,6 +79,9 @@ void Adp::begin_round(const RoundInfo& round, ParameterSet& global) {
 
 void Adp::configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                     Task& task) {
+  if (round.round == 1 && options_.ratio_rounds > static_cast<int64_t>(round.num_rounds))
+    fail("config", "strategy.ratio_rounds = ", options_.ratio_rounds,
+         " is more than the run's rounds: the ratio would never be reached");
   base_->configure(round, global, task);
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "espalier/base/error.h"
 #include "espalier/train/weight_uses.h"
@@ -54,6 +55,9 @@ Pruning::Pruning(const Options& options)
   if (gradual && options_.end_round < options_.start_round)
     fail("config", "strategy.end_round is ", options_.end_round, ", before start_round ",
          options_.start_round);
+  if (options_.min_keep > 1 - options_.sparsity + 1e-9)
+    fail("config", "strategy.min_keep = ", options_.min_keep,
+         " leaves no room for sparsity = ", options_.sparsity, "; the two may add up to 1");
   if (gradual && explores) refuse("end_round", "it prunes with what explorers find, once");
   if (options_.refresh_rounds > 0 && !explores && !gradual)
     refuse("refresh_rounds", "the same weights would be pruned again; set end_round too");
@@ -138,13 +142,7 @@ prune::Evidence Pruning::evidence() const {
 void Pruning::begin_round(const RoundInfo& round, ParameterSet& global) {
   if (explores(round) && options_.agreement > 0)
     explored_ = std::make_unique<ExplorerStore>(scratch_, static_cast<size_t>(layout()->size()));
-  if (row_.every_step || row_.evidence != prune::EvidenceKind::kNone) {
-    // Clients that hold a part's mask need the whole model's for this round.
-    refresh_mask_ = part_ != nullptr && refreshes(round)
-                        ? std::make_shared<TravellingMask>(whole_mask_->mask, round.round)
-                        : nullptr;
-    return;
-  }
+  if (row_.every_step || row_.evidence != prune::EvidenceKind::kNone) return;
   const double sparsity = sparsity_at(round.round);
   const double before = round.round > 1 ? sparsity_at(round.round - 1) : 0;
   if (sparsity == before) return;
@@ -169,10 +167,6 @@ void Pruning::configure(const RoundInfo& round, const std::shared_ptr<const Para
   task.payloads.push_back({kModel, global, 1});
   if (round.kind == TaskKind::kExplore || !whole_mask_) return;
   if (refreshes(round)) task.scalars[kRefresh] = 1;
-  if (refresh_mask_) {
-    task.mask = refresh_mask_;
-    return;
-  }
   task.submodel = part_;
   task.mask = part_ != nullptr ? part_mask_ : whole_mask_;
 }
@@ -333,8 +327,14 @@ prune::Mask Pruning::agreed_mask() {
 
 void Pruning::adopt(prune::Mask mask, uint32_t since) {
   uint64_t left = 0;
-  for (const size_t tensor : prune::prunable_tensors(*layout(), options_.tensors == "weights"))
+  notes_.clear();
+  for (const size_t tensor : prune::prunable_tensors(*layout(), options_.tensors == "weights")) {
     left += mask.kept(tensor);
+    const ParameterInfo& info = layout()->tensors()[tensor];
+    if (mask.kept(tensor) == 0 && info.role == Role::kWeight)
+      notes_.push_back(concat("pruning left no weight of ", info.name,
+                              "; what stands before it no longer matters: set strategy.min_keep"));
+  }
   if (left == 0) {
     fail("strategy/pruning", "criterion \"", row_.name,
          "\" scores all weights alike, so that all would be pruned; explore longer or at a larger "
@@ -367,6 +367,8 @@ void Pruning::apply_mask(ParameterSet& global) {
   whole_mask_->mask.apply(global.values());
   if (!velocity_.empty()) whole_mask_->mask.apply(velocity_.values());
 }
+
+std::vector<std::string> Pruning::take_notes() { return std::exchange(notes_, {}); }
 
 std::map<std::string, double> Pruning::metrics() const {
   if (!whole_mask_) return {};

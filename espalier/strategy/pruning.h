@@ -41,8 +41,12 @@ struct PruningOptions : WeightingOptions {
   template <class Self, class Visitor>
   static void shared_fields(Self& self, Visitor&& visit) {
     WeightingOptions::fields(self, visit);
-    visit("sparsity", self.sparsity,
-          Field("Share of all weights that are pruned, T_p.").at_least(0).below(1));
+    visit(
+        "sparsity", self.sparsity,
+        Field("Share of all weights that are pruned, T_p, or more: removed units take the weights "
+              "that read them along.")
+            .at_least(0)
+            .below(1));
     visit("tensors", self.tensors,
           Field("What may be pruned: all trained tensors, or weights and embeddings only (biases "
                 "and normalization stay).")
@@ -60,9 +64,9 @@ struct PruningOptions : WeightingOptions {
               .at_least(0)
               .at_most(1));
     visit("refresh_rounds", self.refresh_rounds,
-          Field("Prune anew every so many rounds (not in the last), with what that round's clients "
-                "report; they then train and send all weights, so that single weights may come "
-                "back; removed units do not; 0: never.")
+          Field("Prune anew every so many rounds (not in the last) with what that round's clients "
+                "report; they then train and send all weights of the units that are left. 0: "
+                "never. With end_round: rounds between two steps; 0 is every round.")
               .at_least(0));
     visit("server_momentum", self.server_momentum,
           Field("Server momentum β: v ← βv + (1−β)·mean(w − w_k), w ← w − v; 0 is FedAvg.")
@@ -169,6 +173,7 @@ class Pruning : public FedAvg {
   bool masks() const override { return !row_.every_step; }
   bool has_client_state() const override { return masks(); }
   std::map<std::string, double> metrics() const override;
+  std::vector<std::string> take_notes() override;
   void save(ByteWriter& out) const override;
   void load(ByteReader& in) override;
 
@@ -200,10 +205,10 @@ class Pruning : public FedAvg {
   std::vector<double> value_seconds_;
   ParameterSet velocity_;
   std::shared_ptr<const TravellingMask> whole_mask_, part_mask_;  // of the model, of part_
-  std::shared_ptr<const TravellingMask> refresh_mask_;  // of the model, in a round that refreshes
-  std::shared_ptr<const submodel::Submodel> part_;      // null: no unit has gone
-  std::unique_ptr<ExplorerStore> explored_;             // with agreement
-  double exploration_epochs_ = 0;                       // mean of the explorers
+  std::shared_ptr<const submodel::Submodel> part_;                // null: no unit has gone
+  std::unique_ptr<ExplorerStore> explored_;                       // with agreement
+  std::vector<std::string> notes_;
+  double exploration_epochs_ = 0;  // mean of the explorers
 };
 
 // Its options differ; the code is the same.

@@ -183,6 +183,8 @@ class Strategy {
   virtual bool masks() const { return false; }
   // Further figures of the last round for its line of metrics.
   virtual std::map<std::string, double> metrics() const { return {}; }
+  // What a person should know of the last round, once.
+  virtual std::vector<std::string> take_notes() { return {}; }
   // What the saved model consists of besides the global parameters, by name; "server" becomes the
   // tensors "server/…" of the file.
   virtual std::map<std::string, ParameterSet> model_parts() const { return {}; }

@@ -13,7 +13,7 @@ with Folder() as folder:
     trained = json.loads(ok(run("evaluate", folder / "gated", "--json")).stdout)
     check(found["ratio"] == 0.5 and found["samples"] == 200, f"what was evaluated: {found}")
     check(masked["accuracy"] == gated["accuracy"] == trained["accuracy"], "skipping changes no prediction")
-    check(found["largest_difference_of_logits"] <= 1e-5 * max(1, found["largest_logit"]), "skipping changes no logit")
+    check(found["max_logit_difference"] <= 1e-5 * max(1, found["largest_logit"]), "skipping changes no logit")
     check(0 < gated["macs_per_sample"] < 0.8 * dense["macs_per_sample"] < masked["macs_per_sample"], "multiplications are left out")
     check(gated["median_macs_per_sample"] <= gated["p95_macs_per_sample"] <= masked["macs_per_sample"], "percentiles")
     check(all(0 < form["seconds_per_sample_alone"] <= form["p95_seconds_per_sample_alone"] for form in (dense, masked, gated)), "latencies")

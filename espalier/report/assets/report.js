@@ -281,7 +281,7 @@
     }
     // Whatever else a strategy measured.
     const known = new Set(["round", "bytes_down_total", "bytes_up_total", "macs_total", "wall_seconds", "simulated_seconds_total",
-      ...Object.keys(labels).filter((key) => !/^server_|^features_|^test_features|^client_accuracy$/.test(key))]);
+      ...Object.keys(labels).filter((key) => !/^server_|^features_|^test_features|^client_accuracy$|^mask_kept$|^part_parameters$|^gate_ratio$|^sent_share$/.test(key))]);
     const extra = new Set(runs.flatMap((run) => Object.keys(run.columns)).filter((key) => !known.has(key)));
     for (const key of extra) chart(all, [key], "round", labels[key] ?? key, "by round");
     if (!all.childElementCount) more.box.remove();
