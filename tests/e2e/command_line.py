@@ -45,7 +45,9 @@ with Folder() as folder:
     for name in json.loads(ok(run("list", "strategies", "--json")).stdout):
         nets = ["--set", "model.name=small-client", "--set", "strategy.server_model=small-server", "--set", "strategy.server_epochs=1",
                 "--set", "strategy.clients_per_round=20"]
-        ok(run("simulate", config, "--set", f"strategy.name={name}", *(nets if name == "fedgkt" else []), "--set", "rounds=2",
+        gates = ["--set", "model.name=cnn", "--set", "model.width=0.25", "--set", "model.gates=gated"]
+        own = {"fedgkt": nets, "adp": gates, "autoflip": ["--set", "strategy.exploration_epochs=2"]}.get(name, [])
+        ok(run("simulate", config, "--set", f"strategy.name={name}", *own, "--set", "rounds=2",
                "--out", folder / name, "--quiet"))
     # A model of several parts is evaluated later to the same figure.
     later = json.loads(ok(run("evaluate", folder / "fedgkt", "--json")).stdout)
@@ -61,7 +63,7 @@ with Folder() as folder:
     json.loads(ok(run("compare", folder / "one", folder / "fedprox", "--json")).stdout)
     ok(run("report", folder / "one", "--html", folder / "report.html"))
 
-    for kind in ("strategies", "codecs", "models", "datasets", "partitions", "options"):
+    for kind in ("strategies", "codecs", "models", "datasets", "partitions", "submodels", "criteria", "options"):
         check(len(json.loads(ok(run("list", kind, "--json")).stdout)) > 0, kind)
         ok(run("list", kind))
     for command in ("", "simulate", "compare", "report", "evaluate", "list", "data", "codec"):
