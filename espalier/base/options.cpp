@@ -47,7 +47,9 @@ ConfigSection ConfigSection::section(std::string_view name) const {
 namespace detail {
 
 void wrong_type(const std::string& key, std::string_view expected, const Json& value) {
-  fail("config", "expected ", expected, " for ", key, ", got ", value.dump());
+  // A peer's string need not be UTF-8.
+  fail("config", "expected ", expected, " for ", key, ", got ",
+       value.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void unknown_key(const ConfigSection& section, const std::string& key,

@@ -55,5 +55,12 @@ TEST(Options, ErrorsNameTheKey) {
   EXPECT_NE(error_of(R"({"name": "c"})").find("unknown train.name 'c'"), std::string::npos);
 }
 
+TEST(Options, AValueOfTheWrongTypeThatIsNoTextIsAnErrorToo) {
+  Json table = Json::object();
+  table["lr"] = "\xff\xfe";
+  Sample options;
+  EXPECT_THROW(read_options({&table, "train"}, {}, options), Error);
+}
+
 }  // namespace
 }  // namespace espalier
