@@ -80,6 +80,9 @@ for base, own in ADP_BASES.items():
     for mode in ("gated", "fbs", "magnitude"):
         ADP_VARIANTS[f"{base}, {mode}"] = {**own, **adp(base, mode)}
 
+ADP_VARIANTS["fedavg, dense, 4/2 bits"] = {**ADP_VARIANTS["fedavg, dense"], **PAPER}
+ADP_VARIANTS["fedavg, gated, 4/2 bits"] = {**ADP_VARIANTS["fedavg, gated"], **PAPER}
+
 # name: (configuration, {variant: settings})
 EXPERIMENTS = {
     "fd-mnist": ("fd_mnist.toml", DROPOUT_VARIANTS),
