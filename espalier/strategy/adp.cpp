@@ -79,9 +79,6 @@ void Adp::begin_round(const RoundInfo& round, ParameterSet& global) {
 
 void Adp::configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                     Task& task) {
-  if (round.round == 1 && options_.ratio_rounds > static_cast<int64_t>(round.num_rounds))
-    fail("config", "strategy.ratio_rounds = ", options_.ratio_rounds,
-         " is more than the run's rounds: the ratio would never be reached");
   base_->configure(round, global, task);
 }
 
