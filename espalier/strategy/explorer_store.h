@@ -23,7 +23,6 @@ class ExplorerStore {
   void put(uint64_t client, std::span<const float> values);
   // Calls fn(client, values) in the order of client numbers. Not while another thread puts.
   void for_each(const std::function<void(uint64_t, std::span<const float>)>& fn) const;
-  size_t count() const { return offsets_.size(); }
 
  private:
   SpillFile file_;
