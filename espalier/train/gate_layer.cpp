@@ -106,18 +106,10 @@ class ScaleLayer final : public Layer {
   bool gives_means() const override { return true; }
 
   void forward(const Frame& frame) override {
-    if (type_ == Type::kFloat) {
-      run_forward<float>(frame);
-    } else {
-      run_forward<Bf16>(frame);
-    }
+    by_type(type_, [&](auto value) { run_forward<decltype(value)>(frame); });
   }
   void backward(const Frame& frame) override {
-    if (type_ == Type::kFloat) {
-      run_backward<float>(frame);
-    } else {
-      run_backward<Bf16>(frame);
-    }
+    by_type(type_, [&](auto value) { run_backward<decltype(value)>(frame); });
   }
 
  private:

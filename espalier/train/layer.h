@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "espalier/train/graph.h"
+#include "espalier/train/kernels.h"
 #include "espalier/train/net.h"
 
 // A node of a Graph made ready for one batch size. Layers own no activations: everything lives in
@@ -16,6 +17,16 @@ namespace espalier::train {
 // Element type of an activation and of its gradient.
 enum class Type : uint8_t { kFloat, kBf16 };
 constexpr size_t type_bytes(Type type) { return type == Type::kFloat ? 4 : 2; }
+// Calls body with a value of the C++ type that stands for `type`, which a generic lambda takes its
+// decltype of.
+template <class Body>
+void by_type(Type type, Body body) {
+  if (type == Type::kFloat) {
+    body(float{});
+  } else {
+    body(Bf16{});
+  }
+}
 
 // Byte offsets into the arena.
 inline constexpr size_t kNoSlot = std::numeric_limits<size_t>::max();

@@ -22,21 +22,13 @@ class MaxPoolLayer final : public Layer {
   }
   bool backward_in_place() const override { return handed_on_; }
   void forward(const Frame& frame) override {
-    if (type_ == Type::kFloat) {
-      run_forward<float>(frame);
-    } else {
-      run_forward<Bf16>(frame);
-    }
+    by_type(type_, [&](auto value) { run_forward<decltype(value)>(frame); });
   }
   void backward(const Frame& frame) override {
     if (slots.dx == kNoSlot) return;
     ESPALIER_CHECK(!handed_on_ || slots.even == kNoSlot, "a gate reads a sparse convolution");
     if (handed_on_) return;
-    if (type_ == Type::kFloat) {
-      run_backward<float>(frame);
-    } else {
-      run_backward<Bf16>(frame);
-    }
+    by_type(type_, [&](auto value) { run_backward<decltype(value)>(frame); });
   }
 
  private:
@@ -75,19 +67,11 @@ class VectorLayer final : public Layer {
     ESPALIER_CHECK(c.out == Type::kFloat, "vectors are fp32");
   }
   void forward(const Frame& frame) override {
-    if (type_ == Type::kFloat) {
-      run_forward<float>(frame);
-    } else {
-      run_forward<Bf16>(frame);
-    }
+    by_type(type_, [&](auto value) { run_forward<decltype(value)>(frame); });
   }
   void backward(const Frame& frame) override {
     if (slots.dx == kNoSlot) return;
-    if (type_ == Type::kFloat) {
-      run_backward<float>(frame);
-    } else {
-      run_backward<Bf16>(frame);
-    }
+    by_type(type_, [&](auto value) { run_backward<decltype(value)>(frame); });
   }
 
  private:
