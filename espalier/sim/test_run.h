@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+
 #include "espalier/base/config.h"
 #include "espalier/codec/codec.h"
 #include "espalier/round/round_loop.h"
@@ -35,8 +37,10 @@ clients_per_round = 5
 // A run without files.
 class TestRun {
  public:
+  // `wrap` may put a backend of its own around the simulator's, which it must outlive.
+  using Wrap = std::function<round::Backend&(round::Backend&)>;
   TestRun(const std::string& strategy_name, size_t threads,
-          const std::vector<std::string>& assignments = {}) {
+          const std::vector<std::string>& assignments = {}, const Wrap& wrap = {}) {
     Json tree = parse_toml(kConfig, "test");
     set_config_value(tree, "strategy.name=" + strategy_name);
     for (const auto& assignment : assignments) set_config_value(tree, assignment);
@@ -61,13 +65,14 @@ class TestRun {
     backend_ = std::make_unique<SimBackend>(SimBackend::Setup{data_, *partition_, config_.model,
                                                               config_.train, threads,
                                                               config_.run.eval_batch, environment});
+    round::Backend& backend = wrap ? wrap(*backend_) : *backend_;
     strategy::ServerSetup server;
     server.data = train::spec_of(*data_.train);
     server.model = config_.model;
     server.num_threads = threads;
     loop_ = std::make_unique<round::RoundLoop>(
         round::RoundLoop::Setup{config_.run, config_.selection, config_.train, *strategy_,
-                                *downlink_, *uplink_, *backend_, &states_, config_.submodel,
+                                *downlink_, *uplink_, backend, &states_, config_.submodel,
                                 config_.devices, server},
         std::move(initial));
   }
