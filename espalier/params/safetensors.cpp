@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <type_traits>
 
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
@@ -33,22 +34,64 @@ constexpr std::array<DTypeRow, 13> kDTypes = {{{DType::kBool, "BOOL", 1},
 
 const DTypeRow& row(DType dtype) { return kDTypes[static_cast<size_t>(dtype)]; }
 
-float half_to_float(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half >> 15) << 31;
-  const uint32_t exponent = (half >> 10) & 31u, mantissa = half & 1023u;
-  if (exponent == 0) {  // Zero and subnormals: mantissa · 2^-24.
-    const float value = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign != 0 ? -value : value;
+// The 16-bit floats as they are stored.
+struct Half {
+  uint16_t bits;
+  explicit operator float() const {
+    const uint32_t sign = static_cast<uint32_t>(bits >> 15) << 31;
+    const uint32_t exponent = (bits >> 10) & 31u, mantissa = bits & 1023u;
+    if (exponent == 0) {  // Zero and subnormals: mantissa · 2^-24.
+      const float value = static_cast<float>(mantissa) * 0x1p-24f;
+      return sign != 0 ? -value : value;
+    }
+    const uint32_t widened = exponent == 31 ? 255u : exponent + 112u;
+    return std::bit_cast<float>(sign | (widened << 23) | (mantissa << 13));
   }
-  const uint32_t widened = exponent == 31 ? 255u : exponent + 112u;
-  return std::bit_cast<float>(sign | (widened << 23) | (mantissa << 13));
+};
+struct BrainFloat {
+  uint16_t bits;
+  explicit operator float() const {
+    return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+  }
+};
+
+// Calls visit.operator()<T>() for the type T in which a file stores values of `dtype`.
+void visit_stored_type(DType dtype, std::string_view where, auto&& visit) {
+  switch (dtype) {
+    case DType::kBool:
+    case DType::kU8:
+      return visit.template operator()<uint8_t>();
+    case DType::kI8:
+      return visit.template operator()<int8_t>();
+    case DType::kI16:
+      return visit.template operator()<int16_t>();
+    case DType::kU16:
+      return visit.template operator()<uint16_t>();
+    case DType::kF16:
+      return visit.template operator()<Half>();
+    case DType::kBF16:
+      return visit.template operator()<BrainFloat>();
+    case DType::kI32:
+      return visit.template operator()<int32_t>();
+    case DType::kU32:
+      return visit.template operator()<uint32_t>();
+    case DType::kF32:
+      return visit.template operator()<float>();
+    case DType::kF64:
+      return visit.template operator()<double>();
+    case DType::kI64:
+      return visit.template operator()<int64_t>();
+    case DType::kU64:
+      return visit.template operator()<uint64_t>();
+  }
+  fail(where, "unknown tensor type ", static_cast<int>(dtype));
 }
 
-template <class T, class Out>
+template <class Stored, class Out>
 void convert(std::span<const uint8_t> data, Out& out) {
   for (size_t i = 0; i < out.size(); ++i) {
-    T value;
-    std::memcpy(&value, data.data() + i * sizeof(T), sizeof(T));
+    Stored value;
+    std::memcpy(&value, data.data() + i * sizeof(Stored), sizeof(Stored));
     out[i] = static_cast<typename Out::value_type>(value);
   }
 }
@@ -62,81 +105,18 @@ int64_t TensorView::size() const { return static_cast<int64_t>(data.size() / dty
 
 AlignedVector<float> TensorView::as_float(std::string_view where) const {
   AlignedVector<float> out(static_cast<size_t>(size()));
-  switch (dtype) {
-    case DType::kBool:
-    case DType::kU8:
-      convert<uint8_t>(data, out);
-      break;
-    case DType::kI8:
-      convert<int8_t>(data, out);
-      break;
-    case DType::kI16:
-      convert<int16_t>(data, out);
-      break;
-    case DType::kU16:
-      convert<uint16_t>(data, out);
-      break;
-    case DType::kI32:
-      convert<int32_t>(data, out);
-      break;
-    case DType::kU32:
-      convert<uint32_t>(data, out);
-      break;
-    case DType::kF32:
-      convert<float>(data, out);
-      break;
-    case DType::kF64:
-      convert<double>(data, out);
-      break;
-    case DType::kI64:
-      convert<int64_t>(data, out);
-      break;
-    case DType::kU64:
-      convert<uint64_t>(data, out);
-      break;
-    case DType::kF16:
-    case DType::kBF16:
-      for (size_t i = 0; i < out.size(); ++i) {
-        uint16_t bits;
-        std::memcpy(&bits, data.data() + 2 * i, 2);
-        out[i] = dtype == DType::kF16 ? half_to_float(bits)
-                                      : std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
-      }
-      break;
-    default:
-      fail(where, "tensors of type ", dtype_name(dtype), " cannot be read as float32");
-  }
+  visit_stored_type(dtype, where, [&]<class Stored> { convert<Stored>(data, out); });
   return out;
 }
 
 std::vector<int64_t> TensorView::as_int64(std::string_view where) const {
   std::vector<int64_t> out(static_cast<size_t>(size()));
-  switch (dtype) {
-    case DType::kBool:
-    case DType::kU8:
-      convert<uint8_t>(data, out);
-      break;
-    case DType::kI8:
-      convert<int8_t>(data, out);
-      break;
-    case DType::kI16:
-      convert<int16_t>(data, out);
-      break;
-    case DType::kU16:
-      convert<uint16_t>(data, out);
-      break;
-    case DType::kI32:
-      convert<int32_t>(data, out);
-      break;
-    case DType::kU32:
-      convert<uint32_t>(data, out);
-      break;
-    case DType::kI64:
-      convert<int64_t>(data, out);
-      break;
-    default:
+  visit_stored_type(dtype, where, [&]<class Stored> {
+    if constexpr (std::is_integral_v<Stored> && !std::is_same_v<Stored, uint64_t>)
+      convert<Stored>(data, out);
+    else
       fail(where, "expected integers, got ", dtype_name(dtype));
-  }
+  });
   return out;
 }
 

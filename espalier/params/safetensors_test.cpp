@@ -88,6 +88,36 @@ TEST(Safetensors, ConvertsTypes) {
   EXPECT_THROW(file.find("h")->as_int64("test"), Error);
 }
 
+template <class T>
+void expect_conversion(DType dtype, bool to_integers) {
+  const T stored[] = {T{1}, static_cast<T>(-2), T{100}};
+  const std::span bytes(reinterpret_cast<const uint8_t*>(stored), sizeof(stored));
+  const auto file =
+      SafetensorsFile::parse(write_safetensors({{"x", dtype, {3}, bytes}}, {}), "test");
+  const auto floats = file.find("x")->as_float("test");
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(floats[i], static_cast<float>(stored[i]));
+  if (!to_integers) {
+    EXPECT_THROW(file.find("x")->as_int64("test"), Error) << dtype_name(dtype);
+    return;
+  }
+  const auto integers = file.find("x")->as_int64("test");
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(integers[i], static_cast<int64_t>(stored[i]));
+}
+
+TEST(Safetensors, ConvertsNumbersOfEverySize) {
+  expect_conversion<uint8_t>(DType::kBool, true);
+  expect_conversion<uint8_t>(DType::kU8, true);
+  expect_conversion<int8_t>(DType::kI8, true);
+  expect_conversion<int16_t>(DType::kI16, true);
+  expect_conversion<uint16_t>(DType::kU16, true);
+  expect_conversion<int32_t>(DType::kI32, true);
+  expect_conversion<uint32_t>(DType::kU32, true);
+  expect_conversion<int64_t>(DType::kI64, true);
+  expect_conversion<uint64_t>(DType::kU64, false);
+  expect_conversion<float>(DType::kF32, false);
+  expect_conversion<double>(DType::kF64, false);
+}
+
 TEST(Safetensors, ReadParametersNamesTheProblem) {
   const ParameterSet set = example();
   const auto file = SafetensorsFile::parse(write_safetensors(set, {}), "test");
