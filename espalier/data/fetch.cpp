@@ -9,9 +9,9 @@
 
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
+#include "espalier/data/child_process.h"
 #include "espalier/data/cifar_png.h"
 #include "espalier/data/load.h"
-#include "espalier/data/process.h"
 
 namespace espalier::data {
 

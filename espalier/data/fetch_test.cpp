@@ -2,7 +2,7 @@
 
 #include <gmock/gmock.h>
 
-#include "espalier/data/process.h"
+#include "espalier/data/child_process.h"
 #include "espalier/data/test_files.h"
 
 // Nothing here reaches for the network: PATH names a folder of stand-ins for curl, npm and tar.

@@ -1,4 +1,4 @@
-#include "espalier/data/process.h"
+#include "espalier/data/child_process.h"
 
 #include <spawn.h>
 #include <sys/wait.h>
