@@ -13,6 +13,7 @@
 #include "espalier/codec/codec.h"
 #include "espalier/codec/message.h"
 #include "espalier/codec/pipeline.h"
+#include "espalier/codec/test_damage.h"
 
 namespace espalier::codec {
 namespace {
@@ -220,11 +221,9 @@ TEST_P(Conformance, DamagedPayloadsAreErrorsOrFiniteValues) {
     }
     Stream stream{Key(9)};
     for (int flip = 0; flip < 400; ++flip) {
-      Bytes bad = good;
-      const uint64_t bit = flip < 128 ? static_cast<uint64_t>(flip) % (8 * bad.size())
-                                      : stream.below(8 * bad.size());
-      bad[bit / 8] = static_cast<uint8_t>(bad[bit / 8] ^ (1 << (bit % 8)));
-      try_decode(bad);
+      const uint64_t bit = flip < 128 ? static_cast<uint64_t>(flip) % (8 * good.size())
+                                      : stream.below(8 * good.size());
+      try_decode(with_flipped_bit(good, bit));
     }
   }
 }

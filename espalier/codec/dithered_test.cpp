@@ -3,26 +3,21 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <functional>
 #include <utility>
 #include <vector>
 
 #include "espalier/base/error.h"
+#include "espalier/base/test_digest.h"
 #include "espalier/codec/dithered_kernel.h"
 #include "espalier/codec/entropy_scale.h"
 #include "espalier/codec/every_target.h"
 #include "espalier/codec/gauss_tables.h"
+#include "espalier/codec/test_damage.h"
+#include "espalier/codec/test_inputs.h"
 
 namespace espalier::codec {
 namespace {
-
-std::vector<float> gaussian(size_t n, uint64_t seed) {
-  Stream stream{Key(seed)};
-  std::vector<float> x(n);
-  for (float& v : x) v = static_cast<float>(stream.normal());
-  return x;
-}
 
 std::vector<float> named_input(std::string_view name, size_t n) {
   std::vector<float> x = gaussian(n, 17);
@@ -92,19 +87,9 @@ TEST(Dithered, SameBytesOnEveryTarget) {
   const auto x = named_input("lognormal", 50007);
   for (const double bits : {0.25, 2.0, 7.5}) {
     const DitheredCode code(bits);
-    Bytes first;
-    std::vector<float> values;
-    for_every_target([&] {
-      Bytes bytes;
+    expect_same_on_every_target(x.size(), [&](Bytes& bytes, std::span<float> out) {
       code.encode(x, 1024, Key(8), bytes);
-      std::vector<float> out(x.size());
       code.decode(bytes, 1024, Key(8), out);
-      if (first.empty()) {
-        first = bytes;
-        values = out;
-      }
-      EXPECT_EQ(bytes, first);
-      EXPECT_EQ(std::memcmp(out.data(), values.data(), 4 * out.size()), 0);
     });
   }
 }
@@ -187,40 +172,12 @@ TEST(Dithered, DamageIsAnErrorOrFiniteValues) {
     const auto x = named_input("spiky", 3000);
     Bytes bytes;
     code.encode(x, 1024, Key(4), bytes);
-    std::vector<float> out(x.size());
-    for (size_t size = 0; size < bytes.size(); ++size) {
-      EXPECT_THROW(code.decode(std::span(bytes).first(size), 1024, Key(4), out), Error) << size;
-    }
-    for (size_t bit = 0; bit < 8 * bytes.size(); ++bit) {
-      Bytes damaged = bytes;
-      damaged[bit / 8] ^= static_cast<uint8_t>(1u << (bit % 8));
-      try {
-        code.decode(damaged, 1024, Key(4), out);
-      } catch (const Error&) {
-      }
-    }
-    for (const float v : out) EXPECT_TRUE(std::isfinite(v));
+    expect_errors_or_finite_values(bytes, x.size(),
+                                   [&](auto in, auto out) { code.decode(in, 1024, Key(4), out); });
     bytes.push_back(0);
+    std::vector<float> out(x.size());
     EXPECT_THROW(code.decode(bytes, 1024, Key(4), out), Error);
   }
-}
-
-// Sums of uniforms, about Gaussian: no mathematics library in the way of the recorded bytes.
-std::vector<float> portable_input(size_t n) {
-  Stream stream{Key(42)};
-  std::vector<float> x(n);
-  for (float& v : x) {
-    v = -2;
-    for (int i = 0; i < 4; ++i) v += stream.uniform_float();
-  }
-  x[5] = 40;
-  return x;
-}
-
-uint64_t fnv1a(std::span<const uint8_t> bytes) {
-  uint64_t hash = 0xCBF29CE484222325u;
-  for (const uint8_t byte : bytes) hash = (hash ^ byte) * 0x100000001B3u;
-  return hash;
 }
 
 // Tables are computed at start-up: every compiler and machine must come to the same ones.

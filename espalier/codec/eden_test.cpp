@@ -3,25 +3,20 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <utility>
 #include <vector>
 
 #include "espalier/base/error.h"
 #include "espalier/base/random.h"
+#include "espalier/base/test_digest.h"
 #include "espalier/codec/entropy_scale.h"
 #include "espalier/codec/every_target.h"
 #include "espalier/codec/gauss_tables.h"
+#include "espalier/codec/test_damage.h"
+#include "espalier/codec/test_inputs.h"
 
 namespace espalier::codec {
 namespace {
-
-std::vector<float> gaussian(size_t n, uint64_t seed) {
-  Stream stream{Key(seed)};
-  std::vector<float> x(n);
-  for (float& v : x) v = static_cast<float>(stream.normal());
-  return x;
-}
 
 std::vector<float> round_trip(const EdenCode& code, std::span<const float> x, size_t block) {
   Bytes bytes;
@@ -30,12 +25,6 @@ std::vector<float> round_trip(const EdenCode& code, std::span<const float> x, si
   std::vector<float> out(x.size(), NAN);
   code.decode(bytes, block, out);
   return out;
-}
-
-double error(std::span<const float> x, std::span<const float> y) {
-  double sum = 0;
-  for (size_t i = 0; i < x.size(); ++i) sum += (double{y[i]} - x[i]) * (double{y[i]} - x[i]);
-  return sum;
 }
 
 TEST(EdenPack, RoundTripAndDensity) {
@@ -113,9 +102,10 @@ TEST(Eden, ErrorsOfTheSpecification) {
                         {8, 4.12e-5, 4.12e-5}}) {
     for (const size_t block : std::vector<size_t>{1024, 4096}) {
       const EdenCode unbiased(row.bits, EdenScale::kUnbiased), biased(row.bits, EdenScale::kBiased);
-      EXPECT_NEAR(error(x, round_trip(unbiased, x, block)) / norm / row.unbiased, 1, 0.02)
+      EXPECT_NEAR(squared_error(x, round_trip(unbiased, x, block)) / norm / row.unbiased, 1, 0.02)
           << row.bits;
-      EXPECT_NEAR(error(x, round_trip(biased, x, block)) / norm / row.biased, 1, 0.02) << row.bits;
+      EXPECT_NEAR(squared_error(x, round_trip(biased, x, block)) / norm / row.biased, 1, 0.02)
+          << row.bits;
       EXPECT_NEAR(unbiased.expected_error() / row.unbiased, 1, 0.003);
       EXPECT_NEAR(biased.expected_error() / row.biased, 1, 0.003);
     }
@@ -124,7 +114,7 @@ TEST(Eden, ErrorsOfTheSpecification) {
   double previous = 1;
   for (const double bits : {1.0, 1.585, 2.0, 2.32, 2.585, 2.81, 3.0, 3.7, 4.5, 6.2}) {
     const EdenCode code(bits, EdenScale::kBiased);
-    const double e = error(x, round_trip(code, x, 4096)) / norm;
+    const double e = squared_error(x, round_trip(code, x, 4096)) / norm;
     EXPECT_LT(e, previous);
     EXPECT_NEAR(e / code.expected_error(), 1, 0.02);
     previous = e;
@@ -138,19 +128,9 @@ TEST(Eden, SameBytesOnEveryTarget) {
   const auto x = gaussian(20011, 5);
   for (const double bits : {1.0, 4.0, 5.0, 7.9}) {
     const EdenCode code(bits, EdenScale::kUnbiased);
-    Bytes first;
-    std::vector<float> values;
-    for_every_target([&] {
-      Bytes bytes;
+    expect_same_on_every_target(x.size(), [&](Bytes& bytes, std::span<float> out) {
       code.encode(x, 4096, bytes);
-      std::vector<float> out(x.size());
       code.decode(bytes, 4096, out);
-      if (first.empty()) {
-        first = bytes;
-        values = out;
-      }
-      EXPECT_EQ(bytes, first);
-      EXPECT_EQ(std::memcmp(out.data(), values.data(), 4 * out.size()), 0);
     });
   }
 }
@@ -185,7 +165,7 @@ double relative_bias(const EdenCode& code, const std::vector<float>& x, uint64_t
     for (uint64_t r = 0; r < rotations; ++r) rotate(y, key.child(r), false);
     y = round_trip(code, y, x.size());
     for (uint64_t r = rotations; r-- > 0;) rotate(y, key.child(r), true);
-    total_error += error(x, y);
+    total_error += squared_error(x, y);
     for (size_t i = 0; i < x.size(); ++i) mean[i] += y[i];
   }
   double bias = 0;
@@ -209,7 +189,7 @@ TEST(Eden, SizesAndSpecialInputs) {
     for (const size_t n : std::vector<size_t>{0, 1, 7, 1023, 1024, 4096, 100003}) {
       const auto x = gaussian(n, n + 1);
       const auto y = round_trip(code, x, 1024);
-      EXPECT_LE(error(x, y), 1.3 * sum_of_squares(x)) << n;
+      EXPECT_LE(squared_error(x, y), 1.3 * sum_of_squares(x)) << n;
     }
     EXPECT_EQ(round_trip(code, std::vector<float>(3000), 1000), std::vector<float>(3000));
     for (const float value : {1e-45f, 1e-30f, 1e30f, 3e38f}) {
@@ -229,38 +209,9 @@ TEST(Eden, DamageIsAnErrorOrFiniteValues) {
     const auto x = gaussian(1500, 3);
     Bytes bytes;
     code.encode(x, 1024, bytes);
-    std::vector<float> out(x.size());
-    for (size_t size = 0; size < bytes.size(); ++size) {
-      EXPECT_THROW(code.decode(std::span(bytes).first(size), 1024, out), Error);
-    }
-    for (size_t bit = 0; bit < 8 * bytes.size(); ++bit) {
-      Bytes damaged = bytes;
-      damaged[bit / 8] ^= static_cast<uint8_t>(1u << (bit % 8));
-      try {
-        code.decode(damaged, 1024, out);
-      } catch (const Error&) {
-      }
-      for (const float v : out) ASSERT_TRUE(std::isfinite(v));
-    }
+    expect_errors_or_finite_values(bytes, x.size(),
+                                   [&](auto in, auto out) { code.decode(in, 1024, out); });
   }
-}
-
-// Sums of uniforms, about Gaussian: no mathematics library in the way of the recorded bytes.
-std::vector<float> portable_input(size_t n) {
-  Stream stream{Key(42)};
-  std::vector<float> x(n);
-  for (float& v : x) {
-    v = -2;
-    for (int i = 0; i < 4; ++i) v += stream.uniform_float();
-  }
-  x[5] = 40;
-  return x;
-}
-
-uint64_t fnv1a(std::span<const uint8_t> bytes) {
-  uint64_t hash = 0xCBF29CE484222325u;
-  for (const uint8_t byte : bytes) hash = (hash ^ byte) * 0x100000001B3u;
-  return hash;
 }
 
 // Tables are computed at start-up: every compiler and machine must come to the same ones.

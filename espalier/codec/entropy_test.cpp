@@ -10,6 +10,7 @@
 #include "espalier/codec/entropy_scale.h"
 #include "espalier/codec/every_target.h"
 #include "espalier/codec/gauss_tables.h"
+#include "espalier/codec/test_damage.h"
 
 namespace espalier::codec {
 namespace {
@@ -229,11 +230,9 @@ TEST(Entropy, DamageIsAnErrorOrOtherSymbols) {
   }
   size_t caught = 0, flips = 0;
   for (size_t bit = 0; bit < 8 * bytes.size(); bit += bit < 400 ? 1 : 997) {
-    Bytes damaged = bytes;
-    damaged[bit / 8] ^= static_cast<uint8_t>(1u << (bit % 8));
     ++flips;
     try {
-      decode(damaged);
+      decode(with_flipped_bit(bytes, bit));
     } catch (const Error&) {
       ++caught;
     }

@@ -1,7 +1,12 @@
 #pragma once
 
-#include <cstdint>
+#include <gtest/gtest.h>
 
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "espalier/base/bytes.h"
 #include "hwy/highway.h"
 
 namespace espalier::codec {
@@ -17,6 +22,25 @@ void for_every_target(Body&& body) {
   }
   hwy::SetSupportedTargetsForTest(0);
   hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
+// code(bytes, out) encodes the same values to `bytes` and decodes them to the `n` values of `out`:
+// the same ones with each instruction set.
+template <class Code>
+void expect_same_on_every_target(size_t n, Code&& code) {
+  Bytes first;
+  std::vector<float> values;
+  for_every_target([&] {
+    Bytes bytes;
+    std::vector<float> out(n);
+    code(bytes, out);
+    if (first.empty()) {
+      first = bytes;
+      values = out;
+    }
+    EXPECT_EQ(bytes, first);
+    EXPECT_EQ(std::memcmp(out.data(), values.data(), sizeof(float) * n), 0);
+  });
 }
 
 }  // namespace espalier::codec

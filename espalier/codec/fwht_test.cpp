@@ -8,8 +8,8 @@
 #include <limits>
 #include <vector>
 
-#include "espalier/base/random.h"
 #include "espalier/codec/every_target.h"
+#include "espalier/codec/test_inputs.h"
 
 namespace espalier::codec {
 namespace {
@@ -24,13 +24,6 @@ std::vector<float> reference_fwht(std::vector<float> x) {
       x[i + h] = a - b;
     }
   }
-  return x;
-}
-
-std::vector<float> normal_vector(size_t n, uint64_t seed) {
-  Stream stream{Key(seed)};
-  std::vector<float> x(n);
-  for (float& value : x) value = static_cast<float>(stream.normal());
   return x;
 }
 
@@ -54,7 +47,7 @@ TEST(Fwht, MatchesTheMatrixOnSmallIntegers) {
 
 TEST(Fwht, EveryTargetGivesTheBitsOfTheReference) {
   for (size_t log = 0; log <= 16; ++log) {
-    const auto x = normal_vector(size_t{1} << log, log);
+    const auto x = gaussian(size_t{1} << log, log);
     const auto expected = bits_of(reference_fwht(x));
     for_every_target([&] {
       auto y = x;
@@ -66,7 +59,7 @@ TEST(Fwht, EveryTargetGivesTheBitsOfTheReference) {
 
 TEST(Fwht, BlocksAreTransformedEachByItself) {
   for (size_t block : {1u, 16u, 1024u, 4096u, 8192u}) {
-    auto x = normal_vector(3 * block, block), expected = x;
+    auto x = gaussian(3 * block, block), expected = x;
     for (size_t b = 0; b < 3; ++b) fwht(std::span(expected).subspan(b * block, block));
     fwht_blocks(x, block);
     EXPECT_EQ(x, expected);
@@ -105,7 +98,7 @@ TEST(FlipSigns, AreBitsOfPhilox) {
 
 TEST(Rotate, EveryTargetGivesTheBitsOfSignsAndTransform) {
   for (size_t n : {1024u, 2048u, 4096u}) {
-    auto x = normal_vector(n, n);
+    auto x = gaussian(n, n);
     std::vector<float> expected(n);
     flip_signs(x, Key(n), 0.015625f, expected);
     expected = reference_fwht(expected);
@@ -130,7 +123,7 @@ TEST(Rotate, EveryTargetGivesTheBitsOfSignsAndTransform) {
 
 TEST(Scale, MultipliesEveryValue) {
   for (size_t n : {0u, 1u, 15u, 100u}) {
-    const auto x = normal_vector(n, n);
+    const auto x = gaussian(n, n);
     for_every_target([&] {
       auto y = x;
       scale(y, 0.7f);
@@ -143,7 +136,7 @@ TEST(MaxMagnitude, FindsNumbersInfinitiesAndNan) {
   for (size_t n : {1u, 15u, 33u, 1000u}) {
     for (size_t at = 0; at < n; at += 1 + n / 7) {
       for (float value : {-7.0f, std::numeric_limits<float>::infinity(), std::nanf("")}) {
-        auto x = normal_vector(n, n);
+        auto x = gaussian(n, n);
         x[at] = value;
         for_every_target([&] {
           EXPECT_EQ(max_magnitude_bits(x), std::bit_cast<uint32_t>(value) & 0x7fffffffu);

@@ -4,6 +4,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/codec/codec.h"
+#include "espalier/codec/test_damage.h"
 
 namespace espalier::codec {
 namespace {
@@ -28,15 +29,10 @@ TEST(Message, EveryCutAndEveryFlippedBitIsAnError) {
     Bytes message;
     codec->encode(x, Key(3), message);
     ParameterSet out(x.shared_layout());
-    for (size_t size = 0; size < message.size(); ++size) {
-      ASSERT_THROW(codec->decode(std::span(message).first(size), out), Error)
-          << stages << " cut at " << size;
-    }
-    for (size_t bit = 0; bit < 8 * message.size(); ++bit) {
-      message[bit / 8] = static_cast<uint8_t>(message[bit / 8] ^ (1 << (bit % 8)));
-      ASSERT_THROW(codec->decode(message, out), Error) << stages << " bit " << bit;
-      message[bit / 8] = static_cast<uint8_t>(message[bit / 8] ^ (1 << (bit % 8)));
-    }
+    SCOPED_TRACE(stages);
+    expect_cuts_are_errors(message, [&](auto cut) { codec->decode(cut, out); });
+    for (size_t bit = 0; bit < 8 * message.size(); ++bit)
+      ASSERT_THROW(codec->decode(with_flipped_bit(message, bit), out), Error) << "bit " << bit;
     codec->decode(message, out);
   }
 }
@@ -50,10 +46,9 @@ TEST(Message, FlipsBehindAForgedChecksumAreErrorsOrFiniteValues) {
     ParameterSet out(x.shared_layout());
     Stream stream{Key(4)};
     for (int i = 0; i < 3000; ++i) {
-      Bytes bad = good;
       // The head is where sizes are: every bit of it, then bits anywhere.
-      const uint64_t bit = i < 800 ? static_cast<uint64_t>(i) : stream.below(8 * (bad.size() - 4));
-      bad[bit / 8] = static_cast<uint8_t>(bad[bit / 8] ^ (1 << (bit % 8)));
+      const uint64_t bit = i < 800 ? static_cast<uint64_t>(i) : stream.below(8 * (good.size() - 4));
+      Bytes bad = with_flipped_bit(good, bit);
       bad.resize(bad.size() - 4);
       ByteWriter(bad).put(checksum32(bad));
       const auto check = [](const ParameterSet& values) {

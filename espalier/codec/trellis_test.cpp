@@ -3,31 +3,20 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "espalier/base/error.h"
 #include "espalier/base/random.h"
+#include "espalier/base/test_digest.h"
 #include "espalier/codec/entropy_scale.h"
 #include "espalier/codec/every_target.h"
+#include "espalier/codec/test_damage.h"
+#include "espalier/codec/test_inputs.h"
 
 namespace espalier::codec {
 namespace {
-
-std::vector<float> gaussian(size_t n, uint64_t seed) {
-  Stream stream{Key(seed)};
-  std::vector<float> x(n);
-  for (float& v : x) v = static_cast<float>(stream.normal());
-  return x;
-}
-
-double error(std::span<const float> x, std::span<const float> y) {
-  double sum = 0;
-  for (size_t i = 0; i < x.size(); ++i) sum += (double{y[i]} - x[i]) * (double{y[i]} - x[i]);
-  return sum;
-}
 
 std::vector<float> round_trip(const TrellisCode& code, std::span<const float> x, size_t block,
                               size_t* size = nullptr) {
@@ -101,7 +90,7 @@ TEST(Trellis, ErrorsOfTheSpecification) {
   for (const Row row : {Row{1.018, .295}, {2.109, .0618}, {3.227, .0130}, {3.963, .00468}}) {
     const TrellisCode code(row.bits);
     size_t size = 0;
-    const double e = error(x, round_trip(code, x, 4096, &size)) / norm;
+    const double e = squared_error(x, round_trip(code, x, 4096, &size)) / norm;
     const double bits =
         (8.0 * static_cast<double>(size) - 16.0 * 128) / static_cast<double>(x.size());
     // At equal rate: 6.02 dB per bit.
@@ -120,7 +109,7 @@ TEST(Trellis, WithinOneDecibelOfTheLimitAtEveryRate) {
   for (const double bits : {0.25, 0.5, 0.75, 1.5, 2.5, 5.0, 6.0, 7.0}) {
     const TrellisCode code(bits);
     size_t size = 0;
-    const double e = error(x, round_trip(code, x, 4096, &size)) / norm;
+    const double e = squared_error(x, round_trip(code, x, 4096, &size)) / norm;
     const double rate = 8.0 * static_cast<double>(size) / static_cast<double>(x.size());
     EXPECT_NEAR(rate, bits, 0.025) << bits;
     EXPECT_LT(10 * std::log10(e * std::exp2(2 * rate)), 1.0) << bits;
@@ -130,20 +119,10 @@ TEST(Trellis, WithinOneDecibelOfTheLimitAtEveryRate) {
 
 TEST(Trellis, SameBytesOnEveryTarget) {
   const auto x = gaussian(150007, 5);
-  Bytes first;
-  std::vector<float> values;
-  for_every_target([&] {
+  expect_same_on_every_target(x.size(), [&](Bytes& bytes, std::span<float> out) {
     const TrellisCode code(1.7);
-    Bytes bytes;
     code.encode(x, 4096, bytes);
-    std::vector<float> out(x.size());
     code.decode(bytes, 4096, out);
-    if (first.empty()) {
-      first = bytes;
-      values = out;
-    }
-    EXPECT_EQ(bytes, first);
-    EXPECT_EQ(std::memcmp(out.data(), values.data(), 4 * out.size()), 0);
   });
 }
 
@@ -154,7 +133,7 @@ TEST(Trellis, PeakyInputsEscapeAndStayAccurate) {
   for (const double bits : {1.0, 4.0, 7.0}) {
     const TrellisCode code(bits);
     const auto y = round_trip(code, x, 4096);
-    EXPECT_LT(error(x, y) / sum_of_squares(x), std::exp2(-2 * bits) * 1.8) << bits;
+    EXPECT_LT(squared_error(x, y) / sum_of_squares(x), std::exp2(-2 * bits) * 1.8) << bits;
     EXPECT_NEAR(y[100], -30, 2 * std::exp2(-bits) + 0x1p-9 * 30);  // and the scale
   }
 }
@@ -164,7 +143,7 @@ TEST(Trellis, SizesAndSpecialInputs) {
   for (const size_t n : std::vector<size_t>{0, 1, 7, 1023, 1024, 4096, 100003}) {
     for (const size_t block : std::vector<size_t>{64, 1024, 1344, 4096}) {
       const auto x = gaussian(n, n + 1);
-      EXPECT_LE(error(x, round_trip(code, x, block)), 0.2 * sum_of_squares(x) + 1e-9) << n;
+      EXPECT_LE(squared_error(x, round_trip(code, x, block)), 0.2 * sum_of_squares(x) + 1e-9) << n;
     }
   }
   size_t size = 0;
@@ -187,37 +166,8 @@ TEST(Trellis, DamageIsAnErrorOrFiniteValues) {
   x[18] = -60;
   Bytes bytes;
   code.encode(x, 1024, bytes);
-  std::vector<float> out(x.size());
-  for (size_t size = 0; size < bytes.size(); ++size) {
-    EXPECT_THROW(code.decode(std::span(bytes).first(size), 1024, out), Error) << size;
-  }
-  for (size_t bit = 0; bit < 8 * bytes.size(); ++bit) {
-    Bytes damaged = bytes;
-    damaged[bit / 8] ^= static_cast<uint8_t>(1u << (bit % 8));
-    try {
-      code.decode(damaged, 1024, out);
-    } catch (const Error&) {
-    }
-    for (const float v : out) ASSERT_TRUE(std::isfinite(v));
-  }
-}
-
-// Sums of uniforms, about Gaussian: no mathematics library in the way of the recorded bytes.
-std::vector<float> portable_input(size_t n) {
-  Stream stream{Key(42)};
-  std::vector<float> x(n);
-  for (float& v : x) {
-    v = -2;
-    for (int i = 0; i < 4; ++i) v += stream.uniform_float();
-  }
-  x[5] = 40;
-  return x;
-}
-
-uint64_t fnv1a(std::span<const uint8_t> bytes) {
-  uint64_t hash = 0xCBF29CE484222325u;
-  for (const uint8_t byte : bytes) hash = (hash ^ byte) * 0x100000001B3u;
-  return hash;
+  expect_errors_or_finite_values(bytes, x.size(),
+                                 [&](auto in, auto out) { code.decode(in, 1024, out); });
 }
 
 // Tables are computed at start-up: every compiler and machine must come to the same ones.

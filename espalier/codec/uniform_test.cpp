@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "espalier/codec/every_target.h"
+#include "espalier/codec/test_inputs.h"
 
 namespace espalier::codec {
 namespace {
@@ -51,16 +52,9 @@ std::vector<uint8_t> reference_quantize(const std::vector<float>& x, Range range
   return out;
 }
 
-std::vector<float> example(size_t n) {
-  Stream stream{Key(n)};
-  std::vector<float> x(n);
-  for (float& value : x) value = static_cast<float>(stream.normal());
-  return x;
-}
-
 TEST(Uniform, EveryTargetWritesTheBytesOfTheDefinition) {
   for (size_t n : {0u, 1u, 7u, 130u, 512u, 1023u, 4096u, 5003u}) {
-    const auto x = example(n);
+    const auto x = gaussian(n, n);
     const Range range = range_of(x);
     for (int bits = 1; bits <= 16; ++bits) {
       const auto expected = reference_quantize(x, range, bits, 0x123456789abcdefu);
@@ -81,7 +75,7 @@ TEST(Uniform, EveryTargetWritesTheBytesOfTheDefinition) {
 }
 
 TEST(Uniform, RangeIsTheSameOnEveryTargetEvenForZeros) {
-  std::vector<float> x = example(1001);
+  std::vector<float> x = gaussian(1001, 1001);
   x[77] = -9, x[1000] = 11;
   for_every_target([&] {
     EXPECT_EQ(range_of(x).low, -9);
