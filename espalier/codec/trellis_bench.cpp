@@ -1,8 +1,4 @@
-#include <benchmark/benchmark.h>
-
-#include <vector>
-
-#include "espalier/base/random.h"
+#include "espalier/codec/bench_coding.h"
 #include "espalier/codec/trellis.h"
 
 // Coordinates per second of the trellis code on Gaussian coordinates; argument: bits. And the time
@@ -10,37 +6,21 @@
 namespace espalier::codec {
 namespace {
 
-constexpr size_t kCount = 1 << 20;
+constexpr int64_t kCount = 1 << 20;
 
-std::vector<float> gaussian() {
-  Stream stream{Key(1)};
-  std::vector<float> x(kCount);
-  for (float& v : x) v = static_cast<float>(stream.normal());
-  return x;
+auto encoding(const TrellisCode& code) {
+  return [&](std::span<const float> x, Bytes& bytes) { code.encode(x, 4096, bytes); };
 }
 
 void trellis_encode(benchmark::State& state) {
   const TrellisCode code(static_cast<double>(state.range(0)));
-  const auto x = gaussian();
-  Bytes bytes;
-  for (auto _ : state) {
-    bytes.clear();
-    code.encode(x, 4096, bytes);
-    benchmark::DoNotOptimize(bytes.data());
-  }
-  state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(kCount));
+  bench_encode(state, kCount, encoding(code));
 }
 
 void trellis_decode(benchmark::State& state) {
   const TrellisCode code(static_cast<double>(state.range(0)));
-  auto x = gaussian();
-  Bytes bytes;
-  code.encode(x, 4096, bytes);
-  for (auto _ : state) {
-    code.decode(bytes, 4096, x);
-    benchmark::DoNotOptimize(x.data());
-  }
-  state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(kCount));
+  bench_decode(state, kCount, encoding(code),
+               [&](const Bytes& bytes, std::span<float> out) { code.decode(bytes, 4096, out); });
 }
 
 void trellis_construct(benchmark::State& state) {
