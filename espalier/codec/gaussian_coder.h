@@ -49,8 +49,26 @@ void put_sized(Bytes& bytes, Write&& write) {
   std::memcpy(bytes.data() + at, &size, kSizePrefix);
 }
 
-inline std::span<const uint8_t> take_sized(ByteReader& reader) {
-  return reader.take(reader.get<uint32_t>());
-}
+// A stage that codes all blocks of a unit together, by an entropy coder. Bytes of a unit: size of
+// the rest (u32), then what Code writes.
+template <class Code>
+class EntropyCoder : public Stage {
+ public:
+  EntropyCoder(double bits, size_t block) : code_(bits), block_(block) {}
+
+  size_t output_size(size_t) const override { return 0; }
+  size_t max_bytes(size_t n) const override {
+    return kSizePrefix + Code::max_encoded_bytes(n, block_);
+  }
+  std::span<const uint8_t> take(ByteReader& reader, size_t) const override {
+    return reader.take(reader.get<uint32_t>());
+  }
+  size_t block() const override { return block_; }
+  bool spans_blocks() const override { return true; }
+
+ protected:
+  Code code_;
+  size_t block_;
+};
 
 }  // namespace espalier::codec

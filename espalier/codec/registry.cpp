@@ -1,5 +1,7 @@
 #include "espalier/codec/registry.h"
 
+#include "espalier/base/named_rows.h"
+
 namespace espalier::codec {
 
 // One row per stage_<name>.cpp.
@@ -35,12 +37,7 @@ const std::vector<StageRow>& stage_rows() {
 }
 
 const StageRow& stage_row(std::string_view name) {
-  std::vector<std::string> known;
-  for (const StageRow& row : stage_rows()) {
-    if (row.name == name) return row;
-    known.push_back(row.name);
-  }
-  fail("codec", unknown_name_message("stage", name, known));
+  return find_row(stage_rows(), name, "codec", "stage");
 }
 
 const StageRow& stage_row(uint8_t wire_id, std::string_view where) {

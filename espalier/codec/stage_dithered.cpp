@@ -24,19 +24,10 @@ struct DitheredOptions {
   }
 };
 
-class Dithered final : public Stage {
+class Dithered final : public EntropyCoder<DitheredCode> {
  public:
-  Dithered(double bits, size_t block) : code_(bits), block_(block) {}
+  using EntropyCoder::EntropyCoder;
 
-  size_t output_size(size_t) const override { return 0; }
-  size_t max_bytes(size_t n) const override {
-    return kSizePrefix + DitheredCode::max_encoded_bytes(n, block_);
-  }
-  std::span<const uint8_t> take(ByteReader& reader, size_t) const override {
-    return take_sized(reader);
-  }
-  size_t block() const override { return block_; }
-  bool spans_blocks() const override { return true; }
   bool unbiased() const override { return true; }
 
   void encode(std::span<const float> in, Key key, std::span<float>, Bytes& bytes) const override {
@@ -46,10 +37,6 @@ class Dithered final : public Stage {
               std::span<float> out) const override {
     code_.decode(bytes, block_, key, out);
   }
-
- private:
-  DitheredCode code_;
-  size_t block_;
 };
 
 std::unique_ptr<Stage> make_dithered(const DitheredOptions& options, StageContext& context) {

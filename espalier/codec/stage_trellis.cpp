@@ -20,19 +20,10 @@ struct TrellisOptions {
   }
 };
 
-class Trellis final : public Stage {
+class Trellis final : public EntropyCoder<TrellisCode> {
  public:
-  Trellis(double bits, size_t block) : code_(bits), block_(block) {}
+  using EntropyCoder::EntropyCoder;
 
-  size_t output_size(size_t) const override { return 0; }
-  size_t max_bytes(size_t n) const override {
-    return kSizePrefix + TrellisCode::max_encoded_bytes(n, block_);
-  }
-  std::span<const uint8_t> take(ByteReader& reader, size_t) const override {
-    return take_sized(reader);
-  }
-  size_t block() const override { return block_; }
-  bool spans_blocks() const override { return true; }
   bool unbiased() const override { return false; }
 
   void encode(std::span<const float> in, Key, std::span<float>, Bytes& bytes) const override {
@@ -42,10 +33,6 @@ class Trellis final : public Stage {
               std::span<float> out) const override {
     code_.decode(bytes, block_, out);
   }
-
- private:
-  TrellisCode code_;
-  size_t block_;
 };
 
 std::unique_ptr<Stage> make_trellis(const TrellisOptions& options, StageContext& context) {

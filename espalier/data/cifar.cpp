@@ -26,6 +26,15 @@ Dataset read_part(const CifarFormat& format, const Dataset& description,
   return dataset;
 }
 
+// The last file holds the test samples, the others the training samples.
+LoadedData read_parts(const CifarFormat& format, Dataset description,
+                      std::span<const std::filesystem::path> files) {
+  description.num_classes = format.num_classes;
+  description.sample_shape = {kChannels, kCifarSide, kCifarSide};
+  return {read_part(format, description, files.first(files.size() - 1)),
+          read_part(format, description, files.last(1))};
+}
+
 }  // namespace
 
 void append_cifar(const CifarFormat& format, std::span<const uint8_t> bytes, std::string_view where,
@@ -71,13 +80,9 @@ LoadedData load_cifar10(const DataOptions& options, Key) {
                                      "run `espalier data fetch cifar10`", "cifar-10-batches-bin");
   Dataset description;
   description.name = "cifar10";
-  description.num_classes = 10;
-  description.sample_shape = {kChannels, kCifarSide, kCifarSide};
   description.mean = {0.4914f, 0.4822f, 0.4465f};
   description.stddev = {0.2470f, 0.2435f, 0.2616f};
-  const CifarFormat format{.label_bytes = 1, .num_classes = 10};
-  return {read_part(format, description, std::span(paths).first(5)),
-          read_part(format, description, std::span(paths).last(1))};
+  return read_parts({.label_bytes = 1, .num_classes = 10}, std::move(description), paths);
 }
 
 LoadedData load_cifar100(const DataOptions& options, Key) {
@@ -85,13 +90,9 @@ LoadedData load_cifar100(const DataOptions& options, Key) {
                                      "run `espalier data fetch cifar100`", "cifar-100-binary");
   Dataset description;
   description.name = "cifar100";
-  description.num_classes = 100;
-  description.sample_shape = {kChannels, kCifarSide, kCifarSide};
   description.mean = {0.5071f, 0.4865f, 0.4409f};
   description.stddev = {0.2673f, 0.2564f, 0.2762f};
-  const CifarFormat format{.label_bytes = 2, .num_classes = 100};
-  return {read_part(format, description, std::span(paths).first(1)),
-          read_part(format, description, std::span(paths).last(1))};
+  return read_parts({.label_bytes = 2, .num_classes = 100}, std::move(description), paths);
 }
 
 }  // namespace espalier::data

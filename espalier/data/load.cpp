@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "espalier/base/error.h"
+#include "espalier/base/named_rows.h"
 #include "espalier/data/cifar.h"
 #include "espalier/data/idx.h"
 #include "espalier/data/leaf.h"
@@ -65,15 +66,7 @@ const std::vector<DatasetRow>& dataset_rows() {
 }
 
 DataSource load_dataset(const DataOptions& options, Key key) {
-  const auto& rows = dataset_rows();
-  const auto row = std::find_if(rows.begin(), rows.end(),
-                                [&](const DatasetRow& r) { return r.name == options.name; });
-  if (row == rows.end()) {
-    std::vector<std::string> names;
-    for (const DatasetRow& known : rows) names.push_back(known.name);
-    fail("data", unknown_name_message("data set", options.name, names));
-  }
-  LoadedData loaded = row->load(options, key);
+  LoadedData loaded = find_row(dataset_rows(), options.name, "data", "data set").load(options, key);
   DataSource source{finish(std::move(loaded.train), options.max_train_samples),
                     finish(std::move(loaded.test), options.max_test_samples)};
   if (source.train->sample_shape != source.test->sample_shape ||

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "espalier/base/error.h"
+#include "espalier/base/named_rows.h"
 #include "espalier/data/partition_kinds.h"
 
 namespace espalier::data {
@@ -23,18 +24,12 @@ const std::vector<PartitionRow>& partition_rows() {
 
 std::unique_ptr<Partition> make_partition(const PartitionOptions& options, const Dataset& dataset,
                                           Key key) {
-  std::vector<std::string> names;
-  for (const PartitionRow& row : partition_rows()) {
-    if (row.name == options.name) {
-      if (options.clients < 1 && options.name != "natural") {
-        fail("data/partition", "expected at least one client for the partition ", options.name,
-             ", got ", options.clients, "; set data.partition.clients");
-      }
-      return row.make(options, dataset, key);
-    }
-    names.push_back(row.name);
+  const PartitionRow& row = find_row(partition_rows(), options.name, "data/partition", "partition");
+  if (options.clients < 1 && options.name != "natural") {
+    fail("data/partition", "expected at least one client for the partition ", options.name,
+         ", got ", options.clients, "; set data.partition.clients");
   }
-  fail("data/partition", unknown_name_message("partition", options.name, names));
+  return row.make(options, dataset, key);
 }
 
 ListPartition::ListPartition(const std::vector<std::vector<uint32_t>>& members) {

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "espalier/base/error.h"
+#include "espalier/base/named_rows.h"
 #include "espalier/base/simd.h"
 #include "espalier/prune/select.h"
 
@@ -135,12 +136,7 @@ const std::vector<CriterionRow>& criterion_rows() {
 }
 
 const CriterionRow& find_criterion(const std::string& name) {
-  std::vector<std::string> known;
-  for (const CriterionRow& row : criterion_rows()) {
-    if (row.name == name) return row;
-    known.push_back(row.name);
-  }
-  fail(kWhere, unknown_name_message("pruning criterion", name, known));
+  return find_row(criterion_rows(), name, kWhere, "pruning criterion");
 }
 
 double rank_correlation(std::span<const float> a, std::span<const float> b) {

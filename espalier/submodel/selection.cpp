@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "espalier/base/error.h"
+#include "espalier/base/named_rows.h"
 
 namespace espalier::submodel {
 namespace {
@@ -49,12 +50,7 @@ const std::vector<SelectionRow>& selection_rows() {
 }
 
 const SelectionRow& find_selection(const std::string& name) {
-  std::vector<std::string> known;
-  for (const SelectionRow& row : selection_rows()) {
-    if (row.name == name) return row;
-    known.push_back(row.name);
-  }
-  fail("submodel", unknown_name_message("selection", name, known));
+  return find_row(selection_rows(), name, "submodel", "selection");
 }
 
 int64_t kept_units(double keep, int64_t size) {
