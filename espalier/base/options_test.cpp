@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "espalier/base/test_error.h"
+
 namespace espalier {
 namespace {
 
@@ -21,15 +23,10 @@ struct Sample {
   }
 };
 
-std::string error_of(const char* text) {
+std::string error_of_reading(const char* text) {
   const Json table = Json::parse(text);
   Sample sample;
-  try {
-    read_options({&table, "train"}, {"other"}, sample);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
+  return error_of([&] { read_options({&table, "train"}, {"other"}, sample); });
 }
 
 TEST(Options, ReadsWritesAndDescribes) {
@@ -45,14 +42,16 @@ TEST(Options, ReadsWritesAndDescribes) {
 }
 
 TEST(Options, ErrorsNameTheKey) {
-  EXPECT_EQ(error_of(R"({"lr": 0})"), "[config] expected a number above 0 for train.lr, got 0");
-  EXPECT_EQ(error_of(R"({"lr": "x"})"), "[config] expected a number for train.lr, got \"x\"");
-  EXPECT_EQ(error_of(R"({"epochs": 1.5})"),
+  EXPECT_EQ(error_of_reading(R"({"lr": 0})"),
+            "[config] expected a number above 0 for train.lr, got 0");
+  EXPECT_EQ(error_of_reading(R"({"lr": "x"})"),
+            "[config] expected a number for train.lr, got \"x\"");
+  EXPECT_EQ(error_of_reading(R"({"epochs": 1.5})"),
             "[config] expected an integer for train.epochs, got 1.5");
-  EXPECT_EQ(error_of(R"({"hidden": [0]})"),
+  EXPECT_EQ(error_of_reading(R"({"hidden": [0]})"),
             "[config] expected a number of at least 1 for train.hidden, got 0");
-  EXPECT_NE(error_of(R"({"epoch": 1})").find("did you mean 'epochs'"), std::string::npos);
-  EXPECT_NE(error_of(R"({"name": "c"})").find("unknown train.name 'c'"), std::string::npos);
+  EXPECT_NE(error_of_reading(R"({"epoch": 1})").find("did you mean 'epochs'"), std::string::npos);
+  EXPECT_NE(error_of_reading(R"({"name": "c"})").find("unknown train.name 'c'"), std::string::npos);
 }
 
 TEST(Options, AValueOfTheWrongTypeThatIsNoTextIsAnErrorToo) {

@@ -7,8 +7,8 @@
 #include <initializer_list>
 #include <string>
 
-#include "espalier/base/error.h"
 #include "espalier/base/file.h"
+#include "espalier/base/test_error.h"
 
 // For the tests of this module only.
 namespace espalier::data {
@@ -39,16 +39,5 @@ class TestFolder {
  private:
   std::filesystem::path path_;
 };
-
-// The message of the Error that `work` throws; empty when it throws none.
-template <class Work>
-std::string error_of(Work&& work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 }  // namespace espalier::data

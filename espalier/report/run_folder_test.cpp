@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "espalier/base/file.h"
+#include "espalier/base/test_error.h"
 #include "espalier/report/test_run.h"
 
 namespace espalier::report {
@@ -15,16 +16,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::HasSubstr;
-
-template <class Work>
-std::string message_of(Work work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
 
 TEST(RunFolder, CreatesAndRefusesWhatItWouldOverwrite) {
   const TemporaryFolder base;
@@ -36,18 +27,17 @@ TEST(RunFolder, CreatesAndRefusesWhatItWouldOverwrite) {
 
   folder.write_config("rounds = 3\n");
   EXPECT_TRUE(RunFolder::is_run(path));
-  EXPECT_THAT(message_of([&] { RunFolder::create(path); }), HasSubstr("--resume"));
+  EXPECT_THAT(error_of([&] { RunFolder::create(path); }), HasSubstr("--resume"));
   EXPECT_EQ(RunFolder::open(path / "").name(), "run");
 
   fs::create_directories(base.path() / "photos");
   write_text_file_atomic(base.path() / "photos" / "cat.txt", "meow");
-  EXPECT_THAT(message_of([&] { RunFolder::create(base.path() / "photos"); }),
-              HasSubstr("not a run"));
-  EXPECT_THAT(message_of([&] { RunFolder::open(base.path() / "photos"); }),
+  EXPECT_THAT(error_of([&] { RunFolder::create(base.path() / "photos"); }), HasSubstr("not a run"));
+  EXPECT_THAT(error_of([&] { RunFolder::open(base.path() / "photos"); }),
               HasSubstr("no config.toml"));
-  EXPECT_THAT(message_of([&] { RunFolder::create(base.path() / "photos" / "cat.txt"); }),
+  EXPECT_THAT(error_of([&] { RunFolder::create(base.path() / "photos" / "cat.txt"); }),
               HasSubstr("got a file"));
-  EXPECT_THAT(message_of([&] { RunFolder::open(base.path() / "nowhere"); }),
+  EXPECT_THAT(error_of([&] { RunFolder::open(base.path() / "nowhere"); }),
               HasSubstr("no run folder"));
 }
 
@@ -89,9 +79,9 @@ TEST(RunFolder, AWrongLineInTheMiddleIsAnErrorWithItsNumber) {
   const TemporaryFolder base;
   const fs::path path = base.path() / "metrics.jsonl";
   write_text_file_atomic(path, "{\"round\":1}\nnonsense\n{\"round\":3}\n");
-  EXPECT_THAT(message_of([&] { read_metrics(path); }), HasSubstr("line 2"));
+  EXPECT_THAT(error_of([&] { read_metrics(path); }), HasSubstr("line 2"));
   write_text_file_atomic(path, "[1]\n{\"round\":3}\n");
-  EXPECT_THAT(message_of([&] { read_metrics(path); }), HasSubstr("line 1"));
+  EXPECT_THAT(error_of([&] { read_metrics(path); }), HasSubstr("line 1"));
 }
 
 // A limit on the file's size stands in for a full disk: the write stops in the middle of the line.
@@ -107,7 +97,7 @@ TEST(RunFolder, AFullDiskKeepsTheWholeLinesAndSaysWhatToDo) {
   rlimit limit = before;
   limit.rlim_cur = whole.size() + 5;
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
-  const std::string message = message_of([&] { folder.append_metrics({{"round", 2}}); });
+  const std::string message = error_of([&] { folder.append_metrics({{"round", 2}}); });
   ::setrlimit(RLIMIT_FSIZE, &before);
   std::signal(SIGXFSZ, old_handler);
 
@@ -135,7 +125,7 @@ TEST(RunFolder, SummaryAndClientsRoundTrip) {
 
   write_text_file_atomic(folder.clients_path(),
                          R"({"classes":3,"clients":[{"id":0,"samples":1,"labels":[1]}]})");
-  EXPECT_THAT(message_of([&] { folder.clients(); }), HasSubstr("expected 3 label counts"));
+  EXPECT_THAT(error_of([&] { folder.clients(); }), HasSubstr("expected 3 label counts"));
   write_text_file_atomic(folder.clients_path(), R"({"classes":3,"clients":[7]})");
   EXPECT_THROW(folder.clients(), Error);
   write_text_file_atomic(folder.summary_path(), "[]");

@@ -2,51 +2,31 @@
 
 #include <gtest/gtest.h>
 
-#include <numeric>
-
 #include "espalier/base/error.h"
-#include "espalier/data/load.h"
 #include "espalier/strategy/salient_trainer.h"
+#include "espalier/strategy/test_client.h"
 #include "espalier/train/gates.h"
 
 namespace espalier::strategy {
 namespace {
 
-class AdpClient : public testing::Test {
+class AdpClient : public ClientTest {
  protected:
   void SetUp() override {
-    train::configure_process();
-    data::DataOptions options;
-    options.name = "synthetic";
-    options.synthetic_train_samples = 60;
-    options.synthetic_test_samples = 10;
-    options.synthetic_shape = {1, 12, 12};
-    data_ = data::load_dataset(options, Key(1));
+    ClientTest::SetUp();
+    draw_data({1, 12, 12}, 60);
     model_.name = "cnn";
     model_.width = 0.25;
-    samples_.resize(60);
-    std::iota(samples_.begin(), samples_.end(), 0u);
     task_.round = 1;
     task_.train.weight_decay = 0.01;
     task_.train.epochs = 2;
   }
   void make(const std::string& gates) {
     model_.gates = gates;
-    trainer_ = train::make_trainer(model_, train::spec_of(*data_.train), "fp32", "cpu");
-    weights_ = std::make_shared<ParameterSet>(trainer_->layout());
-    trainer_->initialize(Key(2), *weights_);
-    task_.payloads = {{kModel, weights_, 1}};
+    make_trainer();
   }
-  Update run(const Strategy& strategy) {
-    ClientContext context{*trainer_, *data_.train, samples_, Key(7), nullptr, {}};
-    return strategy.run_client(context, task_);
-  }
+  Update run(const Strategy& strategy) { return ClientTest::run(strategy, task_); }
 
-  data::DataSource data_;
-  train::ModelOptions model_;
-  std::unique_ptr<train::Trainer> trainer_;
-  std::shared_ptr<ParameterSet> weights_;
-  std::vector<uint32_t> samples_;
   Task task_;
 };
 

@@ -2,10 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include <numeric>
-
 #include "espalier/base/error.h"
-#include "espalier/data/load.h"
+#include "espalier/strategy/test_client.h"
 #include "espalier/strategy/toy_trainer.h"
 
 namespace espalier::strategy {
@@ -104,37 +102,15 @@ TEST(Pruning, OptionsThatDoNothingAreRefused) {
   EXPECT_THROW(ToyFederation(std::make_unique<Pruning>(late), {{2, 0}}).run_round({0}), Error);
 }
 
-// A small net on synthetic data, for what the toy cannot show.
-class PrunedClient : public testing::Test {
+class PrunedClient : public ClientTest {
  protected:
   void SetUp() override {
-    train::configure_process();
-    data::DataOptions options;
-    options.name = "synthetic";
-    options.synthetic_train_samples = 120;
-    options.synthetic_test_samples = 10;
-    options.synthetic_shape = {12};
-    data_ = data::load_dataset(options, Key(1));
+    ClientTest::SetUp();
+    draw_data({12}, 120);
     model_.name = "mlp";
     model_.hidden = {16};
-    trainer_ = train::make_trainer(model_, train::spec_of(*data_.train), "fp32", "cpu");
-    weights_ = std::make_shared<ParameterSet>(trainer_->layout());
-    trainer_->initialize(Key(2), *weights_);
-    samples_.resize(120);
-    std::iota(samples_.begin(), samples_.end(), 0u);
+    make_trainer();
   }
-
-  Update run(const Strategy& strategy, Task task) {
-    task.payloads.push_back({kModel, weights_, 1});
-    ClientContext context{*trainer_, *data_.train, samples_, Key(7), nullptr, {}};
-    return strategy.run_client(context, task);
-  }
-
-  data::DataSource data_;
-  train::ModelOptions model_;
-  std::unique_ptr<train::Trainer> trainer_;
-  std::shared_ptr<ParameterSet> weights_;
-  std::vector<uint32_t> samples_;
 };
 
 // Neither momentum nor Adam's moments bring a pruned weight back, and none of them is touched.

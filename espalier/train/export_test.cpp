@@ -10,6 +10,7 @@
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
 #include "espalier/base/options.h"
+#include "espalier/base/test_error.h"
 #include "espalier/train/gates.h"
 #include "espalier/train/test_data.h"
 
@@ -217,30 +218,22 @@ TEST(Export, SameModelSameBytes) {
 }
 
 TEST(Export, ExplainsWhatIsWrong) {
-  const auto message = [](auto body) -> std::string {
-    try {
-      body();
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "nothing thrown";
-  };
   const Folder folder;
   const ExportedModel model{named("mlp"), {data::Kind::kFloat, {20}, 4, 0}};
   const ParameterSet weights = random_weights(*trainer_of(model));
   ExportedModel other = model;
   other.model.hidden = {5};
-  EXPECT_THAT(message([&] { export_torchscript(other, weights, folder.path() / "a.pt"); }),
+  EXPECT_THAT(error_of([&] { export_torchscript(other, weights, folder.path() / "a.pt"); }),
               HasSubstr("expected weights"));
   other = model;
   other.units = {65};
-  EXPECT_THAT(message([&] { export_torchscript(other, weights, folder.path() / "a.pt"); }),
+  EXPECT_THAT(error_of([&] { export_torchscript(other, weights, folder.path() / "a.pt"); }),
               HasSubstr("units"));
   other = model;
   other.model.name = "vgg1";
-  EXPECT_THAT(message([&] { export_torchscript(other, weights, folder.path() / "a.pt"); }),
+  EXPECT_THAT(error_of([&] { export_torchscript(other, weights, folder.path() / "a.pt"); }),
               HasSubstr("did you mean 'vgg11'"));
-  EXPECT_THAT(message([&] { export_torchscript(model, weights, folder.path() / "no/a.pt"); }),
+  EXPECT_THAT(error_of([&] { export_torchscript(model, weights, folder.path() / "no/a.pt"); }),
               HasSubstr("no/a.pt"));
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }

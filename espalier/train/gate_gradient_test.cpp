@@ -9,7 +9,7 @@
 #include "espalier/train/gate_kernels.h"
 #include "espalier/train/gates.h"
 #include "espalier/train/graph_net.h"
-#include "espalier/train/models.h"
+#include "espalier/train/test_problem.h"
 
 namespace espalier::train {
 namespace {
@@ -119,38 +119,26 @@ struct Case {
   double width;
 };
 
-// A net, its weights and a batch of noise.
-struct Problem {
-  Graph graph;
-  ParameterSet weights, gradient;
-  AlignedVector<float> values;
-  std::vector<int64_t> labels;
-  Batch batch;
+Graph graph_of(const Case& c, double ratio) {
+  ModelOptions options;
+  options.name = c.model;
+  options.gates = c.gates;
+  options.norm = c.norm;
+  options.width = c.width;
+  options.gate_ratio = ratio;
+  options.gate_sigmoid = c.model == "all-cnn";
+  options.gate_l1 = c.gates == "fbs" ? 0.01 : 0;
+  return graph_of(options, {3, 32, 32});
+}
 
-  Problem(const Case& c, int64_t size, double ratio) : graph(build(c, ratio)) {
-    weights = ParameterSet(graph.layout);
-    gradient = ParameterSet(graph.layout);
-    draw_parameters(graph.init, Key(3), weights);
-    Stream stream(Key(4));
-    for (int64_t i = 0; i < size * graph.input.size(); ++i)
-      values.push_back(static_cast<float>(stream.normal()));
-    for (int64_t i = 0; i < size; ++i) labels.push_back(static_cast<int64_t>(stream.below(10)));
-    batch = {.size = size, .values = values, .tokens = {}, .labels = labels};
-  }
-  static Graph build(const Case& c, double ratio) {
-    ModelOptions options;
-    options.name = c.model;
-    options.gates = c.gates;
-    options.norm = c.norm;
-    options.width = c.width;
-    options.gate_ratio = ratio;
-    options.gate_sigmoid = c.model == "all-cnn";
-    options.gate_l1 = c.gates == "fbs" ? 0.01 : 0;
-    DataSpec data;
-    data.sample_shape = {3, 32, 32};
-    data.num_classes = 10;
-    return std::move(*build_graph(options, data));
-  }
+// A net, its weights as it starts and a batch of noise.
+struct NetProblem : Problem {
+  Graph graph;
+  ParameterSet gradient;
+
+  NetProblem(Graph net, int64_t size)
+      : Problem(net, size, {.width = 0}), graph(std::move(net)), gradient(graph.layout) {}
+  NetProblem(const Case& c, int64_t size, double ratio) : NetProblem(graph_of(c, ratio), size) {}
   const ParameterInfo& tensor(int i) const {
     return graph.layout->tensors()[static_cast<size_t>(i)];
   }
@@ -167,7 +155,7 @@ class GateGradients : public testing::TestWithParam<Case> {};
 // Along the gradient the loss must rise by its length. The even channels' gates are well above the
 // odd ones', so that no step changes the selection, where the loss jumps.
 TEST_P(GateGradients, EqualFiniteDifferences) {
-  Problem p(GetParam(), 6, 0.5);
+  NetProblem p(GetParam(), 6, 0.5);
   for (const GatedConv& g : gated_convs(p.graph)) {
     const Node& gate = p.graph.nodes[static_cast<size_t>(g.gate)];
     for (float& weight : p.weights.values(p.tensor(gate.weight))) weight *= 0.1f;
@@ -202,7 +190,7 @@ TEST_P(GateGradients, EqualFiniteDifferences) {
 // Channel 1 of every gated convolution never fires: nothing of it may move, in
 // any precision; and what fires moves.
 TEST_P(GateGradients, AreZeroForChannelsThatNeverFire) {
-  Problem p(GetParam(), 4, 0.7);
+  NetProblem p(GetParam(), 4, 0.7);
   std::vector<GatedConv> gated = gated_convs(p.graph);
   for (const GatedConv& g : gated) {
     const Node& gate = p.graph.nodes[static_cast<size_t>(g.gate)];
@@ -249,7 +237,7 @@ INSTANTIATE_TEST_SUITE_P(
 // One sample, no normalization: only the survivors' rows have a gradient.
 TEST(GateGradients, OfOneSampleReachItsSalientChannelsOnly) {
   for (const std::string mode : {"gated", "fbs"}) {
-    Problem p({"cnn", mode, "batch", 1}, 1, 0.5);
+    NetProblem p({"cnn", mode, "batch", 1}, 1, 0.5);
     GraphNet net(p.graph, Type::kFloat);
     ParameterSet work = p.weights;
     net.train(p.batch, work.values(), p.gradient.values(), nullptr);

@@ -6,9 +6,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "espalier/base/test_error.h"
 #include "espalier/train/gates.h"
-#include "espalier/train/models.h"
 #include "espalier/train/test_data.h"
+#include "espalier/train/test_problem.h"
 #include "espalier/train/torch_net.h"
 
 namespace espalier::train {
@@ -42,49 +43,16 @@ Graph graph_of(const Case& c) {
     options.gate_ratio = c.ratio;
     options.gate_sigmoid = c.sigmoid;
   }
-  DataSpec data;
-  data.sample_shape = c.shape;
-  data.num_classes = 10;
-  return std::move(*build_graph(options, data));
+  return graph_of(options, c.shape);
 }
 
-// Samples, and weights with nothing degenerate: biases, scales and statistics away from 0 and 1.
-struct Problem {
-  AlignedVector<float> values;
-  std::vector<int64_t> labels;
-  Batch batch;
-  ParameterSet weights;
-
-  Problem(const Graph& graph, int64_t size, uint64_t seed = 4) : weights(graph.layout) {
-    draw_parameters(graph.init, Key(3), weights);
-    Stream stream{Key(seed)};
-    for (const ParameterInfo& tensor : graph.layout->tensors()) {
-      if (tensor.role == Role::kCounter || tensor.role == Role::kWeight) continue;
-      for (float& value : weights.values(tensor))
-        value += static_cast<float>(0.4 * stream.uniform() - 0.1);
-    }
-    for (int64_t i = 0; i < size * graph.input.size(); ++i)
-      values.push_back(static_cast<float>(stream.normal()));
-    labels.assign(static_cast<size_t>(size), 0);
-    batch = {.size = size, .values = values, .tokens = {}, .labels = labels};
-  }
-  std::span<const float> sample(const Graph& graph, int64_t i) const {
-    return std::span(values).subspan(static_cast<size_t>(i * graph.input.size()),
-                                     static_cast<size_t>(graph.input.size()));
-  }
-};
-
-double distance(std::span<const float> a, std::span<const float> b) {
-  std::vector<float> difference(a.size());
-  subtract(a, b, difference);
-  return std::sqrt(squared_norm(difference) / std::max(1e-12, squared_norm(b)));
-}
+constexpr Shift kShift{-0.1, 0.4};
 
 class GatedNets : public testing::TestWithParam<Case> {};
 
 TEST_P(GatedNets, SkippingEqualsTheAutogradTwin) {
   const Graph graph = graph_of(GetParam());
-  const Problem problem(graph, 7);
+  const Problem problem(graph, 7, kShift);
   const auto reference = make_torch_graph_net(graph, "cpu");
   std::vector<float> expected(70), found(70), masked(10);
   reference->predict(problem.batch, problem.weights.values(), {}, expected);
@@ -186,29 +154,19 @@ INSTANTIATE_TEST_SUITE_P(All, GatedRuntimes,
                                          Case{"resnet20", "fbs", {3, 32, 32}, 0.3}),
                          [](const auto& test) { return case_name(test.param); });
 
-template <class Body>
-std::string message(Body body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing thrown";
-}
-
 TEST(GatedRuntime, ExplainsWhatIsWrong) {
   const Graph plain = graph_of({"cnn", "none", {1, 28, 28}, 1});
   const Graph gated = graph_of({"cnn", "gated", {1, 28, 28}, 0.5});
-  EXPECT_THAT(message([&] { GatedRuntime(plain, ParameterSet(plain.layout)); }),
+  EXPECT_THAT(error_of([&] { GatedRuntime(plain, ParameterSet(plain.layout)); }),
               testing::HasSubstr("no gates"));
-  EXPECT_THAT(message([&] { GatedRuntime(gated, ParameterSet(plain.layout)); }),
+  EXPECT_THAT(error_of([&] { GatedRuntime(gated, ParameterSet(plain.layout)); }),
               testing::HasSubstr("not those of this model"));
 }
 
 // Of equal gates the lower channel numbers survive, as the engines have it.
 TEST(GatedRuntime, TiesGoToTheLowerChannel) {
   const Graph graph = graph_of({"cnn", "gated", {1, 28, 28}, 0.5, 0.5});
-  Problem problem(graph, 3);
+  Problem problem(graph, 3, kShift);
   for (const std::string conv : {"conv1", "conv2"}) {
     for (float& value : problem.weights.values(conv + ".gate.weight")) value = 0;
     for (float& value : problem.weights.values(conv + ".gate.bias")) value = 0.75f;

@@ -8,10 +8,12 @@
 
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
+#include "espalier/base/test_error.h"
 #include "espalier/params/safetensors.h"
 #include "espalier/train/graph_net.h"
 #include "espalier/train/models.h"
 #include "espalier/train/test_data.h"
+#include "espalier/train/test_problem.h"
 #include "espalier/train/torch_net.h"
 #include "espalier/train/trainer.h"
 
@@ -37,15 +39,6 @@ ParameterSet weights_of(const Trainer& trainer) {
   ParameterSet weights(trainer.layout());
   trainer.store(weights);
   return weights;
-}
-
-std::string message_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing thrown";
 }
 
 TEST(OptimizerState, TwoFitsWithItEqualOne) {
@@ -107,7 +100,7 @@ TEST(OptimizerState, OfAnotherOptimizerIsRefused) {
   options.momentum = 0.5;
   trainer->fit(set, first_samples(10), options, hooks, Key(3));
   options.optimizer = "adam";
-  EXPECT_THAT(message_of([&] { trainer->fit(set, first_samples(10), options, hooks, Key(3)); }),
+  EXPECT_THAT(error_of([&] { trainer->fit(set, first_samples(10), options, hooks, Key(3)); }),
               HasSubstr("do not change the model or train.optimizer"));
 }
 
@@ -237,12 +230,9 @@ TEST(Teacher, GradientsOfWholeNetsEqualPyTorch) {
 TEST(Teacher, ClientGradientsEqualAutograd) {
   ModelOptions options;
   options.name = "resnet8-client";
-  DataSpec data;
-  data.sample_shape = {3, 16, 16};
-  data.num_classes = 10;
-  const auto graph = build_graph(options, data);
-  ParameterSet weights(graph->layout);
-  draw_parameters(graph->init, Key(3), weights);
+  const Graph graph = graph_of(options, {3, 16, 16});
+  ParameterSet weights(graph.layout);
+  draw_parameters(graph.init, Key(3), weights);
   Stream stream(Key(4));
   std::vector<float> values(6 * 3 * 16 * 16), teacher(60);
   for (float& value : values) value = static_cast<float>(stream.normal());
@@ -253,23 +243,16 @@ TEST(Teacher, ClientGradientsEqualAutograd) {
   batch.teacher = teacher;
   batch.taught = taught;
   batch.loss = {.cross_entropy = 1, .distillation = 1, .temperature = 3};
-  GraphNet engine(*graph, Type::kFloat);
-  const auto reference = make_torch_graph_net(*graph, "cpu");
-  ParameterSet ours = weights, theirs = weights, a(graph->layout), b(graph->layout);
+  GraphNet engine(graph, Type::kFloat);
+  const auto reference = make_torch_graph_net(graph, "cpu");
+  ParameterSet ours = weights, theirs = weights, a(graph.layout), b(graph.layout);
   const BatchSums x = engine.train(batch, ours.values(), a.values(), nullptr);
   const BatchSums y = reference->train(batch, theirs.values(), b.values(), nullptr);
   EXPECT_NEAR(x.loss, y.loss, 1e-5 * y.loss);
-  const double whole = std::sqrt(squared_norm(b.values()));
-  std::vector<float> difference;
-  for (const ParameterInfo& tensor : graph->layout->tensors()) {
-    difference.resize(static_cast<size_t>(tensor.size));
-    subtract(std::as_const(a).values(tensor), std::as_const(b).values(tensor), difference);
-    const double scale = std::max(std::sqrt(squared_norm(b.values(tensor))), 1e-3 * whole);
-    EXPECT_LT(std::sqrt(squared_norm(difference)) / scale, 2e-4) << tensor.name;
-  }
+  expect_equal_gradients(a, b);
   // What stands in the row of a sample without a teacher is not read.
   std::fill_n(teacher.begin() + 20, 10, NAN);
-  ParameterSet again = weights, c(graph->layout);
+  ParameterSet again = weights, c(graph.layout);
   engine.train(batch, again.values(), c.values(), nullptr);
   EXPECT_TRUE(std::ranges::equal(a.values(), c.values()));
 }
@@ -294,10 +277,10 @@ TEST(Teacher, WithoutLogitsEqualsPlainTrainingAndSubmodelsKeepIt) {
   taught.submodel = &submodel;
   EXPECT_TRUE(std::ranges::equal(run(taught).values(), changed.values()));
   submodel.distillation = 0.5;
-  EXPECT_THAT(message_of([&] { run(taught); }), HasSubstr("have a loss of their own"));
+  EXPECT_THAT(error_of([&] { run(taught); }), HasSubstr("have a loss of their own"));
   taught.submodel = nullptr;
   taught.loss.temperature = 0;
-  EXPECT_THAT(message_of([&] { run(taught); }), HasSubstr("temperature above 0"));
+  EXPECT_THAT(error_of([&] { run(taught); }), HasSubstr("temperature above 0"));
 }
 
 // The large net in one piece is its first layer followed by the server net.
@@ -342,7 +325,7 @@ TEST(FeatureMap, ClientAndServerMakeTheWholeNet) {
   EXPECT_GT(*std::ranges::max_element(expected) - *std::ranges::min_element(expected), 0.1);
   EXPECT_EQ(whole->evaluate(images, first_samples(12)).correct,
             server->evaluate(maps, first_samples(12)).correct);
-  EXPECT_THAT(message_of([&] {
+  EXPECT_THAT(error_of([&] {
                 server->predict(maps, first_samples(1), nullptr, Key(0),
                                 std::span(features).first(1024), {});
               }),

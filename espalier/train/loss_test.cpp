@@ -7,7 +7,7 @@
 #include "espalier/base/file.h"
 #include "espalier/params/safetensors.h"
 #include "espalier/train/graph_net.h"
-#include "espalier/train/models.h"
+#include "espalier/train/test_problem.h"
 #include "espalier/train/torch_net.h"
 
 namespace espalier::train {
@@ -83,10 +83,7 @@ TEST(Loss, DistillationOfEqualAndOfExtremeLogits) {
 TEST(Loss, EnginesAgree) {
   ModelOptions options;
   options.name = "resnet8";
-  DataSpec data;
-  data.sample_shape = {3, 16, 16};
-  data.num_classes = 10;
-  const Graph graph = std::move(*build_graph(options, data));
+  const Graph graph = graph_of(options, {3, 16, 16});
   ParameterSet weights(graph.layout);
   draw_parameters(graph.init, Key(3), weights);
   Stream stream(Key(4));

@@ -9,9 +9,10 @@
 #include <thread>
 
 #include "espalier/base/error.h"
+#include "espalier/base/test_error.h"
 #include "espalier/train/graph_net.h"
-#include "espalier/train/models.h"
 #include "espalier/train/test_data.h"
+#include "espalier/train/test_problem.h"
 #include "espalier/train/torch_net.h"
 
 namespace espalier::train {
@@ -22,10 +23,7 @@ using testing::HasSubstr;
 Graph graph_of(const std::string& model) {
   ModelOptions options;
   options.name = model;
-  DataSpec data;
-  data.sample_shape = model == "cnn" ? std::vector<int64_t>{1, 12, 12} : std::vector{3L, 16L, 16L};
-  data.num_classes = 10;
-  return std::move(*build_graph(options, data));
+  return graph_of(options, model == "cnn" ? std::vector{1L, 12L, 12L} : std::vector{3L, 16L, 16L});
 }
 
 // A model and its narrower forms under one of the engines.
@@ -67,13 +65,13 @@ CoordinateMap prefix_map(const ParameterLayout& full, const ParameterLayout& sma
   return CoordinateMap(full, small, kept);
 }
 
-struct Problem {
+struct NestedProblem {
   std::vector<float> values;
   std::vector<int64_t> tokens, labels = {3, 1, 9, 0, 3, 7};
   Batch batch;
   ParameterSet weights;
 
-  explicit Problem(const Net& net) : weights(net.layout()) {
+  explicit NestedProblem(const Net& net) : weights(net.layout()) {
     net.initialize(Key(3), weights);
     Stream stream(Key(4));
     for (const ParameterInfo& tensor : net.layout()->tensors()) {
@@ -98,17 +96,11 @@ std::vector<float> gathered(const CoordinateMap& map, const ParameterSet& full) 
   return small;
 }
 
-double relative_distance(std::span<const float> a, std::span<const float> b) {
-  std::vector<float> difference(a.size());
-  subtract(a, b, difference);
-  return std::sqrt(squared_norm(difference) / squared_norm(b));
-}
-
 class Nested : public testing::TestWithParam<std::string> {};
 
 TEST_P(Nested, StepAtAWidthIsTheNarrowNetsOwn) {
   const Nets nets = nets_of(GetParam(), false);
-  const Problem problem(*nets.whole);
+  const NestedProblem problem(*nets.whole);
   const auto narrow = nets.narrow(part_of(*nets.whole->layout(), 2));
   const CoordinateMap map = prefix_map(*nets.whole->layout(), *narrow->layout());
   ParameterSet small(narrow->layout()), small_gradient(narrow->layout());
@@ -147,7 +139,7 @@ TEST_P(Nested, StepAtAWidthIsTheNarrowNetsOwn) {
 
 TEST_P(Nested, SelfDistillationEqualsLibtorch) {
   const Nets ours = nets_of(GetParam(), false), theirs = nets_of(GetParam(), true);
-  const Problem problem(*ours.whole);
+  const NestedProblem problem(*ours.whole);
   const std::vector<int64_t> units = part_of(*ours.whole->layout(), 2),
                              all = ours.whole->layout()->group_sizes();
   // By hand, with libtorch: the widest teaches by its training-mode logits.
@@ -186,9 +178,9 @@ TEST_P(Nested, SelfDistillationEqualsLibtorch) {
     EXPECT_EQ(nested.step_macs_per_sample(),
               3 * narrow->macs_per_sample() + ours.whole->macs_per_sample());
     EXPECT_NEAR(found.loss, sums.loss, 1e-4 * sums.loss);
-    EXPECT_LT(relative_distance(gathered(map, gradient), expected.values()), 1e-3);
+    EXPECT_LT(distance(gathered(map, gradient), expected.values()), 1e-3);
     // The teacher left no trace in the statistics.
-    EXPECT_LT(relative_distance(gathered(map, weights), small.values()), 1e-5);
+    EXPECT_LT(distance(gathered(map, weights), small.values()), 1e-5);
   }
   EXPECT_GT(narrow_steps, 0);
   EXPECT_LT(narrow_steps, 8);
@@ -197,7 +189,7 @@ TEST_P(Nested, SelfDistillationEqualsLibtorch) {
 // The loss at w is the net's own at scaled weights, and the gradient is its slope.
 TEST_P(Nested, ScalerEqualsScaledOutputs) {
   const Nets nets = nets_of(GetParam(), true);
-  const Problem problem(*nets.whole);
+  const NestedProblem problem(*nets.whole);
   NestedNet nested(*nets.whole, nets.narrow);
   SubmodelTraining training;
   training.scale = 2;
@@ -287,7 +279,7 @@ TEST(SubmodelTraining, WidthsFollowFromTheKeyAlone) {
 
   // Uniformly drawn: 600 steps, three widths.
   const Nets nets = nets_of("cnn", false);
-  const Problem problem(*nets.whole);
+  const NestedProblem problem(*nets.whole);
   NestedNet nested(*nets.whole, nets.narrow);
   nested.start(training, {}, Key(5));
   ParameterSet weights = problem.weights, gradient(weights.shared_layout());
@@ -386,15 +378,10 @@ TEST(SubmodelTraining, MaskedClassesAreThoseOfTheClient) {
 
 TEST(SubmodelTraining, ExplainsWhatIsWrong) {
   const data::Dataset set = block_images({1, 12, 12}, 40, 10);
-  const auto message = [&](auto change) -> std::string {
+  const auto message = [&](auto change) {
     SubmodelTraining training;
     change(training);
-    try {
-      fitted("cnn", set, {}, &training);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "nothing thrown";
+    return error_of([&] { fitted("cnn", set, {}, &training); });
   };
   EXPECT_THAT(message([](auto& t) { t.distillation = 1.5; }), HasSubstr("distillation of 0 to 1"));
   EXPECT_THAT(message([](auto& t) { t.temperature = 0; }), HasSubstr("temperature above 0"));

@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "espalier/base/file.h"
+#include "espalier/base/test_error.h"
 #include "espalier/params/safetensors.h"
 #include "espalier/train/graph_net.h"
 #include "espalier/train/kernels.h"
@@ -119,14 +120,7 @@ TEST(Reference, TorchScriptExplainsBadFiles) {
   DataSpec data;
   data.sample_shape = {1, 8, 8};
   data.num_classes = 50;
-  const auto message = [&] {
-    try {
-      make_script_net(options, data, "cpu");
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-    return std::string("nothing thrown");
-  };
+  const auto message = [&] { return error_of([&] { make_script_net(options, data, "cpu"); }); };
   EXPECT_THAT(message(), testing::HasSubstr("needs model.file"));
   options.file = "/nowhere/model.pt";
   EXPECT_THAT(message(), testing::HasSubstr("no such file"));

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "espalier/base/error.h"
+#include "espalier/base/test_error.h"
 #include "espalier/train/test_data.h"
 
 namespace espalier::train {
@@ -184,27 +185,19 @@ TEST(Trainer, GradientHookCanStopTraining) {
 
 TEST(Trainer, ExplainsWhatIsWrong) {
   const data::Dataset set = block_images({1, 28, 28}, 20, 10);
-  const auto message = [&](auto body) -> std::string {
-    try {
-      body();
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "nothing thrown";
-  };
-  EXPECT_THAT(message([&] { trainer_for("cnm", set); }), HasSubstr("did you mean 'cnn'"));
-  EXPECT_THAT(message([&] {
+  EXPECT_THAT(error_of([&] { trainer_for("cnm", set); }), HasSubstr("did you mean 'cnn'"));
+  EXPECT_THAT(error_of([&] {
                 const data::Dataset tiny = block_images({1, 3, 3}, 10, 3);
                 trainer_for("cnn", tiny);
               }),
               HasSubstr("does not fit samples of 1×3×3"));
   const auto trainer = trainer_for("mlp", set);
-  EXPECT_THAT(message([&] {
+  EXPECT_THAT(error_of([&] {
                 trainer->fit(block_images({1, 8, 8}, 10, 10), first_samples(10), {}, {}, Key(1));
               }),
               HasSubstr("expected samples of shape [1, 28, 28]"));
-  EXPECT_THAT(message([&] { trainer->fit(set, {}, {}, {}, Key(1)); }), HasSubstr("at least one"));
-  EXPECT_THAT(message([&] {
+  EXPECT_THAT(error_of([&] { trainer->fit(set, {}, {}, {}, Key(1)); }), HasSubstr("at least one"));
+  EXPECT_THAT(error_of([&] {
                 ParameterSet weights(trainer->layout());
                 trainer->initialize(Key(1), weights);
                 trainer->load(weights);
@@ -214,7 +207,7 @@ TEST(Trainer, ExplainsWhatIsWrong) {
                 trainer->fit(set, first_samples(20), options, {}, Key(1));
               }),
               HasSubstr("lower train.lr"));
-  EXPECT_THAT(message([&] { make_trainer({}, spec_of(set), "fp32", "cuda"); }),
+  EXPECT_THAT(error_of([&] { make_trainer({}, spec_of(set), "fp32", "cuda"); }),
               HasSubstr("train.device = \"cpu\""));
 }
 
