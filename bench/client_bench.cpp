@@ -7,15 +7,14 @@
 //   client_bench [--json] [--rounds N] [--only MODEL]
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <iostream>
 #include <map>
 
+#include "bench/harness.h"
+#include "bench/noise_images.h"
 #include "espalier/base/clock.h"
 #include "espalier/base/file.h"
-#include "espalier/base/options.h"
 #include "espalier/round/client_session.h"
 #include "espalier/strategy/fedavg.h"
 #include "espalier/submodel/selection.h"
@@ -36,21 +35,6 @@ const std::vector<Case>& cases() {
   return all;
 }
 constexpr double kKeeps[] = {1, 0.75, 0.5, 0.25};
-
-data::Dataset samples_of(const Case& c, size_t count) {
-  data::Dataset set;
-  set.name = "bench";
-  set.sample_shape = c.shape;
-  set.num_classes = 10;
-  set.mean.assign(static_cast<size_t>(c.shape[0]), 0.5f);
-  set.stddev.assign(static_cast<size_t>(c.shape[0]), 0.25f);
-  Stream stream(Key(1));
-  set.pixels.resize(count * set.sample_size());
-  for (uint8_t& pixel : set.pixels) pixel = static_cast<uint8_t>(stream.u32());
-  for (size_t i = 0; i < count; ++i) set.labels.push_back(static_cast<int32_t>(stream.below(10)));
-  set.validate();
-  return set;
-}
 
 train::ModelOptions model_of(const Case& c) {
   train::ModelOptions options;
@@ -84,7 +68,7 @@ round::EncodedMessage unpack(const Bytes& bytes) {
 
 // --- the server's part: a task for a fraction of the units
 void write_task(const Case& c, double keep, const std::filesystem::path& path) {
-  const auto set = samples_of(c, 1);
+  const auto set = bench::noise_images(c.shape, 1);
   const auto trainer = train::make_trainer(model_of(c), train::spec_of(set), "fp32", "cpu");
   auto global = std::make_shared<ParameterSet>(trainer->layout());
   trainer->initialize(Key(2), *global);
@@ -109,7 +93,7 @@ struct Measured {
 Measured client(const Case& c, const std::filesystem::path& path) {
   train::configure_process();
   train::configure_thread();
-  const data::Dataset set = samples_of(c, 600);
+  const data::Dataset set = bench::noise_images(c.shape, 600);
   std::vector<uint32_t> samples(set.size());
   for (size_t i = 0; i < samples.size(); ++i) samples[i] = static_cast<uint32_t>(i);
   const strategy::FedAvg fedavg({});
@@ -145,71 +129,56 @@ Measured client(const Case& c, const std::filesystem::path& path) {
   return measured;
 }
 
-Measured run_child(const char* program, size_t index, const std::filesystem::path& task) {
-  const std::string command = concat(program, " --client ", index, " ", task.string());
-  FILE* pipe = popen(command.c_str(), "r");
-  Measured m;
-  if (pipe == nullptr ||
-      std::fscanf(pipe, "%lf %lf %lf %lf %lf", &m.step_seconds, &m.memory_bytes, &m.bytes_down,
-                  &m.bytes_up, &m.macs) != 5 ||
-      pclose(pipe) != 0) {
-    fail("bench/client", "the client did not run (", command, ")");
-  }
-  return m;
+Measured run_child(const std::string& program, size_t index, const std::filesystem::path& task) {
+  const auto numbers =
+      bench::numbers_of_run(program, concat("--client ", index, " ", task.string()), 5);
+  return {numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]};
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-void run(const char* program, size_t rounds, const std::string& only, bool json) {
-  Json rows = Json::array();
+void run(const std::string& program, int64_t rounds, const std::string& only, bool json) {
   const auto folder =
       std::filesystem::temp_directory_path() / concat("espalier-client-bench-", ::getpid());
   std::filesystem::create_directories(folder);
-  if (!json)
-    std::printf("%-9s %5s | %10s %6s | %9s %6s | %9s %6s | %9s %6s | %6s\n", "model", "keep",
-                "step", "ratio", "memory", "ratio", "task", "ratio", "update", "ratio", "MACs");
+  bench::Table table(json, bench::text("%-9s %5s | %10s %6s | %9s %6s | %9s %6s | %9s %6s | %6s",
+                                       "model", "keep", "step", "ratio", "memory", "ratio", "task",
+                                       "ratio", "update", "ratio", "MACs"));
   for (size_t c = 0; c < cases().size(); ++c) {
-    const Case& bench = cases()[c];
-    if (!only.empty() && bench.model != only) continue;
+    const Case& one = cases()[c];
+    if (!only.empty() && one.model != only) continue;
     std::map<double, std::vector<Measured>> measured;
-    for (const double keep : kKeeps) write_task(bench, keep, folder / concat("task-", keep));
-    for (size_t r = 0; r < rounds; ++r) {
+    for (const double keep : kKeeps) write_task(one, keep, folder / concat("task-", keep));
+    for (int64_t r = 0; r < rounds; ++r) {
       for (const double keep : kKeeps)
         measured[keep].push_back(run_child(program, c, folder / concat("task-", keep)));
     }
     const auto middle = [&](double keep, double Measured::*member) {
       std::vector<double> values;
       for (const Measured& m : measured[keep]) values.push_back(m.*member);
-      return median(values);
+      return bench::median(values);
     };
     for (const double keep : kKeeps) {
       const auto ratio = [&](double Measured::*member) {
         return middle(1, member) / middle(keep, member);
       };
-      rows.push_back({{"model", bench.model},
-                      {"keep", keep},
-                      {"step_seconds", middle(keep, &Measured::step_seconds)},
-                      {"memory_bytes", middle(keep, &Measured::memory_bytes)},
-                      {"task_bytes", middle(keep, &Measured::bytes_down)},
-                      {"update_bytes", middle(keep, &Measured::bytes_up)},
-                      {"macs_per_sample", middle(keep, &Measured::macs)}});
-      if (json) continue;
-      std::printf(
-          "%-9s %5.2f | %7.0f us %5.2fx | %6.1f MB %5.2fx | %6.2f MB %5.2fx | %6.2f MB "
-          "%5.2fx | %5.2fx\n",
-          bench.model.c_str(), keep, 1e6 * middle(keep, &Measured::step_seconds),
-          ratio(&Measured::step_seconds), middle(keep, &Measured::memory_bytes) / 1e6,
-          ratio(&Measured::memory_bytes), middle(keep, &Measured::bytes_down) / 1e6,
-          ratio(&Measured::bytes_down), middle(keep, &Measured::bytes_up) / 1e6,
-          ratio(&Measured::bytes_up), ratio(&Measured::macs));
-      std::fflush(stdout);
+      table.row(
+          {{"model", one.model},
+           {"keep", keep},
+           {"step_seconds", middle(keep, &Measured::step_seconds)},
+           {"memory_bytes", middle(keep, &Measured::memory_bytes)},
+           {"task_bytes", middle(keep, &Measured::bytes_down)},
+           {"update_bytes", middle(keep, &Measured::bytes_up)},
+           {"macs_per_sample", middle(keep, &Measured::macs)}},
+          bench::text("%-9s %5.2f | %7.0f us %5.2fx | %6.1f MB %5.2fx | %6.2f MB %5.2fx | %6.2f MB "
+                      "%5.2fx | %5.2fx",
+                      one.model.c_str(), keep, 1e6 * middle(keep, &Measured::step_seconds),
+                      ratio(&Measured::step_seconds), middle(keep, &Measured::memory_bytes) / 1e6,
+                      ratio(&Measured::memory_bytes), middle(keep, &Measured::bytes_down) / 1e6,
+                      ratio(&Measured::bytes_down), middle(keep, &Measured::bytes_up) / 1e6,
+                      ratio(&Measured::bytes_up), ratio(&Measured::macs)));
     }
   }
   std::filesystem::remove_all(folder);
-  if (json) std::cout << rows.dump(1) << "\n";
+  table.finish();
 }
 
 }  // namespace
@@ -217,27 +186,18 @@ void run(const char* program, size_t rounds, const std::string& only, bool json)
 
 int main(int argc, char** argv) {
   using namespace espalier;
-  bool json = false;
-  size_t rounds = 3;
-  std::string only;
-  for (int i = 1; i < argc; ++i) {
-    const std::string arg = argv[i];
-    if (arg == "--json") {
-      json = true;
-    } else if (arg == "--rounds" && i + 1 < argc) {
-      rounds = std::max<size_t>(1, std::stoul(argv[++i]));
-    } else if (arg == "--only" && i + 1 < argc) {
-      only = argv[++i];
-    } else if (arg == "--client" && i + 2 < argc) {
-      const Measured m = client(cases().at(std::stoul(argv[i + 1])), argv[i + 2]);
-      std::printf("%.9f %.0f %.0f %.0f %.0f\n", m.step_seconds, m.memory_bytes, m.bytes_down,
-                  m.bytes_up, m.macs);
-      return 0;
-    } else {
-      std::cerr << "usage: client_bench [--json] [--rounds N] [--only MODEL]\n";
-      return 2;
-    }
+  bench::Arguments arguments(argc, argv);
+  const bool json = arguments.flag("--json");
+  const int64_t rounds = arguments.number("--rounds", 3);
+  const std::string only = arguments.text("--only"), index = arguments.text("--client");
+  const auto task = index.empty() ? std::vector<std::string>{} : arguments.positional();
+  arguments.finish("client_bench [--json] [--rounds N] [--only MODEL]");
+  if (!index.empty()) {
+    const Measured m = client(cases().at(std::stoul(index)), task.at(0));
+    std::printf("%.9f %.0f %.0f %.0f %.0f\n", m.step_seconds, m.memory_bytes, m.bytes_down,
+                m.bytes_up, m.macs);
+    return 0;
   }
-  run(argv[0], rounds, only, json);
+  run(arguments.program(), rounds, only, json);
   return 0;
 }

@@ -16,6 +16,7 @@
 
 #include "apps/simulation.h"
 #include "bench/bare_torch.h"
+#include "bench/harness.h"
 #include "espalier/base/clock.h"
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
@@ -57,11 +58,6 @@ Result in_child(const std::function<Result()>& work) {
   waitpid(child, &status, 0);
   if (got != sizeof(result) || status != 0) fail("bench", "a measured process failed");
   return result;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 struct Case {
@@ -206,16 +202,10 @@ void scaling(int repeats) {
 int main(int argc, char** argv) {
   using espalier::bench::overhead, espalier::bench::population, espalier::bench::scaling,
       espalier::bench::small_clients;
-  int repeats = 3;
-  std::vector<std::string> chosen;
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    if (argument == "--repeats" && i + 1 < argc) {
-      repeats = std::max(1, std::atoi(argv[++i]));
-    } else {
-      chosen.push_back(argument);
-    }
-  }
+  espalier::bench::Arguments arguments(argc, argv);
+  const int repeats = static_cast<int>(arguments.number("--repeats", 3));
+  std::vector<std::string> chosen = arguments.positional();
+  arguments.finish("simulation_bench [overhead|small-clients|population|scaling]… [--repeats N]");
   if (chosen.empty()) chosen = {"overhead", "small-clients", "population", "scaling"};
   try {
     for (const std::string& name : chosen) {

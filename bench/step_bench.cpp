@@ -6,16 +6,14 @@
 //   step_bench [--json] [--rounds N] [--only NAME]
 #include <dlfcn.h>
 #include <torch/torch.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
-#include <iostream>
 #include <optional>
 
+#include "bench/harness.h"
+#include "bench/noise_images.h"
 #include "espalier/base/clock.h"
-#include "espalier/base/options.h"
 #include "espalier/train/models.h"
 #include "espalier/train/trainer.h"
 
@@ -128,19 +126,8 @@ void one_blas_thread() {
 
 class Ours {
  public:
-  Ours(const Case& c, const std::string& precision) : batch_(c.batch) {
-    set_.name = "bench";
-    set_.sample_shape = c.shape;
-    set_.num_classes = 10;
-    set_.mean.assign(static_cast<size_t>(c.shape[0]), 0.5f);
-    set_.stddev.assign(static_cast<size_t>(c.shape[0]), 0.25f);
-    Stream stream(Key(1));
-    const size_t count = 2000;
-    set_.pixels.resize(count * set_.sample_size());
-    for (uint8_t& pixel : set_.pixels) pixel = static_cast<uint8_t>(stream.u32());
-    for (size_t i = 0; i < count; ++i)
-      set_.labels.push_back(static_cast<int32_t>(stream.below(10)));
-    set_.validate();
+  Ours(const Case& c, const std::string& precision)
+      : batch_(c.batch), set_(bench::noise_images(c.shape, 2000)) {
     ModelOptions options;
     options.name = c.model;
     trainer_ = make_trainer(options, spec_of(set_), precision, "cpu");
@@ -173,83 +160,54 @@ class Ours {
   std::unique_ptr<Trainer> trainer_;
 };
 
-// Runs this program again as the baseline of case `index`.
-double child_seconds(const char* program, size_t index) {
-  const std::string command = concat(program, " --baseline ", index);
-  FILE* pipe = popen(command.c_str(), "r");
-  double seconds = 0;
-  if (pipe == nullptr || std::fscanf(pipe, "%lf", &seconds) != 1 || pclose(pipe) != 0) {
-    fail("bench/step", "the baseline did not run (", command, ")");
-  }
-  return seconds;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 }  // namespace
 }  // namespace espalier::train
 
 int main(int argc, char** argv) {
   using namespace espalier;
   using namespace espalier::train;
-  bool json = false;
-  size_t rounds = 5;
-  std::string only;
-  for (int i = 1; i < argc; ++i) {
-    const std::string arg = argv[i];
-    if (arg == "--json") {
-      json = true;
-    } else if (arg == "--rounds" && i + 1 < argc) {
-      rounds = std::max<size_t>(1, std::stoul(argv[++i]));
-    } else if (arg == "--only" && i + 1 < argc) {
-      only = argv[++i];
-    } else if (arg == "--baseline" && i + 1 < argc) {
-      at::set_num_threads(1);
-      one_blas_thread();
-      std::printf("%.9f\n", baseline_seconds(cases().at(std::stoul(argv[++i]))));
-      return 0;
-    } else {
-      std::cerr << "usage: step_bench [--json] [--rounds N] [--only MODEL]\n";
-      return 2;
-    }
+  bench::Arguments arguments(argc, argv);
+  const bool json = arguments.flag("--json");
+  const int64_t rounds = arguments.number("--rounds", 5);
+  const std::string only = arguments.text("--only"), baseline = arguments.text("--baseline");
+  arguments.finish("step_bench [--json] [--rounds N] [--only MODEL]");
+  if (!baseline.empty()) {
+    at::set_num_threads(1);
+    one_blas_thread();
+    std::printf("%.9f\n", baseline_seconds(cases().at(std::stoul(baseline))));
+    return 0;
   }
   configure_process();
-  Json rows = Json::array();
-  if (!json)
-    std::printf("%-14s %5s | %10s | %10s %6s | %10s %6s\n", "model", "batch", "libtorch", "fp32",
-                "ratio", "bf16", "ratio");
+  bench::Table table(json, bench::text("%-14s %5s | %10s | %10s %6s | %10s %6s", "model", "batch",
+                                       "libtorch", "fp32", "ratio", "bf16", "ratio"));
   for (size_t c = 0; c < cases().size(); ++c) {
-    const Case& bench = cases()[c];
-    if (!only.empty() && bench.model != only) continue;
-    Ours fp32(bench, "fp32");
+    const Case& one = cases()[c];
+    if (!only.empty() && one.model != only) continue;
+    Ours fp32(one, "fp32");
     std::optional<Ours> bf16;
     try {
-      bf16.emplace(bench, "bf16");
+      bf16.emplace(one, "bf16");
     } catch (const Error&) {
       // a processor without it
     }
     std::vector<double> theirs, ours, rough;
-    for (size_t r = 0; r < rounds; ++r) {
-      theirs.push_back(child_seconds(argv[0], c));
+    for (int64_t r = 0; r < rounds; ++r) {
+      theirs.push_back(
+          bench::numbers_of_run(arguments.program(), concat("--baseline ", c), 1).front());
       ours.push_back(fp32.seconds());
       rough.push_back(bf16 ? bf16->seconds() : 0);
     }
-    const double base = median(theirs), single = median(ours), half = median(rough);
-    rows.push_back({{"model", bench.model},
-                    {"batch", bench.batch},
-                    {"libtorch_seconds", base},
-                    {"fp32_seconds", single},
-                    {"bf16_seconds", half}});
-    if (!json) {
-      std::printf("%-14s %5d | %8.1f us | %8.1f us %5.2fx | %8.1f us %5.2fx\n", bench.model.c_str(),
-                  static_cast<int>(bench.batch), 1e6 * base, 1e6 * single, base / single,
-                  1e6 * half, half > 0 ? base / half : 0);
-      std::fflush(stdout);
-    }
+    const double base = bench::median(theirs), single = bench::median(ours),
+                 half = bench::median(rough);
+    table.row({{"model", one.model},
+               {"batch", one.batch},
+               {"libtorch_seconds", base},
+               {"fp32_seconds", single},
+               {"bf16_seconds", half}},
+              bench::text("%-14s %5d | %8.1f us | %8.1f us %5.2fx | %8.1f us %5.2fx",
+                          one.model.c_str(), static_cast<int>(one.batch), 1e6 * base, 1e6 * single,
+                          base / single, 1e6 * half, half > 0 ? base / half : 0));
   }
-  if (json) std::cout << rows.dump(1) << "\n";
+  table.finish();
   return 0;
 }

@@ -63,7 +63,8 @@ function(espalier_module name)
   endif()
 endfunction()
 
-# espalier_bench(program a_bench.cpp DEPS module …): a Google Benchmark program, or one with its own main (OWN_MAIN).
+# espalier_bench(program a_bench.cpp DEPS module …): a Google Benchmark program, or one with its own main (OWN_MAIN),
+# which may use bench/harness.h.
 function(espalier_bench name)
   if(NOT ESPALIER_BENCH)
     return()
@@ -72,7 +73,9 @@ function(espalier_bench name)
   list(TRANSFORM ARG_DEPS PREPEND espalier_)
   add_executable(${name} ${ARG_UNPARSED_ARGUMENTS})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} ${ARG_LIBS})
-  if(NOT ARG_OWN_MAIN)
+  if(ARG_OWN_MAIN)
+    target_link_libraries(${name} PRIVATE espalier_harness)
+  else()
     target_link_libraries(${name} PRIVATE benchmark::benchmark_main)
   endif()
 endfunction()

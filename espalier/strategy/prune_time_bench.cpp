@@ -1,11 +1,11 @@
 // The time model of PruneFL (Jiang et al. 2022) on this machine: seconds of a training step as
 // a·(multiply-accumulates) + b·(weights), fitted to steps of nets that differ in both.
 //   build/release/espalier/strategy/prune_time_bench
-#include <algorithm>
 #include <cstdio>
 #include <numeric>
 #include <vector>
 
+#include "bench/harness.h"
 #include "espalier/base/clock.h"
 #include "espalier/data/load.h"
 #include "espalier/train/trainer.h"
@@ -35,9 +35,8 @@ Row measure(const espalier::train::ModelOptions& model, const espalier::data::Da
     trainer->fit(dataset, samples, options, {}, Key(2));
     times.push_back((thread_cpu_seconds() - started) / 20);
   }
-  std::nth_element(times.begin(), times.begin() + 3, times.end());
   return {3.0 * 32 * static_cast<double>(trainer->macs_per_sample()),
-          static_cast<double>(trainer->layout()->num_trainable()), times[3]};
+          static_cast<double>(trainer->layout()->num_trainable()), bench::median(times)};
 }
 
 }  // namespace

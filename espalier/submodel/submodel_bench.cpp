@@ -5,12 +5,13 @@
 // Then, a value of the small model at a time, exact sums of mapped contributions and their mean.
 //   submodel_bench [repetitions]
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 
+#include "bench/harness.h"
+#include "espalier/base/clock.h"
 #include "espalier/params/exact_sum.h"
 #include "espalier/submodel/selection.h"
 
@@ -70,22 +71,15 @@ std::shared_ptr<const ParameterLayout> conv_layout(int64_t kernel, std::vector<i
   return std::make_shared<const ParameterLayout>(std::move(tensors), std::move(groups));
 }
 
-struct Times {
-  double best = 1e30, median = 0;
-};
-
-class Stopwatch {
+class Repeated {
  public:
   void run(const std::function<void()>& work) {
-    const auto start = std::chrono::steady_clock::now();
+    const Stopwatch watch;
     work();
-    seconds_.push_back(
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    seconds_.push_back(watch.seconds());
   }
-  Times times() {
-    std::sort(seconds_.begin(), seconds_.end());
-    return {seconds_.front(), seconds_[seconds_.size() / 2]};
-  }
+  double best() const { return *std::ranges::min_element(seconds_); }
+  double median() const { return bench::median(seconds_); }
 
  private:
   std::vector<double> seconds_;
@@ -117,7 +111,7 @@ void measure(const char* name, const std::shared_ptr<const ParameterLayout>& lay
   }
   ParameterSet mean(layout);
 
-  Stopwatch copy, rows, extract, merge, fresh_copy, fresh, add, add_whole, divide, divide_covered;
+  Repeated copy, rows, extract, merge, fresh_copy, fresh, add, add_whole, divide, divide_covered;
   for (int i = 0; i < repetitions; ++i) {
     const auto at = static_cast<size_t>(i) % kModels, k = static_cast<size_t>(i) % kClients;
     const ParameterSet& other = full[(at + 1) % kModels];
@@ -142,11 +136,11 @@ void measure(const char* name, const std::shared_ptr<const ParameterLayout>& lay
   }
   std::printf("%s, %.1f M parameters, keep %.2f: %.1f MB\n", name,
               static_cast<double>(layout->size()) / 1e6, keep, static_cast<double>(bytes) / 1e6);
-  const auto line = [&](const char* what, Stopwatch& watch, Stopwatch& reference) {
-    const Times t = watch.times(), r = reference.times();
+  const auto line = [&](const char* what, const Repeated& t, const Repeated& r) {
     const double gigabytes = static_cast<double>(bytes) / 1e9;
     std::printf("  %-22s best %6.2f GB/s  median %6.2f GB/s  of memcpy %.2f  %.2f\n", what,
-                gigabytes / t.best, gigabytes / t.median, r.best / t.best, r.median / t.median);
+                gigabytes / t.best(), gigabytes / t.median(), r.best() / t.best(),
+                r.median() / t.median());
   };
   line("memcpy", copy, copy);
   line("memcpy of kept rows", rows, copy);
@@ -154,11 +148,10 @@ void measure(const char* name, const std::shared_ptr<const ParameterLayout>& lay
   line("merge", merge, copy);
   line("memcpy, fresh memory", fresh_copy, fresh_copy);
   line("extract, fresh memory", fresh, fresh_copy);
-  const auto per_value = [&](const char* what, Stopwatch& watch, size_t values) {
-    const Times t = watch.times();
+  const auto per_value = [&](const char* what, const Repeated& t, size_t values) {
     const double scale = 1e9 / static_cast<double>(values);
-    std::printf("  %-22s best %6.3f ns    median %6.3f ns    per value\n", what, t.best * scale,
-                t.median * scale);
+    std::printf("  %-22s best %6.3f ns    median %6.3f ns    per value\n", what, t.best() * scale,
+                t.median() * scale);
   };
   per_value("add, mapped", add, small[0].size());
   per_value("add, whole", add_whole, full[0].size());

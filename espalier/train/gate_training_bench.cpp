@@ -4,9 +4,9 @@
 //   gate_training_bench [--rounds N] [--only MODEL] [--bf16]
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 
+#include "bench/harness.h"
+#include "bench/noise_images.h"
 #include "espalier/base/clock.h"
 #include "espalier/train/trainer.h"
 
@@ -21,17 +21,8 @@ struct Case {
 
 class Replica {
  public:
-  Replica(const Case& c, const std::string& gates, double ratio, const std::string& precision) {
-    set_.name = "bench";
-    set_.sample_shape = c.shape;
-    set_.num_classes = 10;
-    set_.mean.assign(static_cast<size_t>(c.shape[0]), 0.5f);
-    set_.stddev.assign(static_cast<size_t>(c.shape[0]), 0.25f);
-    Stream stream(Key(1));
-    set_.pixels.resize(512 * set_.sample_size());
-    for (uint8_t& pixel : set_.pixels) pixel = static_cast<uint8_t>(stream.u32());
-    for (int i = 0; i < 512; ++i) set_.labels.push_back(static_cast<int32_t>(stream.below(10)));
-    set_.validate();
+  Replica(const Case& c, const std::string& gates, double ratio, const std::string& precision)
+      : set_(bench::noise_images(c.shape, 512)) {
     for (uint32_t i = 0; i < 512; ++i) samples_.push_back(i);
     ModelOptions model;
     model.name = c.model;
@@ -61,20 +52,12 @@ class Replica {
   TrainOptions options_;
 };
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 int run(int argc, char** argv) {
-  int rounds = 7;
-  std::string only, precision = "fp32";
-  for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--bf16") == 0) precision = "bf16";
-    if (i + 1 == argc) continue;
-    if (std::strcmp(argv[i], "--rounds") == 0) rounds = std::max(1, std::atoi(argv[i + 1]));
-    if (std::strcmp(argv[i], "--only") == 0) only = argv[i + 1];
-  }
+  bench::Arguments arguments(argc, argv);
+  const int64_t rounds = arguments.number("--rounds", 7);
+  const std::string only = arguments.text("--only");
+  const std::string precision = arguments.flag("--bf16") ? "bf16" : "fp32";
+  arguments.finish("gate_training_bench [--rounds N] [--only MODEL] [--bf16]");
   configure_process();
   configure_thread();
   std::printf("%-10s %5s %5s %6s %9s %9s %7s  (%s)\n", "model", "batch", "gates", "ratio",
@@ -89,14 +72,14 @@ int run(int argc, char** argv) {
       for (const double ratio : {0.5, 0.7}) {
         Replica gated(c, gates, ratio, precision);
         std::vector<double> plain, with, ratios;
-        for (int round = 0; round < rounds; ++round) {
+        for (int64_t round = 0; round < rounds; ++round) {
           plain.push_back(dense.step(count));
           with.push_back(gated.step(count));
           ratios.push_back(with.back() / plain.back());
         }
         std::printf("%-10s %5ld %5s %6.2f %9.2f %9.2f %7.3f\n", c.model.c_str(),
-                    static_cast<long>(c.batch), gates.c_str(), ratio, 1e3 * median(plain),
-                    1e3 * median(with), median(ratios));
+                    static_cast<long>(c.batch), gates.c_str(), ratio, 1e3 * bench::median(plain),
+                    1e3 * bench::median(with), bench::median(ratios));
         std::fflush(stdout);
       }
     }

@@ -6,12 +6,10 @@
 //
 //   gated_bench [--json] [--rounds N] [--steps N] [--only MODEL]
 #include <algorithm>
-#include <cstdio>
 #include <functional>
-#include <iostream>
 
+#include "bench/harness.h"
 #include "espalier/base/clock.h"
-#include "espalier/base/options.h"
 #include "espalier/train/gated_bench_dense.h"
 #include "espalier/train/gated_runtime.h"
 #include "espalier/train/gates.h"
@@ -73,12 +71,7 @@ struct Contender {
   uint64_t macs = 0;
 };
 
-double quantile(std::vector<double> values, double q) {
-  std::sort(values.begin(), values.end());
-  return values[static_cast<size_t>(q * static_cast<double>(values.size() - 1))];
-}
-
-Json run_case(const Case& c, size_t rounds, int64_t steps, bool json) {
+void run_case(const Case& c, int64_t rounds, int64_t steps, bench::Table& table) {
   const data::Dataset set = block_images(c.shape, 640, 10);
   const ModelOptions gated = options_of(c, c.gates), plain = options_of(c, "none");
   const Graph graph = *build_graph(gated, spec_of(set)), dense = *build_graph(plain, spec_of(set));
@@ -132,7 +125,7 @@ Json run_case(const Case& c, size_t rounds, int64_t steps, bool json) {
         fail("bench/gated", "the baselines differ: ", all[i].name);
     }
   }
-  for (size_t round = 0; round <= rounds; ++round) {
+  for (size_t round = 0; round <= static_cast<size_t>(rounds); ++round) {
     for (Contender& contender : all) {
       for (size_t i = 0; i < kTurn; ++i) {
         const size_t at = (round * kTurn + i) % kSamples;
@@ -147,33 +140,29 @@ Json run_case(const Case& c, size_t rounds, int64_t steps, bool json) {
   double best = 1e9;
   for (const Contender& contender : all) {
     if (contender.name.starts_with("dense"))
-      best = std::min(best, quantile(contender.seconds, 0.5));
+      best = std::min(best, bench::quantile(contender.seconds, 0.5));
   }
-  Json rows = Json::array();
   for (const Contender& contender : all) {
-    const double median = quantile(contender.seconds, 0.5);
+    const double median = bench::quantile(contender.seconds, 0.5);
     const double macs =
         static_cast<double>(contender.macs) / static_cast<double>(contender.seconds.size());
-    rows.push_back({{"model", c.model},
-                    {"gates", c.gates},
-                    {"ratio", c.ratio},
-                    {"way", contender.name},
-                    {"median_seconds", median},
-                    {"p95_seconds", quantile(contender.seconds, 0.95)},
-                    {"macs", macs},
-                    {"dense_macs", dense.macs},
-                    {"speedup", best / median}});
-    if (!json) {
-      std::printf("%-10s %-6s %.2f  %-24s %9.1f us %9.1f us %6.2fx", c.model.c_str(),
-                  c.gates.c_str(), c.ratio, contender.name.c_str(), 1e6 * median,
-                  1e6 * quantile(contender.seconds, 0.95), best / median);
-      if (macs > 0)
-        std::printf("  %6.2f M (%.3f)", 1e-6 * macs, macs / static_cast<double>(dense.macs));
-      std::printf("\n");
-      std::fflush(stdout);
-    }
+    std::string line =
+        bench::text("%-10s %-6s %.2f  %-24s %9.1f us %9.1f us %6.2fx", c.model.c_str(),
+                    c.gates.c_str(), c.ratio, contender.name.c_str(), 1e6 * median,
+                    1e6 * bench::quantile(contender.seconds, 0.95), best / median);
+    if (macs > 0)
+      line += bench::text("  %6.2f M (%.3f)", 1e-6 * macs, macs / static_cast<double>(dense.macs));
+    table.row({{"model", c.model},
+               {"gates", c.gates},
+               {"ratio", c.ratio},
+               {"way", contender.name},
+               {"median_seconds", median},
+               {"p95_seconds", bench::quantile(contender.seconds, 0.95)},
+               {"macs", macs},
+               {"dense_macs", dense.macs},
+               {"speedup", best / median}},
+              line);
   }
-  return rows;
 }
 
 }  // namespace
@@ -182,35 +171,19 @@ Json run_case(const Case& c, size_t rounds, int64_t steps, bool json) {
 int main(int argc, char** argv) {
   using namespace espalier;
   using namespace espalier::train;
-  bool json = false;
-  size_t rounds = 40;
-  int64_t steps = 20;
-  std::string only;
-  for (int i = 1; i < argc; ++i) {
-    const std::string arg = argv[i];
-    if (arg == "--json") {
-      json = true;
-    } else if (arg == "--rounds" && i + 1 < argc) {
-      rounds = std::max<size_t>(1, std::stoul(argv[++i]));
-    } else if (arg == "--steps" && i + 1 < argc) {
-      steps = std::stol(argv[++i]);
-    } else if (arg == "--only" && i + 1 < argc) {
-      only = argv[++i];
-    } else {
-      std::cerr << "usage: gated_bench [--json] [--rounds N] [--steps N] [--only MODEL]\n";
-      return 2;
-    }
-  }
+  bench::Arguments arguments(argc, argv);
+  const bool json = arguments.flag("--json");
+  const int64_t rounds = arguments.number("--rounds", 40),
+                steps = arguments.number("--steps", 20, 0);
+  const std::string only = arguments.text("--only");
+  arguments.finish("gated_bench [--json] [--rounds N] [--steps N] [--only MODEL]");
   configure_process();
-  if (!json) {
-    std::printf("%-10s %-6s %-5s %-24s %12s %12s %7s  %s\n", "model", "gates", "ratio", "way",
-                "median", "95 %", "speed", "MACs executed (of dense)");
-  }
-  Json rows = Json::array();
+  bench::Table table(
+      json, bench::text("%-10s %-6s %-5s %-24s %12s %12s %7s  %s", "model", "gates", "ratio", "way",
+                        "median", "95 %", "speed", "MACs executed (of dense)"));
   for (const Case& c : cases()) {
-    if (!only.empty() && c.model != only) continue;
-    for (const Json& row : run_case(c, rounds, steps, json)) rows.push_back(row);
+    if (only.empty() || c.model == only) run_case(c, rounds, steps, table);
   }
-  if (json) std::cout << rows.dump(1) << "\n";
+  table.finish();
   return 0;
 }
