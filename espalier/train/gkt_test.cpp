@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <functional>
 
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
