@@ -1,11 +1,12 @@
 #include "apps/command.h"
-#include "apps/runtimes.h"
+#include "apps/figures.h"
+#include "espalier/run/runtimes.h"
 
 namespace espalier::apps {
 
 void add_evaluate_command(CLI::App& app) {
   struct Arguments {
-    ModelArguments model;
+    run::ModelArguments model;
     std::string runtime = "dense";
     bool json = false;
   };
@@ -23,15 +24,15 @@ void add_evaluate_command(CLI::App& app) {
       ->take_all()
       ->allow_extra_args(false);
   std::string summaries = "How the model runs";
-  for (const Runtime& row : runtimes()) summaries += "\n" + row.name + ": " + row.summary;
+  for (const run::Runtime& row : run::runtimes()) summaries += "\n" + row.name + ": " + row.summary;
   command->add_option("--runtime", arguments->runtime, summaries);
   command->add_flag("--json", arguments->json, "Print one JSON object");
   command->footer(
       "Examples:\n  espalier evaluate runs/fashion-mnist\n  espalier evaluate model.safetensors "
       "--config examples/fashion-mnist.toml");
   command->callback([arguments] {
-    const Runtime& runtime = find_runtime(arguments->runtime);
-    const SavedModel model = open_model("evaluate", arguments->model);
+    const run::Runtime& runtime = run::find_runtime(arguments->runtime);
+    const run::TrainedModel model = run::open_model("evaluate", arguments->model);
     print_figures(runtime.evaluate(model), arguments->json);
   });
 }

@@ -5,8 +5,9 @@
 #include "espalier/codec/registry.h"
 #include "espalier/data/load.h"
 #include "espalier/data/partition.h"
+#include "espalier/models/make_trainer.h"
 #include "espalier/prune/criteria.h"
-#include "espalier/round/run_config.h"
+#include "espalier/run/run_config.h"
 #include "espalier/strategy/strategy.h"
 #include "espalier/submodel/selection.h"
 #include "espalier/train/trainer.h"
@@ -32,7 +33,7 @@ const std::vector<Listing>& listings() {
   static const std::vector<Listing> all = {
       {"strategies", [] { return rows_of(strategy::strategy_rows()); }},
       {"codecs", [] { return rows_of(codec::stage_rows()); }},
-      {"models", [] { return rows_of(train::model_rows()); }},
+      {"models", [] { return rows_of(models::model_rows()); }},
       {"datasets", [] { return rows_of(data::dataset_rows()); }},
       {"partitions", [] { return rows_of(data::partition_rows()); }},
       {"submodels", [] { return rows_of(submodel::selection_rows()); }},
@@ -50,7 +51,7 @@ void print_rows(const Rows& rows) {
 
 void list_options(bool json) {
   Json out = Json::object();
-  for (const round::SectionHelp& section : round::describe_config()) {
+  for (const run::SectionHelp& section : run::describe_config()) {
     if (!json) std::printf("[%s]\n", section.section.c_str());
     for (const FieldHelp& field : section.fields) {
       if (json) {

@@ -9,10 +9,11 @@
 #include "apps/data_command.h"
 #include "apps/report_command.h"
 #include "espalier/base/error.h"
+#include "espalier/models/process.h"
 #include "espalier/train/trainer.h"
 
 int main(int argc, char** argv) {
-  espalier::train::configure_process();
+  espalier::models::configure_process();
   CLI::App app{"Espalier: federated learning for clients short of bandwidth, compute and memory.",
                "espalier"};
   app.set_version_flag("--version", std::string("espalier ") + ESPALIER_VERSION);

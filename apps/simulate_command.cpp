@@ -6,7 +6,6 @@
 #include <filesystem>
 
 #include "apps/command.h"
-#include "apps/simulation.h"
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
@@ -15,6 +14,7 @@
 #include "espalier/report/run_data.h"
 #include "espalier/report/tensorboard.h"
 #include "espalier/report/text_table.h"
+#include "espalier/run/simulation.h"
 
 namespace espalier::apps {
 
@@ -82,18 +82,18 @@ void simulate(const SimulateArguments& arguments) {
   if (resuming) folder = report::RunFolder::open(arguments.resume);
   Json tree = read_toml_file(resuming ? folder->config_path() : fs::path(arguments.config));
   for (const std::string& assignment : arguments.assignments) set_config_value(tree, assignment);
-  round::RunConfig config = round::read_run_config(tree);
+  run::RunConfig config = run::read_run_config(tree);
   const size_t threads =
       arguments.threads > 0 ? static_cast<size_t>(arguments.threads) : available_processors();
 
   // Everything that can be wrong with the input shows before the run's folder is made.
   const std::string resolved = to_toml(config.resolved);
   const auto rounds = static_cast<uint64_t>(config.run.rounds);
-  Simulation simulation(std::move(config), threads);
-  if (!resuming) {
-    folder = report::RunFolder::create(arguments.out.empty() ? default_folder(arguments.config)
-                                                             : fs::path(arguments.out));
-  }
+  const fs::path path = resuming                ? folder->path()
+                        : arguments.out.empty() ? default_folder(arguments.config)
+                                                : fs::path(arguments.out);
+  run::Simulation simulation(std::move(config), threads, path);
+  if (!resuming) folder = report::RunFolder::create(path);
   for (const std::string& note : simulation.notes()) std::fprintf(stderr, "%s\n", note.c_str());
   simulation.attach(*folder);
   if (resuming) simulation.resume();

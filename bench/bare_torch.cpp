@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "espalier/models/process.h"
 #include "espalier/train/trainer.h"
 
 namespace espalier::bench {
@@ -41,7 +42,7 @@ double run_bare_loop(const BareLoop& loop) {
   std::vector<std::thread> threads;
   for (size_t t = 0; t < loop.threads; ++t) {
     threads.emplace_back([&] {
-      train::configure_thread();
+      models::configure_thread();
       auto model = make_model(loop.model);
       torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(0.01));
       while (next++ < loop.clients) {

@@ -15,8 +15,11 @@
 #include "bench/noise_images.h"
 #include "espalier/base/clock.h"
 #include "espalier/base/file.h"
-#include "espalier/round/client_session.h"
-#include "espalier/strategy/fedavg.h"
+#include "espalier/client/session.h"
+#include "espalier/models/make_trainer.h"
+#include "espalier/models/model_options.h"
+#include "espalier/models/process.h"
+#include "espalier/strategy/client_algorithms.h"
 #include "espalier/submodel/selection.h"
 #include "espalier/train/trainer.h"
 
@@ -36,53 +39,31 @@ const std::vector<Case>& cases() {
 }
 constexpr double kKeeps[] = {1, 0.75, 0.5, 0.25};
 
-train::ModelOptions model_of(const Case& c) {
-  train::ModelOptions options;
+models::ModelOptions model_of(const Case& c) {
+  models::ModelOptions options;
   options.name = c.model;
   return options;
 }
 
 // A message as one file: sizes, then parts.
-Bytes pack(const round::EncodedMessage& message) {
-  Bytes out;
-  ByteWriter writer(out);
-  writer.put(static_cast<uint64_t>(message.head.size()));
-  writer.bytes(message.head);
-  for (const auto& body : message.bodies) {
-    writer.put(static_cast<uint64_t>(body->size()));
-    writer.bytes(*body);
-  }
-  return out;
-}
-round::EncodedMessage unpack(const Bytes& bytes) {
-  ByteReader in(bytes, "bench/client");
-  round::EncodedMessage message;
-  const auto part = [&] {
-    const auto data = in.take(in.get<uint64_t>());
-    return Bytes(data.begin(), data.end());
-  };
-  message.head = part();
-  while (in.remaining() > 0) message.bodies.push_back(std::make_shared<Bytes>(part()));
-  return message;
-}
-
 // --- the server's part: a task for a fraction of the units
 void write_task(const Case& c, double keep, const std::filesystem::path& path) {
   const auto set = bench::noise_images(c.shape, 1);
-  const auto trainer = train::make_trainer(model_of(c), train::spec_of(set), "fp32", "cpu");
+  const auto trainer = models::make_trainer(model_of(c), train::spec_of(set), {});
   auto global = std::make_shared<ParameterSet>(trainer->layout());
   trainer->initialize(Key(2), *global);
   const auto submodel = submodel::choose_submodel(submodel::find_selection("federated-dropout"),
                                                   global->shared_layout(), keep, 1, Key(3));
-  strategy::Task task;
+  wire::Task task;
   task.round = 1;
+  task.algorithm = "fedavg";
   task.train.lr = 0.01;
   if (!submodel->whole()) task.units = submodel->units();
   task.payloads.push_back(
-      {strategy::kModel, std::make_shared<ParameterSet>(submodel->extract(*global)), 1});
+      {wire::kModel, std::make_shared<ParameterSet>(submodel->extract(*global)), 1});
   const auto codec = codec::make_codec(Json::array(), "bench");
-  write_file_atomic(path, pack(round::encode_task(task, Key(1), *codec, Key(2),
-                                                  {submodel->layout(), 0}, nullptr)));
+  write_file_atomic(path, wire::write_stream(wire::encode_task(task, Key(1), *codec, Key(2),
+                                                               {submodel->layout(), 0}, nullptr)));
 }
 
 // --- the client's part
@@ -90,26 +71,27 @@ struct Measured {
   double step_seconds = 0, memory_bytes = 0, bytes_down = 0, bytes_up = 0, macs = 0;
 };
 
-Measured client(const Case& c, const std::filesystem::path& path) {
-  train::configure_process();
-  train::configure_thread();
+Measured run_client(const Case& c, const std::filesystem::path& path) {
+  models::configure_process();
+  models::configure_thread();
   const data::Dataset set = bench::noise_images(c.shape, 600);
   std::vector<uint32_t> samples(set.size());
   for (size_t i = 0; i < samples.size(); ++i) samples[i] = static_cast<uint32_t>(i);
-  const strategy::FedAvg fedavg({});
   const auto codec = codec::make_codec(Json::array(), "bench");
   // The description of the whole model (names and shapes), without its values.
-  const auto full = train::model_layout(model_of(c), train::spec_of(set));
+  const auto full = models::model_layout(model_of(c), train::spec_of(set));
   const uint64_t before = peak_rss_bytes();
   Measured measured;
-  const round::EncodedMessage task = unpack(read_file(path));
+  const wire::EncodedMessage task = wire::read_stream(read_file(path));
   std::unique_ptr<train::Trainer> replica;
-  const round::ClientEnvironment environment{fedavg,          *codec,  *codec,
-                                             {full, 1 << 30}, nullptr, nullptr};
-  const auto update = round::run_client_task(
+  const client::ClientEnvironment environment{.algorithms = strategy::client_algorithms(),
+                                              .downlink = *codec,
+                                              .uplink = *codec,
+                                              .limits = {full, 1 << 30}};
+  const auto update = client::run_client_task(
       task, environment,
       [&](std::span<const int64_t> units) -> train::Trainer& {
-        replica = train::make_trainer(model_of(c), train::spec_of(set), "fp32", "cpu", units);
+        replica = models::make_trainer(model_of(c), train::spec_of(set), {}, units);
         return *replica;
       },
       {set, samples});
@@ -118,7 +100,7 @@ Measured client(const Case& c, const std::filesystem::path& path) {
   measured.bytes_up = static_cast<double>(update.size_bytes());
   measured.macs = static_cast<double>(replica->macs_per_sample());
   // Warm by now: the steps alone.
-  train::TrainOptions options;
+  train::StepOptions options;
   options.lr = 0.01;
   const Stopwatch watch;
   uint64_t steps = 0;
@@ -193,7 +175,7 @@ int main(int argc, char** argv) {
   const auto task = index.empty() ? std::vector<std::string>{} : arguments.positional();
   arguments.finish("client_bench [--json] [--rounds N] [--only MODEL]");
   if (!index.empty()) {
-    const Measured m = client(cases().at(std::stoul(index)), task.at(0));
+    const Measured m = run_client(cases().at(std::stoul(index)), task.at(0));
     std::printf("%.9f %.0f %.0f %.0f %.0f\n", m.step_seconds, m.memory_bytes, m.bytes_down,
                 m.bytes_up, m.macs);
     return 0;

@@ -14,12 +14,13 @@
 #include <string>
 #include <vector>
 
-#include "apps/simulation.h"
 #include "bench/bare_torch.h"
 #include "bench/harness.h"
 #include "espalier/base/clock.h"
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
+#include "espalier/models/process.h"
+#include "espalier/run/simulation.h"
 #include "espalier/train/trainer.h"
 
 namespace espalier::bench {
@@ -40,7 +41,7 @@ Result in_child(const std::function<Result()>& work) {
   if (child == 0) {
     Result result;
     try {
-      train::configure_process();
+      models::configure_process();
       result = work();
     } catch (const std::exception& error) {
       std::fprintf(stderr, "%s\n", error.what());
@@ -93,7 +94,7 @@ Result simulate(const std::string& model, int64_t clients, int64_t samples, int6
   set("strategy.clients_per_round=" + std::to_string(per_round));
   set("rounds=" + std::to_string(rounds + 1));
   set("eval_every=0");
-  apps::Simulation simulation(round::read_run_config(tree), threads);
+  run::Simulation simulation(run::read_run_config(tree), threads);
   simulation.step();
   const Stopwatch time;
   for (int64_t i = 0; i < rounds; ++i) simulation.step();

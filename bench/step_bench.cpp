@@ -14,10 +14,12 @@
 #include "bench/harness.h"
 #include "bench/noise_images.h"
 #include "espalier/base/clock.h"
-#include "espalier/train/models.h"
+#include "espalier/models/make_trainer.h"
+#include "espalier/models/models.h"
+#include "espalier/models/process.h"
 #include "espalier/train/trainer.h"
 
-namespace espalier::train {
+namespace espalier::models {
 namespace {
 
 struct Case {
@@ -27,15 +29,18 @@ struct Case {
 };
 const std::vector<Case>& cases() {
   static const std::vector<Case> all = {
-      {"mlp", {1, 28, 28}, 10},         {"cnn", {1, 28, 28}, 10},
-      {"cnn-cifar", {3, 32, 32}, 10},   {"resnet8", {3, 32, 32}, 16},
-      {"resnet8", {3, 32, 32}, 64},     {"resnet20", {3, 32, 32}, 16},
-      {"resnet20", {3, 32, 32}, 64},    {"resnet8-client", {3, 32, 32}, 64},
-      {"resnet56-gkt", {3, 32, 32}, 64}};
+      {"mlp", {1, 28, 28}, 10},          {"cnn", {1, 28, 28}, 10},
+      {"cnn-cifar", {3, 32, 32}, 10},    {"resnet8", {3, 32, 32}, 16},
+      {"resnet8", {3, 32, 32}, 64},      {"resnet20", {3, 32, 32}, 16},
+      {"resnet20", {3, 32, 32}, 64},     {"resnet8-client", {3, 32, 32}, 64},
+      {"resnet56-gkt", {3, 32, 32}, 64}, {"lstm", {80}, 10}};  // sequences of 80 tokens
   return all;
 }
 
 constexpr double kMinSeconds = 0.3;
+constexpr int64_t kVocabulary = 86;
+
+bool is_text(const Case& c) { return c.shape.size() == 1; }
 
 Graph graph_of(const Case& c) {
   ModelOptions options;
@@ -97,12 +102,27 @@ struct TorchModuleImpl : torch::nn::Module {
 };
 TORCH_MODULE(TorchModule);
 
-double baseline_seconds(const Case& c) {
-  const Graph graph = graph_of(c);
-  TorchModule model(graph);
+struct TorchLstmImpl : torch::nn::Module {
+  explicit TorchLstmImpl(const ModelOptions& options)
+      : embedding(
+            register_module("embedding", torch::nn::Embedding(kVocabulary, options.embedding))),
+        lstm(register_module(
+            "lstm", torch::nn::LSTM(torch::nn::LSTMOptions(options.embedding, options.lstm_units)
+                                        .num_layers(options.lstm_layers)
+                                        .batch_first(true)))),
+        fc(register_module("fc", torch::nn::Linear(options.lstm_units, kVocabulary))) {}
+  torch::Tensor forward(const torch::Tensor& x) {
+    return fc(std::get<0>(lstm(embedding(x))).select(1, -1));
+  }
+  torch::nn::Embedding embedding;
+  torch::nn::LSTM lstm;
+  torch::nn::Linear fc;
+};
+TORCH_MODULE(TorchLstm);
+
+template <class Model>
+double seconds_of(Model model, const torch::Tensor& x, const torch::Tensor& labels) {
   torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(0.01));
-  const torch::Tensor x = torch::randn({c.batch, c.shape[0], c.shape[1], c.shape[2]});
-  const torch::Tensor labels = torch::randint(10, {c.batch});
   const auto step = [&] {
     optimizer.zero_grad();
     torch::nn::functional::cross_entropy(model->forward(x), labels).backward();
@@ -115,6 +135,16 @@ double baseline_seconds(const Case& c) {
   return watch.seconds() / steps;
 }
 
+double baseline_seconds(const Case& c) {
+  if (is_text(c)) {
+    return seconds_of(TorchLstm(ModelOptions{}), torch::randint(kVocabulary, {c.batch, c.shape[0]}),
+                      torch::randint(kVocabulary, {c.batch}));
+  }
+  return seconds_of(TorchModule(graph_of(c)),
+                    torch::randn({c.batch, c.shape[0], c.shape[1], c.shape[2]}),
+                    torch::randint(10, {c.batch}));
+}
+
 void one_blas_thread() {
   if (void* symbol = dlsym(RTLD_DEFAULT, "openblas_set_num_threads"); symbol != nullptr) {
     reinterpret_cast<void (*)(int)>(symbol)(1);
@@ -124,13 +154,30 @@ void one_blas_thread() {
 // --- ours, gathering included
 // -------------------------------------------------------------------------------------------------
 
+// Random token sequences and classes.
+data::Dataset noise_tokens(const Case& c) {
+  constexpr size_t kCount = 2000;
+  data::Dataset set;
+  set.name = "bench";
+  set.kind = data::Kind::kTokens;
+  set.sample_shape = c.shape;
+  set.num_classes = set.vocabulary = kVocabulary;
+  Stream stream(Key(1));
+  for (size_t i = 0; i < kCount; ++i)
+    set.labels.push_back(static_cast<int32_t>(stream.below(kVocabulary)));
+  for (size_t i = 0; i < kCount * set.sample_size(); ++i)
+    set.tokens.push_back(static_cast<int32_t>(stream.below(kVocabulary)));
+  set.validate();
+  return set;
+}
+
 class Ours {
  public:
   Ours(const Case& c, const std::string& precision)
-      : batch_(c.batch), set_(bench::noise_images(c.shape, 2000)) {
+      : batch_(c.batch), set_(is_text(c) ? noise_tokens(c) : bench::noise_images(c.shape, 2000)) {
     ModelOptions options;
     options.name = c.model;
-    trainer_ = make_trainer(options, spec_of(set_), precision, "cpu");
+    trainer_ = make_trainer(options, spec_of(set_), {precision, "cpu"});
     ParameterSet weights(trainer_->layout());
     trainer_->initialize(Key(2), weights);
     trainer_->load(weights);
@@ -148,7 +195,7 @@ class Ours {
   int64_t run(int64_t steps) {
     std::vector<uint32_t> samples(static_cast<size_t>(steps * batch_));
     for (size_t i = 0; i < samples.size(); ++i) samples[i] = static_cast<uint32_t>(i % set_.size());
-    TrainOptions options;
+    StepOptions options;
     options.lr = 0.01;
     options.batch_size = batch_;
     trainer_->fit(set_, samples, options, {}, Key(3));
@@ -161,11 +208,11 @@ class Ours {
 };
 
 }  // namespace
-}  // namespace espalier::train
+}  // namespace espalier::models
 
 int main(int argc, char** argv) {
   using namespace espalier;
-  using namespace espalier::train;
+  using namespace espalier::models;
   bench::Arguments arguments(argc, argv);
   const bool json = arguments.flag("--json");
   const int64_t rounds = arguments.number("--rounds", 5);

@@ -133,6 +133,18 @@ void write_options(const Options& options, Json& table) {
   });
 }
 
+// The values that differ from their defaults, in the order of fields().
+template <class Options>
+Json changed_options(const Options& options) {
+  Json all = Json::object(), defaults = Json::object(), changed = Json::object();
+  write_options(options, all);
+  write_options(Options{}, defaults);
+  for (const auto& [name, value] : all.items()) {
+    if (value != defaults[name]) changed[name] = value;
+  }
+  return changed;
+}
+
 // One row per field for --help and the reference page.
 struct FieldHelp {
   std::string name, type, default_value, doc;

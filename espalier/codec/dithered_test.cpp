@@ -11,10 +11,10 @@
 #include "espalier/base/test_digest.h"
 #include "espalier/codec/dithered_kernel.h"
 #include "espalier/codec/entropy_scale.h"
-#include "espalier/codec/every_target.h"
 #include "espalier/codec/gauss_tables.h"
 #include "espalier/codec/test_damage.h"
 #include "espalier/codec/test_inputs.h"
+#include "espalier/codec/test_targets.h"
 
 namespace espalier::codec {
 namespace {

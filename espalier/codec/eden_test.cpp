@@ -10,10 +10,10 @@
 #include "espalier/base/random.h"
 #include "espalier/base/test_digest.h"
 #include "espalier/codec/entropy_scale.h"
-#include "espalier/codec/every_target.h"
 #include "espalier/codec/gauss_tables.h"
 #include "espalier/codec/test_damage.h"
 #include "espalier/codec/test_inputs.h"
+#include "espalier/codec/test_targets.h"
 
 namespace espalier::codec {
 namespace {

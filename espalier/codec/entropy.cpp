@@ -6,7 +6,7 @@
 #include <numeric>
 
 #include "espalier/base/error.h"
-#include "espalier/codec/varint.h"
+#include "espalier/base/varint.h"
 
 namespace espalier::codec {
 namespace {

@@ -8,9 +8,9 @@
 #include "espalier/base/error.h"
 #include "espalier/base/random.h"
 #include "espalier/codec/entropy_scale.h"
-#include "espalier/codec/every_target.h"
 #include "espalier/codec/gauss_tables.h"
 #include "espalier/codec/test_damage.h"
+#include "espalier/codec/test_targets.h"
 
 namespace espalier::codec {
 namespace {

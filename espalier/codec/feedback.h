@@ -31,6 +31,11 @@ class Ef21 {
   // Goes on from a saved estimate.
   explicit Ef21(ParameterSet estimate) : estimate_(std::move(estimate)) {}
 
+  // The two halves of the sender's work, for who encodes by itself: x − g, and then g ← g + what
+  // the receiver decoded of it.
+  ParameterSet difference(const ParameterSet& x) const;
+  void add(const ParameterSet& decoded);
+
   // The sender: appends the message of x − g and updates g. Throws Error, with g as it was, on
   // values that the codec refuses.
   void encode(const Codec& codec, const ParameterSet& x, Key key, Bytes& out);
@@ -49,6 +54,10 @@ class ResidualFeedback {
   explicit ResidualFeedback(std::shared_ptr<const ParameterLayout> layout)
       : residual_(std::move(layout)) {}
   explicit ResidualFeedback(ParameterSet residual) : residual_(std::move(residual)) {}
+
+  // The two halves of encode(): x + e, and then e ← wanted − decoded.
+  ParameterSet wanted(const ParameterSet& x) const;
+  void settle(const ParameterSet& wanted, const ParameterSet& decoded);
 
   // Appends the message of x + e and updates e; the receiver decodes it as any other. Throws Error,
   // with e as it was, on values that the codec refuses.

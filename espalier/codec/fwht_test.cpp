@@ -8,8 +8,8 @@
 #include <limits>
 #include <vector>
 
-#include "espalier/codec/every_target.h"
 #include "espalier/codec/test_inputs.h"
+#include "espalier/codec/test_targets.h"
 
 namespace espalier::codec {
 namespace {

@@ -4,7 +4,7 @@
 #include <array>
 #include <cstring>
 
-#include "espalier/codec/varint.h"
+#include "espalier/base/varint.h"
 
 namespace espalier::codec {
 

@@ -8,8 +8,8 @@
 
 #include "espalier/base/bytes.h"
 #include "espalier/base/options.h"
+#include "espalier/base/varint.h"
 #include "espalier/codec/stage.h"
-#include "espalier/codec/varint.h"
 
 // The table of stages. A row knows a stage's name, its number on the wire and its options struct;
 // everything else (TOML, text form, wire form, help) follows from the struct's fields().

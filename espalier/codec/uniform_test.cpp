@@ -5,8 +5,8 @@
 #include <cmath>
 #include <vector>
 
-#include "espalier/codec/every_target.h"
 #include "espalier/codec/test_inputs.h"
+#include "espalier/codec/test_targets.h"
 
 namespace espalier::codec {
 namespace {

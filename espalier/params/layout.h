@@ -102,4 +102,15 @@ std::shared_ptr<const ParameterLayout> narrow_layout(const ParameterLayout& layo
 // "[32, 1, 5, 5]"
 std::string shape_text(const std::vector<int64_t>& shape);
 
+// Applies fn(begin, end) to each run of trainable values (weights, biases, norms, embeddings) of
+// the layout.
+template <class Function>
+void for_trainable(const ParameterLayout& layout, Function&& fn) {
+  for (const ParameterInfo& tensor : layout.tensors()) {
+    if (is_trainable(tensor.role)) {
+      fn(static_cast<size_t>(tensor.offset), static_cast<size_t>(tensor.offset + tensor.size));
+    }
+  }
+}
+
 }  // namespace espalier

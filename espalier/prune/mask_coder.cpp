@@ -4,7 +4,7 @@
 #include <type_traits>
 
 #include "espalier/base/error.h"
-#include "espalier/codec/varint.h"
+#include "espalier/base/varint.h"
 #include "espalier/prune/binary_coder.h"
 #include "espalier/prune/bits.h"
 #include "espalier/prune/mask.h"
@@ -139,7 +139,7 @@ void encode_mask(const Mask& mask, Bytes& out) {
       head.kind = kElements;
     }
     out.push_back(head.kind);
-    if (head.kind >= kRows) codec::put_varint(out, head.ones);
+    if (head.kind >= kRows) put_varint(out, head.ones);
   }
   BinaryEncoder coder(out);
   for (size_t t = 0; t < tensors.size(); ++t) {
@@ -174,7 +174,7 @@ Mask decode_mask(std::span<const uint8_t> bytes, std::shared_ptr<const Parameter
       fail(where, "unknown kind ", int{kind}, " of a mask of ", tensors[t].name);
     head.kind = static_cast<Kind>(kind);
     if (head.kind < kRows) continue;
-    head.ones = codec::get_varint(in);
+    head.ones = get_varint(in);
     const Matrix matrix = matrix_of(tensors[t]);
     if (head.kind == kRows && (matrix.rows == 1 || matrix.columns == 1))
       fail(where, "expected no mask of rows for ", tensors[t].name);

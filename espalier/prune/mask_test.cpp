@@ -5,7 +5,7 @@
 #include <bit>
 #include <cmath>
 
-#include "espalier/codec/every_target.h"
+#include "espalier/codec/test_targets.h"
 #include "espalier/params/test_units.h"
 #include "espalier/prune/bits.h"
 

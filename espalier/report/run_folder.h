@@ -62,7 +62,11 @@ class RunFolder {
   std::filesystem::path summary_path() const { return path_ / "summary.json"; }
   std::filesystem::path clients_path() const { return path_ / "clients.json"; }
   std::filesystem::path model_path() const { return path_ / "model.safetensors"; }
-  std::filesystem::path checkpoint_path() const { return path_ / "checkpoint"; }
+  std::filesystem::path checkpoint_path() const { return checkpoint_path(path_); }
+  // Of a folder that need not be there yet.
+  static std::filesystem::path checkpoint_path(const std::filesystem::path& folder) {
+    return folder / "checkpoint";
+  }
   std::filesystem::path report_path() const { return path_ / "report.html"; }
   std::filesystem::path events_path() const { return path_ / "events.out.tfevents.espalier"; }
   // The last component of the path: what a person calls this run.

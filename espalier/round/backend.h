@@ -1,40 +1,63 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 
-#include "espalier/params/parameter_set.h"
-#include "espalier/round/wire.h"
-#include "espalier/train/trainer.h"
+#include "espalier/wire/message.h"
 
+// The seam between a round and whatever carries its tasks: threads of this process, MPI ranks, a
+// network.
 namespace espalier::round {
+
+// What became of a delivery.
+enum class Receipt : uint8_t {
+  kCounted,  // the update is in the round's sums
+  kFaulty,   // it did not decode or was nonsense: the client has failed
+  kRefused,  // nobody waited for it: a second, late or unsolicited answer. Nothing has changed
+};
 
 // What a backend asks and tells the round while it carries tasks. All functions may be called from
 // any thread.
 class RoundTraffic {
  public:
   virtual ~RoundTraffic() = default;
-  virtual EncodedMessage task(uint64_t client) = 0;
-  // Exactly one of these per client. delivered() decodes, checks and accumulates; a faulty update
-  // becomes a failure.
-  virtual void delivered(uint64_t client, const EncodedMessage& update) = 0;
+  // The task of a client of this exchange. May be asked again, after a broken connection for
+  // instance: it gives the same bytes, and they are counted once. Throws Error when there is no
+  // task for the client; report it with failed().
+  virtual wire::EncodedMessage task(uint64_t client) = 0;
+  // One of these per client. delivered() decodes, checks and accumulates; whatever comes after it
+  // is refused and counted. StorageError when ours, not the client's, storage failed: the run ends.
+  virtual Receipt delivered(uint64_t client, const wire::EncodedMessage& update) = 0;
   virtual void failed(uint64_t client, const std::string& reason) = 0;
 };
 
-// Carries tasks to clients and their updates back: threads in this process, MPI ranks, or a
-// network.
+// Carries tasks to clients and their updates back, and keeps what clients remember, or lets them
+// keep it. Evaluation is not its business (train/evaluator.h). Called from the round's thread.
 class Backend {
  public:
   virtual ~Backend() = default;
-  // Number of clients that exist, and of samples that a client holds (bounds the weights of the
-  // round).
+  // Number of clients that exist, and of samples that a client has stated when it joined. Neither
+  // changes during a round; the statement bounds the client's weight, and an update that claims
+  // another number is refused.
   virtual uint64_t num_clients() const = 0;
   virtual uint64_t num_samples(uint64_t client) const = 0;
-  // Returns when every client of the round has delivered or failed.
+
+  // Returns when every client has delivered or failed; clients that have done neither by then have
+  // failed. `traffic` is not to be touched after that: whatever comes later is of another exchange.
   virtual void run(std::span<const uint64_t> clients, RoundTraffic& traffic) = 0;
-  // Loss and accuracy of the model on the test samples; the sums are added in a fixed order.
-  virtual train::EvalSums evaluate(const ParameterSet& model) = 0;
+
+  // What clients remember belongs to them; the round names versions, which are rounds. A checkpoint
+  // is about to be written: everything that clients of this process have kept must survive a crash
+  // from here on. Devices see to it before they answer.
+  virtual void make_durable() {}
+  // The checkpoint that names these versions (client → round) is written, those of clients that
+  // have not changed since the last one left out: other versions of these clients may go.
+  virtual void commit(const std::map<uint64_t, uint32_t>& versions) { static_cast<void>(versions); }
+
+  // The server is about to train and needs memory: buffers that can be made again may go.
+  virtual void release_memory() {}
 };
 
 }  // namespace espalier::round

@@ -14,6 +14,7 @@ namespace espalier::round {
 // Everything the server needs to go on after a crash. Random numbers need no state: they are
 // functions of seed and round.
 struct Checkpoint {
+  // Who resumes compares it: reading a checkpoint does not.
   uint64_t configuration = 0;  // fingerprint of the resolved configuration
   uint32_t round = 0;          // rounds completed
   Ledger ledger;
@@ -28,7 +29,9 @@ struct Checkpoint {
 // As one safetensors file: written beside, synced, renamed. Tensors model/NAME,
 // estimate/PAYLOAD/NAME and held/NAME are float32, strategy is bytes, state_versions pairs of
 // client and round; the rest, with a checksum of everything, is metadata. Reading checks format,
-// sizes, shapes and checksum; `layout` is the model's.
+// sizes, shapes and checksum; `layout` is the model's. Throws Error for a missing or damaged file,
+// one of another model or of another release's format; strategy's bytes are left to Strategy::load.
+// A failed write throws Error and leaves the file that was there.
 void write_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint);
 Checkpoint read_checkpoint(const std::filesystem::path& path,
                            const std::shared_ptr<const ParameterLayout>& layout);
@@ -38,7 +41,8 @@ Checkpoint decode_checkpoint(std::span<const uint8_t> bytes,
                              const std::shared_ptr<const ParameterLayout>& layout,
                              std::string_view where);
 
-// A fingerprint of any text.
+// A fingerprint of any text: XXH3, 64 bits. Equal for equal texts on every machine; no protection
+// against forgery.
 uint64_t fingerprint(std::string_view text);
 
 }  // namespace espalier::round

@@ -2,7 +2,16 @@
 
 #include <algorithm>
 
+#include "espalier/base/error.h"
+
 namespace espalier::round {
+
+void RoundRecord::add_failures(const std::map<uint64_t, std::string>& reasons, const char* when) {
+  for (const auto& [client, reason] : reasons) {
+    if (failures.size() >= kMaxFailures) return;
+    failures.push_back(concat("client ", client, when, ": ", reason));
+  }
+}
 
 void Ledger::add(const RoundRecord& record, double target_accuracy) {
   rounds = record.round;

@@ -6,41 +6,12 @@
 
 #include "espalier/base/clock.h"
 #include "espalier/base/error.h"
-#include "espalier/round/statistics_traffic.h"
+#include "espalier/round/statistics_errand.h"
+#include "espalier/round/strategy_errand.h"
 
 namespace espalier::round {
 
 namespace {
-
-// Error feedback and differences converge only with a codec that keeps more than it loses, E‖C(x) −
-// x‖² < ‖x‖².
-void require_contraction(const codec::Codec& codec, std::string_view what) {
-  ParameterSet sample(std::make_shared<ParameterLayout>(
-      std::vector<ParameterInfo>{{"sample.weight", {64, 128}, Role::kWeight}}));
-  Stream stream{Key(1)};
-  for (float& value : sample.values()) value = static_cast<float>(stream.normal());
-  double error = 0;
-  for (uint64_t trial = 0; trial < 4; ++trial) {
-    Bytes message;
-    codec.encode(sample, Key(trial), message);
-    ParameterSet decoded(sample.shared_layout());
-    codec.decode(message, decoded);
-    subtract(decoded.values(), sample.values(), decoded.values());
-    error += squared_norm(decoded.values()) / squared_norm(sample.values()) / 4;
-  }
-  if (!(error < 1)) {
-    fail("config", what, " needs a codec that loses less than it keeps; ", codec.describe(),
-         " has a relative error of ", error,
-         "; keep more, use more bits, or set error_feedback = \"none\"");
-  }
-}
-
-void add_failures(const ServerTraffic& traffic, const char* when, RoundRecord& record) {
-  for (const auto& [client, reason] : traffic.failures()) {
-    if (record.failures.size() < 8)
-      record.failures.push_back(concat("client ", client, when, ": ", reason));
-  }
-}
 
 // Outputs of hidden layers times `scale`, as HeteroFL's scaler trains them.
 void scale_hidden(ParameterSet& model, float scale) {
@@ -51,89 +22,51 @@ void scale_hidden(ParameterSet& model, float scale) {
   }
 }
 
+// What an exchange cost, and who failed in it.
+void add_cost(const Exchange& exchange, const char* when, RoundRecord& record) {
+  record.bytes_down += exchange.bytes_down();
+  record.bytes_up += exchange.bytes_up();
+  record.macs += exchange.macs();
+  record.simulated = record.simulated + exchange.slowest();
+  record.deliveries_refused += exchange.refused();
+  record.add_failures(exchange.failures(), when);
+}
+
 }  // namespace
 
 RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
     : setup_(setup),
+      traits_(setup.strategy.traits()),
+      can_(setup.strategy.capabilities()),
       plan_(setup.submodel, initial.shared_layout(), setup.devices),
       devices_(setup.devices, setup.backend.num_clients(),
                Key(static_cast<uint64_t>(setup.run.seed)).child(Purpose::kDevices)),
       global_(std::make_shared<ParameterSet>(std::move(initial))) {
-  const uint64_t clients = setup_.backend.num_clients();
   if (!setup_.selection.device.empty()) eligible_ = devices_.clients_of(setup_.selection.device);
-  const uint64_t eligible = setup_.selection.device.empty() ? clients : eligible_.size();
-  if (static_cast<uint64_t>(setup_.selection.clients_per_round) > eligible) {
+  if (static_cast<uint64_t>(setup_.selection.clients_per_round) > num_eligible()) {
     fail("config", "strategy.clients_per_round is ", setup_.selection.clients_per_round,
-         ", but there are only ", eligible, " clients",
+         ", but there are only ", num_eligible(), " clients",
          setup_.selection.device.empty() ? "" : " of device '" + setup_.selection.device + "'",
          "; lower it or raise data.partition.clients");
   }
-  check_submodels();
-  feedback_ = choose_feedback(setup_.run.error_feedback, setup_.uplink, setup_.strategy,
-                              setup_.submodel, setup_.devices);
+  const Choices choices{traits_, setup_.selection, setup_.run, setup_.submodel, setup_.devices};
+  refuse_combinations(choices);
+  feedback_ = choose_feedback(choices, setup_.uplink);
   if (setup_.run.delta_downlink) {
     delta_sender_ = std::make_unique<codec::DeltaSender>(setup_.downlink, global_->shared_layout());
   }
-  ESPALIER_CHECK(setup_.states != nullptr || !clients_have_state());
-  strategy::ServerSetup server = setup_.server;
-  server.layout = global_->shared_layout();
-  server.num_clients = clients;
-  server.train = setup_.train;
-  server.uplink = &setup_.uplink;
-  server.key = Key(static_cast<uint64_t>(setup_.run.seed));
-  setup_.strategy.start(server);
+  setup_.strategy.start(setup_.server);
   if (feedback_ != Feedback::kNone) require_contraction(setup_.uplink, "error feedback (uplink)");
   if (delta_sender_) require_contraction(setup_.downlink, "delta_downlink");
   // A strategy that does not fit the training options says so now and not client by client.
-  strategy::Task probe;
-  probe.train = setup_.train;
-  setup_.strategy.configure({1, static_cast<uint32_t>(setup_.run.rounds), Key(0), setup_.train},
-                            global_, probe);
-}
-
-void RoundLoop::check_submodels() const {
-  const char* const kMasksAdvice =
-      setup_.selection.name == "adp" ? ", or set strategy.sparse_updates = false" : "";
-  if (setup_.strategy.masks()) {
-    if (setup_.run.delta_downlink)
-      fail("config", "delta_downlink does not go with strategy '", setup_.selection.name,
-           "': its masks change what a model consists of", kMasksAdvice);
-    if (plan_.active())
-      fail("config", "[submodel] does not go with strategy '", setup_.selection.name,
-           "', which decides itself what travels; remove one of the two", kMasksAdvice);
-  }
-  if (setup_.strategy.keeps_encoded()) {
-    if (setup_.run.delta_downlink)
-      fail("config", "delta_downlink is for weights that travel every round; strategy '",
-           setup_.selection.name, "' sends them once");
-    if (plan_.active())
-      fail("config", "[submodel] does not go with strategy '", setup_.selection.name,
-           "': its clients' nets are not averaged");
-  }
-  if (all_whole(setup_.submodel, setup_.devices)) return;
-  if (setup_.run.delta_downlink)
-    fail("config", "delta_downlink does not go with [submodel]: clients hold different parts");
-  if (!setup_.strategy.has_client_state()) return;
-  // One ratio for all: with several, few clients hold the later units, and state that is averaged
-  // over the population (SCAFFOLD's c) would count the others as zeros.
-  double keep = 0;
-  bool one = true;
-  for (const DeviceOptions& device : devices_.devices()) {
-    const double mine = keep_of(setup_.submodel, device);
-    one = one && (keep == 0 || keep == mine);
-    keep = mine;
-  }
-  if (!units_stay(setup_.submodel, setup_.devices) || !one) {
-    fail("config", "strategy '", setup_.selection.name,
-         "' keeps state with its clients, which must "
-         "then all train the same units in every round; set submodel.name = \"ordered\" with one "
-         "keep for all");
-  }
+  wire::Task probe;
+  probe.train = setup_.train.step;
+  setup_.strategy.configure(
+      {1, static_cast<uint32_t>(setup_.run.rounds), Key(0), setup_.train.step}, global_, probe);
 }
 
 bool RoundLoop::clients_have_state() const {
-  return setup_.strategy.has_client_state() || feedback_ != Feedback::kNone ||
-         delta_sender_ != nullptr;
+  return traits_.client_state || feedback_ != Feedback::kNone || delta_sender_ != nullptr;
 }
 
 bool RoundLoop::evaluates(uint32_t round) const {
@@ -142,10 +75,13 @@ bool RoundLoop::evaluates(uint32_t round) const {
          (setup_.run.eval_every > 0 && round % static_cast<uint32_t>(setup_.run.eval_every) == 0);
 }
 
+uint64_t RoundLoop::num_eligible() const {
+  return setup_.selection.device.empty() ? setup_.backend.num_clients() : eligible_.size();
+}
+
 std::vector<uint64_t> RoundLoop::draw_clients(Key key, uint64_t count) const {
   std::vector<uint64_t> clients = sample_without_replacement(
-      key.child(Purpose::kSelection),
-      eligible_.empty() ? setup_.backend.num_clients() : eligible_.size(), count);
+      key.child(Purpose::kSelection), num_eligible(), std::min(count, num_eligible()));
   if (!eligible_.empty()) {
     for (uint64_t& client : clients) client = eligible_[client];
   }
@@ -159,50 +95,62 @@ double RoundLoop::max_weight(std::span<const uint64_t> clients) const {
   return weight;
 }
 
-ServerTraffic::Setup RoundLoop::traffic_setup(const strategy::RoundInfo& info) const {
-  return {info,          setup_.strategy, setup_.downlink,
-          setup_.uplink, setup_.backend,  plan_,
-          devices_,      global_,         state_versions_,
-          feedback_,     &estimates_,     delta_sender_.get(),
-          on_client};
+// How the sums of an exchange become means: the aggregation, then what undoes the clients' stages.
+strategy::SumRules RoundLoop::sum_rules(wire::TaskKind kind) const {
+  strategy::SumRules rules = {plan_.aggregation()};
+  if (feedback_ == Feedback::kEf21 && kind == wire::TaskKind::kTrain)
+    rules.push_back(strategy::estimated_mean(estimates_, setup_.backend.num_clients()));
+  return rules;
+}
+
+Exchange::Setup RoundLoop::exchange_setup(Key key, std::shared_ptr<const ParameterLayout> layout) {
+  return {.round = round_ + 1,
+          .number = exchanges_++,
+          .key = key,
+          .downlink = setup_.downlink,
+          .uplink = setup_.uplink,
+          .backend = setup_.backend,
+          .devices = devices_,
+          .layout = std::move(layout),
+          .on_client = &on_client};
 }
 
 // The exchange before a round in which some clients look around for the strategy.
 void RoundLoop::explore(const strategy::RoundInfo& round, uint64_t count, RoundRecord& record) {
   strategy::RoundInfo info = round;
-  info.kind = strategy::TaskKind::kExplore;
+  info.kind = wire::TaskKind::kExplore;
   info.key = round.key.child(Purpose::kExploration);
-  const std::vector<uint64_t> clients = draw_clients(
-      info.key,
-      std::min(count, eligible_.empty() ? setup_.backend.num_clients() : eligible_.size()));
-  ServerTraffic traffic(traffic_setup(info), clients.size(), max_weight(clients));
-  setup_.backend.run(clients, traffic);
-  add_failures(traffic, " (exploration)", record);
-  if (traffic.answered().empty()) {
+  const std::vector<uint64_t> clients = draw_clients(info.key, count);
+  StrategyErrand errand(
+      {info, setup_.strategy, setup_.backend, plan_, devices_, global_, state_versions_},
+      clients.size(), max_weight(clients), sum_rules(info.kind));
+  Exchange exchange(exchange_setup(info.key, global_->shared_layout()), clients, errand);
+  exchange.run(setup_.backend);
+  add_cost(exchange, " (exploration)", record);
+  record.client_seconds += exchange.client_seconds();
+  if (exchange.answered().empty()) {
     throw RoundFailed(concat("[round] all ", clients.size(), " explorers of round ", info.round,
                              " failed; ", record.failures.front()));
   }
-  record.exploration = {traffic.answered().size(), traffic.bytes_down(), traffic.bytes_up(),
-                        traffic.sums().sum(strategy::kMacs)};
-  record.bytes_down += traffic.bytes_down();
-  record.bytes_up += traffic.bytes_up();
-  record.macs += record.exploration.macs;
-  record.client_seconds += traffic.sums().sum(strategy::kTrainSeconds);
-  record.simulated = traffic.slowest();
-  setup_.strategy.finish(info, traffic.sums(), *global_);
+  record.exploration = {exchange.answered().size(), exchange.bytes_down(), exchange.bytes_up(),
+                        exchange.macs()};
+  setup_.strategy.finish(info, errand.sums(), *global_);
 }
 
 RoundRecord RoundLoop::run_round() {
   ESPALIER_CHECK(!finished());
   const Stopwatch wall;
+  exchanges_ = 0;
   const uint32_t round = round_ + 1;
   const auto num_rounds = static_cast<uint32_t>(setup_.run.rounds);
   strategy::RoundInfo info{round, num_rounds,
-                           Key(static_cast<uint64_t>(setup_.run.seed)).child(round), setup_.train};
-  info.train.lr = train::lr_at_round(setup_.train, round - 1, num_rounds);
+                           Key(static_cast<uint64_t>(setup_.run.seed)).child(round),
+                           setup_.train.step};
+  info.train.lr =
+      train::lr_at_round(setup_.train.schedule, setup_.train.step.lr, round - 1, num_rounds);
   info.evaluates = evaluates(round);
 
-  if (!setup_.strategy.prepares()) return train_round(info, wall);
+  if (can_.preparation == nullptr) return train_round(info, wall);
   Before before{*global_, {}};
   ByteWriter out(before.strategy);
   setup_.strategy.save(out);
@@ -220,59 +168,60 @@ RoundRecord RoundLoop::train_round(const strategy::RoundInfo& info, const Stopwa
   const uint32_t round = info.round;
   RoundRecord record;
   record.round = round;
+  record.lr = info.train.lr;
   const Stopwatch training;
-  setup_.strategy.begin_round(info, *global_);
-  if (const uint64_t explorers = setup_.strategy.explorers(info); explorers > 0)
-    explore(info, explorers, record);
+  if (can_.preparation != nullptr) {
+    can_.preparation->begin_round(info, *global_);
+    if (const uint64_t explorers = can_.preparation->explorers(info); explorers > 0)
+      explore(info, explorers, record);
+  }
 
   const std::vector<uint64_t> clients =
       draw_clients(info.key, static_cast<uint64_t>(setup_.selection.clients_per_round));
   std::optional<ParameterSet> delta_before;
   if (delta_sender_ && delta_sender_->version() > 0) delta_before = delta_sender_->state();
   if (delta_sender_) delta_sender_->advance(*global_, info.key.child(Purpose::kDownlink));
-  ServerTraffic traffic(traffic_setup(info), clients.size(), max_weight(clients));
-  setup_.backend.run(clients, traffic);
+  StrategyErrand errand({info, setup_.strategy, setup_.backend, plan_, devices_, global_,
+                         state_versions_, clients_have_state(), delta_sender_.get()},
+                        clients.size(), max_weight(clients), sum_rules(info.kind));
+  Exchange exchange(exchange_setup(info.key, global_->shared_layout()), clients, errand);
+  exchange.run(setup_.backend);
+  if (!traits_.weights_travel) setup_.backend.release_memory();
 
   record.train_seconds = training.seconds();
   record.clients = clients.size();
-  record.clients_failed = traffic.failures().size();
-  add_failures(traffic, "", record);
-  if (traffic.answered().empty()) {
+  record.clients_failed = exchange.failures().size();
+  add_cost(exchange, "", record);
+  record.client_seconds += exchange.client_seconds();
+  if (exchange.answered().empty()) {
     if (delta_sender_) set_downlink_state(std::move(delta_before));
     throw RoundFailed(concat("[round] all ", clients.size(), " clients of round ", round,
                              " failed; ", record.failures.front()));
   }
-  record.bytes_down += traffic.bytes_down();
-  record.bytes_up += traffic.bytes_up();
-  record.lr = info.train.lr;
-  record.macs += traffic.sums().sum(strategy::kMacs);
-  record.client_seconds += traffic.sums().sum(strategy::kTrainSeconds);
-  record.train_loss = traffic.sums().weighted_mean(strategy::kTrainLoss);
-  record.train_accuracy = traffic.sums().weighted_mean(strategy::kTrainAccuracy);
+  const strategy::RoundSums& sums = errand.sums();
+  record.train_loss = sums.weighted_mean_of(wire::kTrainLoss);
+  record.train_accuracy = sums.weighted_mean_of(wire::kTrainAccuracy);
 
-  finish(info, traffic.sums());
+  finish(info, sums);
   if (feedback_ == Feedback::kEf21) {
-    for (const std::string& payload : traffic.sums().payloads()) {
-      estimates_.insert_or_assign(payload, traffic.sums().mean(payload, global_->shared_layout()));
-    }
+    for (const std::string& payload : sums.payloads())
+      estimates_.insert_or_assign(payload, sums.mean(payload, global_->shared_layout()));
   }
   if (!all_finite(global_->values())) {
     fail("round", "the global model is no longer finite after round ", round,
          "; lower train.lr or strategy.server_lr");
   }
   if (clients_have_state()) {
-    for (uint64_t client : traffic.answered()) {
-      state_versions_[client] = round;
-      uncommitted_.push_back(client);
-    }
+    for (const uint64_t client : exchange.answered())
+      state_versions_[client] = uncommitted_[client] = round;
   }
-  record.simulated = record.simulated + traffic.slowest();
-  record.extra = setup_.strategy.metrics();
-  record.notes = setup_.strategy.take_notes();
-  if (evaluates(round)) {
+  strategy::RoundReport report = setup_.strategy.take_report();
+  record.extra = std::move(report.figures);
+  record.notes = std::move(report.notes);
+  if (info.evaluates) {
     if (plan_.options().static_batch_norm)
-      collect_statistics(info, traffic.answered(), 1, *global_, record);
-    evaluate(info, traffic.answered(), record);
+      collect_statistics(info, exchange.answered(), 1, *global_, record);
+    evaluate(info, exchange.answered(), record);
   }
   record.seconds = wall.seconds();
   round_ = round;
@@ -296,10 +245,11 @@ void RoundLoop::finish(const strategy::RoundInfo& info, const strategy::RoundSum
 void RoundLoop::evaluate(const strategy::RoundInfo& info, std::span<const uint64_t> clients,
                          RoundRecord& record) {
   const Stopwatch evaluation;
-  const auto own = setup_.strategy.evaluated();
-  const auto part = setup_.strategy.part();
+  const auto part = can_.narrowing != nullptr ? can_.narrowing->part() : nullptr;
   const train::EvalSums sums =
-      own ? *own : setup_.backend.evaluate(part ? part->extract(*global_) : *global_);
+      can_.own_model != nullptr
+          ? can_.own_model->evaluated()
+          : setup_.evaluator.evaluate(part ? part->extract(*global_) : *global_);
   if (sums.count > 0) {
     record.accuracy = static_cast<double>(sums.correct) / static_cast<double>(sums.count);
     // A model may be finite and its loss not; then there is no number to report.
@@ -313,7 +263,7 @@ void RoundLoop::evaluate(const strategy::RoundInfo& info, std::span<const uint64
       if (plan_.options().static_batch_norm)
         collect_statistics(info, clients, width, model, record);
       if (plan_.options().scaler) scale_hidden(model, static_cast<float>(1 / width));
-      narrow = setup_.backend.evaluate(model);
+      narrow = setup_.evaluator.evaluate(model);
     }
     if (narrow.count > 0) {
       record.width_accuracy[width] =
@@ -332,26 +282,21 @@ void RoundLoop::collect_statistics(const strategy::RoundInfo& info,
     if (plan_.keep(devices_, client) >= width) able.push_back(client);
   }
   if (able.empty()) return;
-  std::sort(able.begin(), able.end());
   const bool whole = model.layout() == global_->layout();
-  StatisticsTraffic traffic({info, setup_.downlink, setup_.uplink, setup_.backend, devices_,
-                             std::make_shared<ParameterSet>(model),
-                             whole ? std::vector<int64_t>{} : model.layout().group_sizes()},
-                            able.size(), max_weight(able));
-  setup_.backend.run(able, traffic);
-  traffic.finish(model);
-  record.bytes_down += traffic.bytes_down;
-  record.bytes_up += traffic.bytes_up;
-  record.macs += traffic.macs();
-  record.simulated = record.simulated + traffic.slowest;
-  for (const auto& [client, reason] : traffic.failures) {
-    if (record.failures.size() < 8)
-      record.failures.push_back(concat("client ", client, " (statistics): ", reason));
-  }
+  StatisticsErrand errand(info, std::make_shared<ParameterSet>(model),
+                          whole ? std::vector<int64_t>{} : model.layout().group_sizes(),
+                          able.size(), max_weight(able));
+  // A person watches clients train; this is part of an evaluation.
+  Exchange::Setup quiet = exchange_setup(info.key, model.shared_layout());
+  quiet.on_client = nullptr;
+  Exchange exchange(quiet, able, errand);
+  exchange.run(setup_.backend);
+  errand.finish(model);
+  add_cost(exchange, " (statistics)", record);
 }
 
 Checkpoint RoundLoop::checkpoint(uint64_t configuration) const {
-  if (setup_.states != nullptr) setup_.states->make_durable();
+  setup_.backend.make_durable();
   Checkpoint checkpoint{configuration,   round_,     ledger_, *global_, {},
                         state_versions_, estimates_, {}};
   if (delta_sender_ && delta_sender_->version() > 0)
@@ -362,9 +307,7 @@ Checkpoint RoundLoop::checkpoint(uint64_t configuration) const {
 }
 
 void RoundLoop::checkpoint_written() {
-  if (setup_.states != nullptr) {
-    for (uint64_t client : uncommitted_) setup_.states->commit(client, state_versions_.at(client));
-  }
+  setup_.backend.commit(uncommitted_);
   uncommitted_.clear();
 }
 

@@ -5,8 +5,11 @@
 
 #include <cmath>
 #include <functional>
+#include <set>
 
 #include "espalier/base/error.h"
+#include "espalier/client/session.h"
+#include "espalier/strategy/client_algorithms.h"
 #include "espalier/strategy/fedavg.h"
 #include "espalier/strategy/fednova.h"
 #include "espalier/strategy/toy_trainer.h"
@@ -14,16 +17,17 @@
 namespace espalier::round {
 namespace {
 
-using strategy::Payload;
-using strategy::Update;
+using wire::Update;
 
 // Every client holds two samples at (4, 8); `spoil` may change what a client answers before it is
 // encoded.
 class ToyBackend : public Backend {
  public:
-  ToyBackend(const strategy::Strategy& strategy, const codec::Codec& codec, Feedback feedback,
-             uint64_t clients)
-      : environment_{strategy, codec, codec, {trainer_.layout(), 100}, nullptr, nullptr, feedback},
+  ToyBackend(const codec::Codec& codec, uint64_t clients)
+      : environment_{.algorithms = strategy::client_algorithms(),
+                     .downlink = codec,
+                     .uplink = codec,
+                     .limits = {trainer_.layout(), 100}},
         clients_(clients) {
     dataset_.kind = data::Kind::kFloat;
     dataset_.sample_shape = {2};
@@ -36,55 +40,72 @@ class ToyBackend : public Backend {
   void run(std::span<const uint64_t> clients, RoundTraffic& traffic) override {
     const std::vector<uint32_t> samples = {0, 1};
     for (uint64_t client : clients) {
+      if (silent.contains(client)) continue;
       try {
-        EncodedMessage answer =
-            run_client_task(traffic.task(client), environment_,
-                            [&](std::span<const int64_t>) -> train::Trainer& { return trainer_; },
-                            {dataset_, samples});
+        wire::EncodedMessage answer = client::run_client_task(
+            traffic.task(client), environment_,
+            [&](std::span<const int64_t>) -> train::Trainer& { return trainer_; },
+            {dataset_, samples});
         if (spoil) {
           Update update = decode_update(answer, environment_.uplink, environment_.limits);
           spoil(client, update);
           answer = encode_update(update, environment_.uplink, Key(1), environment_.limits);
         }
-        traffic.delivered(client, answer);
-        if (twice) traffic.delivered(client, answer);
+        receipts.push_back(traffic.delivered(client, answer));
+        if (twice) receipts.push_back(traffic.delivered(client, answer));
       } catch (const Error& error) {
         traffic.failed(client, error.what());
       }
     }
   }
-  train::EvalSums evaluate(const ParameterSet&) override { return {std::nan(""), 1, 2}; }
 
   std::function<void(uint64_t, Update&)> spoil;
   bool twice = false;
+  std::set<uint64_t> silent;  // never heard of again
+  std::vector<Receipt> receipts;
   strategy::ToyTrainer& trainer() { return trainer_; }
-  ClientEnvironment& environment() { return environment_; }
 
  private:
   strategy::ToyTrainer trainer_;
-  ClientEnvironment environment_;
+  client::ClientEnvironment environment_;
   uint64_t clients_;
   data::Dataset dataset_;
+};
+
+// Knows nothing of the loss.
+class HalfRight : public train::Evaluator {
+ public:
+  train::EvalSums evaluate(const ParameterSet&) override { return {std::nan(""), 1, 2}; }
 };
 
 struct Federation {
   explicit Federation(std::unique_ptr<strategy::Strategy> chosen, uint64_t clients = 4)
       : strategy(std::move(chosen)),
         codec(codec::make_codec(Json::array(), "test")),
-        backend(*strategy, *codec, Feedback::kNone, clients) {
-    train.lr = 0.5;
+        backend(*codec, clients) {
+    train.step.lr = 0.5;
     selection.clients_per_round = static_cast<int64_t>(clients);
-    const SubmodelOptions submodel;
-    const RoundLoop::Setup setup{run,     selection, train,    *strategy, *codec, *codec,
-                                 backend, nullptr,   submodel, {},        {}};
-    loop = std::make_unique<RoundLoop>(setup, ParameterSet(backend.trainer().layout()));
+    loop = std::make_unique<RoundLoop>(
+        RoundLoop::Setup{.run = run,
+                         .selection = selection,
+                         .train = train,
+                         .submodel = submodel,
+                         .strategy = *strategy,
+                         .downlink = *codec,
+                         .uplink = *codec,
+                         .backend = backend,
+                         .evaluator = evaluator,
+                         .server = {.layout = backend.trainer().layout(), .num_clients = clients}},
+        ParameterSet(backend.trainer().layout()));
   }
   RunOptions run;
   SelectionOptions selection;
+  SubmodelOptions submodel;
   train::TrainOptions train;
   std::unique_ptr<strategy::Strategy> strategy;
   std::unique_ptr<codec::Codec> codec;
   ToyBackend backend;
+  HalfRight evaluator;
   std::unique_ptr<RoundLoop> loop;
 };
 
@@ -127,7 +148,23 @@ TEST(RoundLoop, HostileUpdatesEndTheirClientAndNothingElse) {
 TEST(RoundLoop, AnsweringTwiceCountsOnce) {
   Federation federation(std::make_unique<strategy::FedAvg>(strategy::FedAvg::Options{}));
   federation.backend.twice = true;
-  federation.loop->run_round();
+  const RoundRecord record = federation.loop->run_round();
+  EXPECT_EQ(record.deliveries_refused, 4u);
+  EXPECT_EQ(record.clients_failed, 0u);
+  EXPECT_EQ(federation.backend.receipts,
+            (std::vector<Receipt>{Receipt::kCounted, Receipt::kRefused, Receipt::kCounted,
+                                  Receipt::kRefused, Receipt::kCounted, Receipt::kRefused,
+                                  Receipt::kCounted, Receipt::kRefused}));
+  EXPECT_FLOAT_EQ(federation.loop->global().values()[0], 2);
+}
+
+TEST(RoundLoop, ClientsThatAreNeverHeardOfHaveFailed) {
+  Federation federation(std::make_unique<strategy::FedAvg>(strategy::FedAvg::Options{}));
+  federation.backend.silent = {1, 3};
+  const RoundRecord record = federation.loop->run_round();
+  EXPECT_EQ(record.clients_failed, 2u);
+  EXPECT_EQ(record.failures,
+            (std::vector<std::string>{"client 1: gave no answer", "client 3: gave no answer"}));
   EXPECT_FLOAT_EQ(federation.loop->global().values()[0], 2);
 }
 
@@ -167,8 +204,8 @@ TEST(RoundSums, Ef21EstimatesOnlyWhatIsTrained) {
   ParameterSet estimate(trainer.layout());
   std::ranges::fill(estimate.values(), 1.0f);
   estimates.emplace("delta", estimate);
-  strategy::RoundSums sums(2, 1);
-  sums.use_estimates(estimates, 10);
+  strategy::RoundSums sums(2, 1,
+                           {strategy::weighted_mean(), strategy::estimated_mean(estimates, 10)});
   Update update;
   auto values = std::make_shared<ParameterSet>(trainer.layout());
   std::ranges::fill(values->values(), 5.0f);

@@ -7,16 +7,40 @@
 
 namespace espalier::round {
 
-// The top level of a configuration.
+// The top level of a configuration: how long a run is, how often it is looked at and saved, and
+// what holds for all strategies alike. fields() checks every value by itself; what does not go
+// together is refused when the round loop is made (round/refusals.h).
+//
+// A run may be resumed with other values of rounds, eval_every, eval_batch, checkpoint_every and
+// client_state_mb; with any other change its checkpoint belongs to another run.
 struct RunOptions {
+  // At least 0. The root of all keys (base/random.h): data, partition, initial weights, devices,
+  // selection, order of samples, codecs.
   int64_t seed = 1;
+  // Of the whole run, 1 to 10^9. A cosine learning rate ends with the last one.
   int64_t rounds = 20;
+  // In rounds. The last round is evaluated whatever it is; 0: only that one.
   int64_t eval_every = 1;
+  // Samples, 1 to 100,000. Decides memory and speed; losses are added batch by batch, so that
+  // another value may change the last bits of a loss.
   int64_t eval_batch = 100;
+  // In rounds, at least 1. After a crash at most this many are run again; a run that ends or is
+  // interrupted writes a checkpoint in any case.
   int64_t checkpoint_every = 1;
+  // In 10^6 bytes of values. Beyond it the least recently used states go to the run's folder; 0:
+  // all do. Without a folder everything stays in memory.
   int64_t client_state_mb = 512;
+  // Share of the test samples, 0 to 1; 0: no target. Only noted (Ledger::target_round), at the
+  // first evaluation that finds it: the run goes on.
   double target_accuracy = 0;
+  // "residual": Seide et al. 2014, Karimireddy et al. 2019; "ef21": Richtárik, Sokolov, Fatkhullin
+  // 2021, algorithm 2 (codec/feedback.h). Both need an uplink that keeps more than it loses and one
+  // state per client: "residual" clients that train the same units in every round, "ef21" whole
+  // models without masks. "auto" takes "residual" where it is needed and possible
+  // (choose_feedback), and never "ef21".
   std::string error_feedback = "auto";
+  // Needs such a downlink too; clients then remember the model that they have decoded
+  // (codec/delta.h). Not with sub-models, masks, or strategies that send weights only once.
   bool delta_downlink = false;
 
   template <class Self, class Visitor>
@@ -56,10 +80,16 @@ struct RunOptions {
   }
 };
 
-// The part of [strategy] that every strategy shares.
+// The part of [strategy] that every strategy shares. The other keys of the section are the
+// strategy's own.
 struct SelectionOptions {
+  // A row of strategy_rows().
   std::string name = "fedavg";
+  // Drawn without replacement from the round's key. At least 1, at most the clients that there are
+  // (of the device); more is an Error when the round loop is made.
   int64_t clients_per_round = 10;
+  // The name of a DeviceOptions, whose clients alone train, explore and compute statistics; empty:
+  // no restriction.
   std::string device;
 
   template <class Self, class Visitor>

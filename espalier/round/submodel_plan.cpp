@@ -80,10 +80,10 @@ SubmodelPlan::SubmodelPlan(SubmodelOptions options, std::shared_ptr<const Parame
          "compute its statistics; give one of [[devices]] keep = 1");
 }
 
-strategy::Aggregation SubmodelPlan::aggregation() const {
+std::shared_ptr<const strategy::SumRule> SubmodelPlan::aggregation() const {
   const bool zero = options_.aggregation == "zero" ||
                     (options_.aggregation == "auto" && (!active() || method_->random));
-  return zero ? strategy::Aggregation::kZero : strategy::Aggregation::kCount;
+  return zero ? strategy::weighted_mean() : strategy::covered_mean();
 }
 
 std::shared_ptr<const submodel::Submodel> SubmodelPlan::choose(const strategy::RoundInfo& round,

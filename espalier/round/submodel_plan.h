@@ -13,18 +13,35 @@
 
 namespace espalier::round {
 
-// [submodel]
+// [submodel]: clients train physically smaller networks (Federated Dropout, Caldas et al. 2018;
+// HeteroFL, Diao et al. 2021; FjORD, Horváth et al. 2021; FedRolex, Alam et al. 2022). A ratio in
+// (0, 1] keeps max(1, round(ratio·n)) of the n units of every group; inputs and logits are in no
+// group. docs/algorithms/submodels.md says how we differ from the papers.
 struct SubmodelOptions {
+  // A row of selection_rows(), or "none"; then every other option must have its default.
   std::string name = "none";
+  // Ratio of kept units, in (0, 1]; 1: the whole model. Devices may have their own.
   double keep = 0.75;
+  // All clients of a ratio then have one sub-model per round. Only with a random method: the others
+  // choose so anyway.
   bool shared = false;
+  // With "count", a value is divided by the weight of the clients that hold it, with "zero" by that
+  // of all; one that nobody holds keeps its bits either way (sum_rules.h).
   std::string aggregation = "auto";
+  // Ratios in (0, 1], at most 32; only with "ordered", where sub-models are nested. A client draws
+  // from its own ratio and those below it.
   std::vector<double> widths;
+  // α in [0, 1]: the loss of a narrower width is (1 − α)·CE + α·KD. Needs widths; 0 is off.
   double self_distillation = 0;
+  // Of that distillation's softmax, above 0. Needs self_distillation unless it is 1.
   double temperature = 1;
+  // Outputs times 1/ratio. Not with widths, whose ratio changes from step to step.
   bool scaler = false;
+  // HeteroFL's other two rules; see train::SubmodelTraining. The second needs a model with running
+  // statistics and a device that holds all of it.
   bool masked_cross_entropy = false;
   bool static_batch_norm = false;
+  // Ratios in (0, 1], in any order; empty: only the whole model. RoundRecord::width_accuracy.
   std::vector<double> eval_widths;
 
   template <class Self, class Visitor>
@@ -73,43 +90,59 @@ struct SubmodelOptions {
   }
 };
 
+// Without devices there is one ratio, submodel.keep. Functions of their arguments: any thread.
+//
 // Whether every client trains the whole model, and whether every client trains the same units in
 // every round (the whole model, or the first units): then what it remembers still fits.
 bool all_whole(const SubmodelOptions& submodel, const std::vector<DeviceOptions>& devices);
 bool units_stay(const SubmodelOptions& submodel, const std::vector<DeviceOptions>& devices);
-// The ratio of a client on this device.
+// The ratio of a client on this device: its own, else the section's; 1 without sub-models.
 double keep_of(const SubmodelOptions& submodel, const DeviceOptions& device);
 
 // What the sub-models of a run are: which client gets which units in which round, and how it trains
-// them. Thread-safe.
+// them. Thread-safe. Choices are functions of round, ratio, client and seed, so asking again gives
+// the same units; memory is that of the maps of one round's ratios.
 class SubmodelPlan {
  public:
-  // Throws Error when an option does not go with the method, the model or the devices.
+  // `layout` is the whole model's. Throws Error when an option does not go with the method, the
+  // model or the devices: a model without unit groups has no sub-models, for instance. Does not
+  // look at the strategy (round/refusals.h).
   SubmodelPlan(SubmodelOptions options, std::shared_ptr<const ParameterLayout> layout,
                const std::vector<DeviceOptions>& devices = {});
 
   // Whether there are sub-models at all.
   bool active() const { return method_ != nullptr; }
-  // Whether clients of one ratio train different units in the same round.
+  // Whether clients of one ratio train different units in the same round, so that each has payloads
+  // of its own.
   bool differs_by_client() const { return active() && method_->random && !options_.shared; }
-  strategy::Aggregation aggregation() const;
+  // How the parts become one mean: "auto" is zero for random methods and without sub-models, else
+  // count.
+  std::shared_ptr<const strategy::SumRule> aggregation() const;
+  // As configured: "auto" is not resolved in it.
   const SubmodelOptions& options() const { return options_; }
 
+  // The ratio of a client, in (0, 1].
   double keep(const DeviceTable& devices, uint64_t client) const {
     return keep_of(options_, devices.of(client));
   }
-  // The sub-model of a client; null when it trains the whole model.
+  // The sub-model of a client; null when it trains the whole model. `keep` is the client's; Error
+  // outside (0, 1]. In a round, clients that share their units share the object too, so that what
+  // is made of it is made once.
   std::shared_ptr<const submodel::Submodel> choose(const strategy::RoundInfo& round,
                                                    uint64_t client, double keep);
+  // How a client of this ratio trains: unit counts of the widths that it can draw, and HeteroFL's
+  // rules. The default, plain training, without sub-models.
   train::SubmodelTraining training(double keep) const;
-  // The sub-model that a width is evaluated as: the first units; null for the whole model.
+  // The sub-model that a width is evaluated as: the first units, whatever the method; null for the
+  // whole model. Error for a ratio outside (0, 1].
   std::shared_ptr<const submodel::Submodel> at_width(double keep) const;
 
  private:
   SubmodelOptions options_;
   std::shared_ptr<const ParameterLayout> layout_;
-  const submodel::SelectionRow* method_ = nullptr;
-  std::mutex mutex_;
+  const submodel::SelectionRow* method_ = nullptr;  // null: no sub-models
+  std::mutex mutex_;                                // of the two below
+  // Only where clients of one ratio share their sub-model.
   uint32_t cached_round_ = 0;
   std::map<double, std::shared_ptr<const submodel::Submodel>> cached_;  // by ratio, of one round
 };

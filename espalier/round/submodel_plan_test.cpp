@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "espalier/base/error.h"
+#include "espalier/strategy/round_sums.h"
 
 namespace espalier::round {
 namespace {
@@ -68,14 +69,33 @@ TEST(SubmodelPlan, UnitsStayWhenNothingMovesThem) {
   EXPECT_EQ(keep_of(rolling, same), 0.75);
 }
 
+// Two clients of weight 1 hold two of three units' worth of w; the third value is one client's
+// alone.
 TEST(SubmodelPlan, TheMethodDecidesTheAggregationUnlessItIsNamed) {
-  EXPECT_EQ(SubmodelPlan(named("federated-dropout"), layout()).aggregation(),
-            strategy::Aggregation::kZero);
-  EXPECT_EQ(SubmodelPlan(named("ordered"), layout()).aggregation(), strategy::Aggregation::kCount);
-  EXPECT_EQ(SubmodelPlan(named("rolling"), layout()).aggregation(), strategy::Aggregation::kCount);
+  const auto counts = [](const SubmodelOptions& options) {
+    const auto model = std::make_shared<const ParameterLayout>(
+        std::vector<ParameterInfo>{{.name = "w", .shape = {2}, .units = {{.axis = 0, .group = 0}}}},
+        std::vector<UnitGroup>{{"w", 2}});
+    strategy::RoundSums sums(2, 1, {SubmodelPlan(options, layout()).aggregation()});
+    wire::Update part, whole;
+    part.submodel =
+        std::make_shared<submodel::Submodel>(model, std::vector<std::vector<uint32_t>>{{0}});
+    part.payloads.push_back({"delta", std::make_shared<ParameterSet>(part.submodel->layout(),
+                                                                     AlignedVector<float>{2})});
+    whole.payloads.push_back(
+        {"delta", std::make_shared<ParameterSet>(model, AlignedVector<float>{2, 2})});
+    sums.add(0, part);
+    sums.add(1, whole);
+    const ParameterSet mean = sums.mean("delta", model);
+    EXPECT_EQ(mean.values()[0], 2);
+    return mean.values()[1] == 2;  // divided by the one client that has it, not by both
+  };
+  EXPECT_FALSE(counts(named("federated-dropout")));
+  EXPECT_TRUE(counts(named("ordered")));
+  EXPECT_TRUE(counts(named("rolling")));
   SubmodelOptions options = named("ordered");
   options.aggregation = "zero";
-  EXPECT_EQ(SubmodelPlan(options, layout()).aggregation(), strategy::Aggregation::kZero);
+  EXPECT_FALSE(counts(options));
 }
 
 TEST(SubmodelPlan, WidthsAreThoseBelowTheClientsOwnAndItsOwn) {

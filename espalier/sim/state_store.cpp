@@ -13,7 +13,7 @@ std::filesystem::path SimStateStore::path(uint64_t client, uint32_t version) con
   return folder_ / concat(client, "-", version, ".state");
 }
 
-std::shared_ptr<const strategy::ClientState> SimStateStore::get(uint64_t client, uint32_t version) {
+std::shared_ptr<const client::ClientState> SimStateStore::get(uint64_t client, uint32_t version) {
   const std::lock_guard lock(mutex_);
   Versions& versions = clients_[client];
   auto at = versions.find(version);
@@ -35,8 +35,7 @@ SimStateStore::Entry SimStateStore::read(uint64_t client, uint32_t version) cons
   try {
     const Bytes bytes = read_file(file);
     Entry entry;
-    entry.state =
-        std::make_shared<strategy::ClientState>(round::decode_state(bytes, file.string()));
+    entry.state = std::make_shared<client::ClientState>(client::decode_state(bytes, file.string()));
     entry.bytes = bytes.size();
     entry.on_disk = true;
     return entry;
@@ -47,8 +46,7 @@ SimStateStore::Entry SimStateStore::read(uint64_t client, uint32_t version) cons
   }
 }
 
-void SimStateStore::put(uint64_t client, uint32_t round, uint32_t base,
-                        strategy::ClientState state) {
+void SimStateStore::put(uint64_t client, uint32_t round, uint32_t base, client::ClientState state) {
   uint64_t bytes = 0;
   for (const auto& [name, set] : state.sets) bytes += set.size() * sizeof(float);
   for (const auto& [name, blob] : state.blobs) bytes += blob.size();
@@ -58,7 +56,7 @@ void SimStateStore::put(uint64_t client, uint32_t round, uint32_t base,
     const auto current = entry++;
     if (current->first != base && !current->second.committed) drop(client, versions, current);
   }
-  versions[round] = {std::make_shared<strategy::ClientState>(std::move(state)), bytes, false, false,
+  versions[round] = {std::make_shared<client::ClientState>(std::move(state)), bytes, false, false,
                      ++clock_};
   memory_bytes_ += bytes;
   shrink();
@@ -67,7 +65,7 @@ void SimStateStore::put(uint64_t client, uint32_t round, uint32_t base,
 void SimStateStore::save(uint64_t client, uint32_t version, Entry& entry) {
   try {
     make_folder(folder_);
-    write_file_atomic(path(client, version), round::encode_state(*entry.state));
+    write_file_atomic(path(client, version), client::encode_state(*entry.state));
   } catch (const Error& error) {
     throw StorageError(error.what());
   }

@@ -6,7 +6,7 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "espalier/round/client_state.h"
+#include "espalier/client/client_state.h"
 
 namespace espalier::sim {
 
@@ -16,7 +16,7 @@ namespace espalier::sim {
 // With a folder, make_durable() writes what changed since the last checkpoint, so that a resumed
 // run finds it. The version that the last written checkpoint names is kept until the next one is
 // written. Failures of the storage are StorageErrors.
-class SimStateStore : public round::ClientStateStore {
+class SimStateStore : public client::ClientStateStore {
  public:
   // `memory_limit_bytes` counts the values. Without a folder everything stays in memory, whatever
   // the limit.
@@ -24,10 +24,12 @@ class SimStateStore : public round::ClientStateStore {
   // Made when it is needed. Before anything is put.
   void set_folder(std::filesystem::path folder) { folder_ = std::move(folder); }
 
-  std::shared_ptr<const strategy::ClientState> get(uint64_t client, uint32_t version) override;
-  void put(uint64_t client, uint32_t round, uint32_t base, strategy::ClientState state) override;
-  void make_durable() override;
-  void commit(uint64_t client, uint32_t version) override;
+  std::shared_ptr<const client::ClientState> get(uint64_t client, uint32_t version) override;
+  void put(uint64_t client, uint32_t round, uint32_t base, client::ClientState state) override;
+  // Everything put so far survives a crash from here on.
+  void make_durable();
+  // The checkpoint that names `version` for `client` is written: older versions of it may go.
+  void commit(uint64_t client, uint32_t version);
 
   // After a resume: deletes the files of rounds that the checkpoint does not name.
   void keep_only(const std::map<uint64_t, uint32_t>& versions);
@@ -36,7 +38,7 @@ class SimStateStore : public round::ClientStateStore {
 
  private:
   struct Entry {
-    std::shared_ptr<const strategy::ClientState> state;  // null: on disk only
+    std::shared_ptr<const client::ClientState> state;  // null: on disk only
     uint64_t bytes = 0;
     bool on_disk = false;
     bool committed = false;  // the last written checkpoint names it

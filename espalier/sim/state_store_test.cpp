@@ -10,8 +10,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-strategy::ClientState state(float value, size_t size = 100) {
-  strategy::ClientState out;
+client::ClientState state(float value, size_t size = 100) {
+  client::ClientState out;
   ParameterSet set(std::make_shared<ParameterLayout>(
       std::vector<ParameterInfo>{{"w", {static_cast<int64_t>(size)}}}));
   set.values()[0] = value;
@@ -19,7 +19,7 @@ strategy::ClientState state(float value, size_t size = 100) {
   return out;
 }
 
-float value_of(const std::shared_ptr<const strategy::ClientState>& state) {
+float value_of(const std::shared_ptr<const client::ClientState>& state) {
   return state->sets.at("c").values()[0];
 }
 

@@ -136,8 +136,8 @@ TEST(Submodels, EveryCodecCarriesThem) {
 // clients do not hold.
 TEST(Submodels, WhatNobodyTrainedKeepsItsBits) {
   for (const auto& row : strategy::strategy_rows()) {
-    const auto strategy = row.create({}, {});
-    if (strategy->has_client_state() || strategy->masks() || strategy->keeps_encoded()) continue;
+    const strategy::Traits traits = row.create({}, {})->traits();
+    if (traits.client_state || traits.masks || !traits.weights_travel) continue;
     for (const char* aggregation : {"zero", "count"}) {
       TestRun run(row.name, 2,
                   {"submodel.name=rolling", "submodel.keep=0.25",
@@ -172,15 +172,15 @@ TEST(Submodels, AggregationDividesByWhatItSays) {
       std::vector<UnitGroup>{{"w", 3}});
   const auto first =
       std::make_shared<submodel::Submodel>(layout, std::vector<std::vector<uint32_t>>{{0, 1}});
-  for (const auto aggregation : {strategy::Aggregation::kZero, strategy::Aggregation::kCount}) {
-    strategy::RoundSums sums(2, 10, aggregation);
-    strategy::Update part;
+  for (const bool zero : {true, false}) {
+    strategy::RoundSums sums(2, 10, {zero ? strategy::weighted_mean() : strategy::covered_mean()});
+    wire::Update part;
     part.num_samples = 3;
     part.submodel = first;
     part.payloads.push_back(
         {"delta", std::make_shared<ParameterSet>(first->layout(), AlignedVector<float>{4, 8}), 3});
     sums.add(0, part);
-    strategy::Update whole;
+    wire::Update whole;
     whole.num_samples = 1;
     whole.payloads.push_back(
         {"delta", std::make_shared<ParameterSet>(layout, AlignedVector<float>{0, 4, 2}), 1});
@@ -188,7 +188,7 @@ TEST(Submodels, AggregationDividesByWhatItSays) {
     const ParameterSet mean = sums.mean("delta", layout);
     EXPECT_FLOAT_EQ(mean.values()[0], 3);
     EXPECT_FLOAT_EQ(mean.values()[1], 7);
-    EXPECT_FLOAT_EQ(mean.values()[2], aggregation == strategy::Aggregation::kZero ? 0.5f : 2.0f);
+    EXPECT_FLOAT_EQ(mean.values()[2], zero ? 0.5f : 2.0f);
   }
 }
 

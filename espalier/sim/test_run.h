@@ -1,13 +1,16 @@
 #pragma once
 
+#include <cstdlib>
 #include <functional>
+#include <memory>
+#include <optional>
 
 #include "espalier/base/config.h"
-#include "espalier/codec/codec.h"
-#include "espalier/round/round_loop.h"
-#include "espalier/round/run_config.h"
-#include "espalier/sim/sim_backend.h"
-#include "espalier/sim/state_store.h"
+#include "espalier/models/make_trainer.h"
+#include "espalier/models/process.h"
+#include "espalier/run/assembly.h"
+#include "espalier/run/run_config.h"
+#include "espalier/sim/loopback.h"
 
 // A whole run without files, for tests.
 namespace espalier::sim {
@@ -34,7 +37,8 @@ lr = 0.1
 clients_per_round = 5
 )";
 
-// A run without files.
+// A run without files. With ESPALIER_LOOPBACK in the environment, its messages pass through bytes
+// (loopback.h): the same tests then speak of a network.
 class TestRun {
  public:
   // `wrap` may put a backend of its own around the simulator's, which it must outlive.
@@ -44,65 +48,45 @@ class TestRun {
     Json tree = parse_toml(kConfig, "test");
     set_config_value(tree, "strategy.name=" + strategy_name);
     for (const auto& assignment : assignments) set_config_value(tree, assignment);
-    config_ = round::read_run_config(tree);
-    strategy_ = round::make_strategy(config_);
-    downlink_ = codec::make_codec(config_.downlink, "downlink");
-    uplink_ = codec::make_codec(config_.uplink, "uplink");
-    data_ = data::load_dataset(config_.data, Key(1));
-    partition_ = data::make_partition(config_.partition, *data_.train, Key(2));
-    train::configure_process();
-    const auto trainer =
-        train::make_trainer(config_.model, train::spec_of(*data_.train), "fp32", "cpu");
-    ParameterSet initial(trainer->layout());
-    trainer->initialize(Key(3), initial);
-    const round::Feedback feedback = round::choose_feedback(
-        config_.run.error_feedback, *uplink_, *strategy_, config_.submodel, config_.devices);
-    round::ClientEnvironment environment{
-        *strategy_, *downlink_,
-        *uplink_,   {initial.shared_layout(), round::max_task_values(initial.layout())},
-        &states_,   nullptr,
-        feedback};
-    backend_ = std::make_unique<SimBackend>(SimBackend::Setup{data_, *partition_, config_.model,
-                                                              config_.train, threads,
-                                                              config_.run.eval_batch, environment});
-    round::Backend& backend = wrap ? wrap(*backend_) : *backend_;
-    strategy::ServerSetup server;
-    server.data = train::spec_of(*data_.train);
-    server.model = config_.model;
-    server.num_threads = threads;
-    loop_ = std::make_unique<round::RoundLoop>(
-        round::RoundLoop::Setup{config_.run, config_.selection, config_.train, *strategy_,
-                                *downlink_, *uplink_, backend, &states_, config_.submodel,
-                                config_.devices, server},
-        std::move(initial));
+    config_ = run::read_run_config(tree);
+    models::configure_process();
+    run::Sources sources;
+    sources.data = data::load_dataset(config_.data, Key(1));
+    sources.partition = data::make_partition(config_.partition, *sources.data.train, Key(2));
+    const auto trainer = models::make_trainer(config_.model, train::spec_of(*sources.data.train),
+                                              config_.train.hardware);
+    sources.initial = ParameterSet(trainer->layout());
+    trainer->initialize(Key(3), sources.initial);
+    run::Assembly::Options options{.num_threads = threads};
+    options.wrap = [&](round::Backend& simulator) -> round::Backend& {
+      round::Backend* backend = &simulator;
+      if (std::getenv("ESPALIER_LOOPBACK") != nullptr) backend = &loopback_.emplace(*backend);
+      return wrap ? wrap(*backend) : *backend;
+    };
+    assembly_ = std::make_unique<run::Assembly>(config_, std::move(sources), options);
   }
-  round::RoundLoop& loop() { return *loop_; }
+  round::RoundLoop& loop() { return assembly_->loop(); }
   std::vector<float> finish() {
-    while (!loop_->finished()) last_ = loop_->run_round();
+    while (!loop().finished()) last_ = loop().run_round();
     // What a strategy keeps of its own is part of the result too.
-    std::vector<float> all(loop_->global().values().begin(), loop_->global().values().end());
-    for (const auto& [name, part] : strategy_->model_parts())
-      all.insert(all.end(), part.values().begin(), part.values().end());
+    std::vector<float> all(loop().global().values().begin(), loop().global().values().end());
+    if (const auto* own = assembly_->strategy().capabilities().own_model; own != nullptr) {
+      for (const auto& [name, part] : own->parts())
+        all.insert(all.end(), part.values().begin(), part.values().end());
+    }
     return all;
   }
   const round::RoundRecord& last() const { return last_; }
-  round::RoundRecord step() { return last_ = loop_->run_round(); }
-  SimStateStore& states() { return states_; }
-  const data::DataSource& data() const { return data_; }
-  const data::Partition& partition() const { return *partition_; }
-  std::unique_ptr<train::Trainer> trainer() const {
-    return train::make_trainer(config_.model, train::spec_of(*data_.train), "fp32", "cpu");
-  }
+  round::RoundRecord step() { return last_ = loop().run_round(); }
+  SimStateStore& states() { return assembly_->states(); }
+  const data::DataSource& data() const { return assembly_->data(); }
+  const data::Partition& partition() const { return assembly_->partition(); }
+  std::unique_ptr<train::Trainer> trainer() const { return assembly_->make_trainer(); }
 
  private:
-  round::RunConfig config_;
-  std::unique_ptr<strategy::Strategy> strategy_;
-  std::unique_ptr<codec::Codec> downlink_, uplink_;
-  data::DataSource data_;
-  std::unique_ptr<data::Partition> partition_;
-  SimStateStore states_{1 << 30};
-  std::unique_ptr<SimBackend> backend_;
-  std::unique_ptr<round::RoundLoop> loop_;
+  run::RunConfig config_;
+  std::optional<LoopbackBackend> loopback_;
+  std::unique_ptr<run::Assembly> assembly_;
   round::RoundRecord last_;
 };
 

@@ -4,8 +4,9 @@
 #include <cmath>
 
 #include "espalier/base/error.h"
-#include "espalier/strategy/salient_trainer.h"
-#include "espalier/train/gates.h"
+#include "espalier/models/model_options.h"
+#include "espalier/nn/gates.h"
+#include "espalier/strategy/adp_client.h"
 
 namespace espalier::strategy {
 namespace {
@@ -19,10 +20,6 @@ std::unique_ptr<Strategy> make_base(const AdpOptions& options) {
     if (const auto found = ours.find(field.name); found != ours.end()) table[field.name] = *found;
   }
   return row.create({&table, "strategy"}, {});
-}
-
-bool of_model(const Payload& payload, const ParameterLayout& model) {
-  return payload.values != nullptr && payload.values->layout() == model;
 }
 
 }  // namespace
@@ -44,20 +41,27 @@ Adp::Adp(const Options& options) : options_(options), base_(make_base(options)) 
     fail("config", "strategy.mu is for base = \"fedprox\", not \"", options_.base, "\"");
 }
 
+Traits Adp::traits() const {
+  Traits traits = base_->traits();
+  traits.masks = options_.sparse_updates;
+  traits.masks_advice = "set strategy.sparse_updates = false";
+  return traits;
+}
+
 void Adp::start(const ServerSetup& setup) {
   base_->start(setup);
-  if (gated() && (!train::has_gates(*setup.layout) || setup.model.gates != options_.mode)) {
+  if (gated() && (!nn::has_gates(*setup.layout) || setup.model.gates != options_.mode)) {
     fail("config", "strategy.mode = \"", options_.mode,
          "\" needs a model with such gates; set "
          "model.gates = \"",
          options_.mode, "\"");
   }
-  const double usual = train::ModelOptions{}.gate_ratio;
+  const double usual = models::ModelOptions{}.gate_ratio;
   if (gated() && setup.model.gate_ratio != usual && setup.model.gate_ratio != options_.ratio)
     fail("config", "strategy.ratio = ", options_.ratio,
          " would replace model.gate_ratio = ", setup.model.gate_ratio,
          " in the first round; set strategy.ratio alone");
-  if (!gated() && train::has_gates(*setup.layout))
+  if (!gated() && nn::has_gates(*setup.layout))
     fail("config",
          "strategy.mode = \"magnitude\" is for a model without gates; set model.gates = "
          "\"none\"");
@@ -73,13 +77,20 @@ double Adp::ratio_at(uint32_t round) const {
 void Adp::begin_round(const RoundInfo& round, ParameterSet& global) {
   values_ = sent_values_ = 0;
   ratio_ = ratio_at(round.round);
-  if (gated()) train::set_gate_ratio(global, ratio_);
-  base_->begin_round(round, global);
+  if (gated()) nn::set_gate_ratio(global, ratio_);
 }
 
 void Adp::configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                     Task& task) {
   base_->configure(round, global, task);
+  AdpClientOptions client;
+  client.mode = options_.mode;
+  client.base = task.algorithm;
+  client.threshold = options_.threshold;
+  client.epoch_lr_decay = options_.epoch_lr_decay;
+  client.sparse_updates = options_.sparse_updates;
+  task.algorithm = AdpClient::kName;
+  task.options.update(changed_options(client));
 }
 
 std::vector<std::string> Adp::update_payloads(const RoundInfo& round) const {
@@ -98,41 +109,12 @@ void Adp::finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& gl
   base_->finish(round, sums, global);
 }
 
-std::map<std::string, double> Adp::metrics() const {
-  std::map<std::string, double> figures = base_->metrics();
-  if (gated()) figures["gate_ratio"] = ratio_;
+RoundReport Adp::take_report() {
+  RoundReport report = base_->take_report();
+  if (gated()) report.figures["gate_ratio"] = ratio_;
   if (values_ > 0)
-    figures["sent_share"] = static_cast<double>(sent_values_) / static_cast<double>(values_);
-  return figures;
-}
-
-Update Adp::run_client(ClientContext& context, const Task& task) const {
-  SalientRules rules;
-  if (gated()) {
-    // SCAFFOLD's control variates count on every change that they make.
-    rules.keep_silent_rows = options_.base != "scaffold";
-  } else {
-    rules.threshold = options_.threshold;
-    rules.epoch_lr_decay = options_.epoch_lr_decay;
-  }
-  SalientTrainer trainer(context.trainer, rules);
-  ClientContext salient{trainer,      context.dataset,     context.samples,
-                        context.key,  context.previous,    {},
-                        context.test, context.test_samples};
-  Update update = base_->run_client(salient, task);
-  context.next = std::move(salient.next);
-  if (!options_.sparse_updates) return update;
-  const ParameterLayout& model = task.payload(kModel).values->layout();
-  std::optional<prune::Mask> changed;
-  for (const Payload& payload : update.payloads) {
-    if (!of_model(payload, model)) continue;
-    prune::Mask mask =
-        gated() ? prune::Mask::row_support(*payload.values) : prune::Mask::support(*payload.values);
-    changed = changed ? prune::Mask::either(*changed, mask) : std::move(mask);
-  }
-  if (changed && !changed->whole())
-    update.mask = std::make_shared<TravellingMask>(*std::move(changed), task.round);
-  return update;
+    report.figures["sent_share"] = static_cast<double>(sent_values_) / static_cast<double>(values_);
+  return report;
 }
 
 }  // namespace espalier::strategy

@@ -9,13 +9,20 @@
 namespace espalier::strategy {
 
 struct AdpOptions {
+  // Which of the authors' two methods: gates (of the kind that the model has), or small weights.
   std::string mode = "gated";
+  // The strategy whose server half is used as it is, and whose client half trains.
   std::string base = "fedavg";
+  // Gates: the share of a layer's channels that survive for a sample, and over how many rounds it
+  // falls from 1 to that; 0: at once.
   double ratio = 0.7;
   int64_t ratio_rounds = 0;
+  // Magnitude: what becomes 0 after an epoch, and the factor on the learning rate then.
   double threshold = 1e-3;
   double epoch_lr_decay = 0.99;
+  // Whether updates leave out what a client has not changed; rules out what masks rule out.
   bool sparse_updates = true;
+  // The base's own: FedProx's μ, and the weight of a client.
   double mu = 0.01;
   std::string weighting = "samples";
 
@@ -56,7 +63,7 @@ struct AdpOptions {
 // Adaptive dynamic pruning (Yu, Nguyen, Anwar, Jannesari 2021, arXiv 2106.06921) over another
 // strategy, whose server half it leaves as it is.
 //
-// gated and fbs: the gates are part of the model (train/gates.h): for every sample only salient
+// gated and fbs: the gates are part of the model (nn/gates.h): for every sample only salient
 // channels are computed and get a gradient. Here the share that survives is set, round by round, in
 // the global model, where everybody who receives or loads it finds it. A filter whose gate never
 // fired for a client's samples has no gradient; weight decay, which would move it all the same, is
@@ -68,37 +75,34 @@ struct AdpOptions {
 // convolutions with |w| ≤ threshold become 0; no mask is kept.
 //
 // The paper sends dense updates and counts rounds; here the bytes of a round shrink too.
-class Adp : public Strategy {
+class Adp : public Strategy, private Preparation {
  public:
   using Options = AdpOptions;
   explicit Adp(const Options& options);
 
+  Traits traits() const override;
+  Capabilities capabilities() override { return {.preparation = this}; }
   void start(const ServerSetup& setup) override;
-  void set_scratch(const std::filesystem::path& folder) override { base_->set_scratch(folder); }
-  bool prepares() const override { return true; }
-  void begin_round(const RoundInfo& round, ParameterSet& global) override;
   void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                  Task& task) override;
   std::vector<std::string> update_payloads(const RoundInfo& round) const override;
   void accumulate(const RoundInfo& round, uint64_t client, const Update& update,
                   RoundSums& sums) override;
   void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) override;
-  std::map<std::string, double> metrics() const override;
-  bool masks() const override { return options_.sparse_updates; }
-  bool has_client_state() const override { return base_->has_client_state(); }
+  RoundReport take_report() override;
   void save(ByteWriter& out) const override { base_->save(out); }
   void load(ByteReader& in) override { base_->load(in); }
 
-  Update run_client(ClientContext& context, const Task& task) const override;
-
-  // The share of channels that survive in a round.
+  // The share of channels that survive in a round (1-based), linear in between.
   double ratio_at(uint32_t round) const;
 
  private:
+  void begin_round(const RoundInfo& round, ParameterSet& global) override;
+  uint64_t explorers(const RoundInfo&) const override { return 0; }
   bool gated() const { return options_.mode != "magnitude"; }
 
   Options options_;
-  std::unique_ptr<Strategy> base_;
+  std::unique_ptr<Strategy> base_;                      // its server half decides
   double ratio_ = 1;                                    // of the round
   std::atomic<uint64_t> values_ = 0, sent_values_ = 0;  // of the round's updates
 };

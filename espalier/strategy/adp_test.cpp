@@ -3,14 +3,15 @@
 #include <gtest/gtest.h>
 
 #include "espalier/base/error.h"
+#include "espalier/models/make_trainer.h"
+#include "espalier/nn/gates.h"
 #include "espalier/strategy/salient_trainer.h"
 #include "espalier/strategy/test_client.h"
-#include "espalier/train/gates.h"
 
 namespace espalier::strategy {
 namespace {
 
-class AdpClient : public ClientTest {
+class AdpClientTest : public ClientTest {
  protected:
   void SetUp() override {
     ClientTest::SetUp();
@@ -25,18 +26,21 @@ class AdpClient : public ClientTest {
     model_.gates = gates;
     make_trainer();
   }
-  Update run(const Strategy& strategy) { return ClientTest::run(strategy, task_); }
+  Update run(const AdpOptions& options) {
+    Adp strategy(options);
+    return ClientTest::run(strategy, task_);
+  }
 
   Task task_;
 };
 
 // Two filters of conv2 whose gates cannot fire: their rows stay as they are, weight decay or not,
 // and do not travel.
-TEST_F(AdpClient, FiltersThatNeverFireAreNotSent) {
+TEST_F(AdpClientTest, FiltersThatNeverFireAreNotSent) {
   make("gated");
-  train::set_gate_ratio(*weights_, 0.9);
+  nn::set_gate_ratio(*weights_, 0.9);
   for (const size_t channel : {3u, 5u}) weights_->values("conv2.gate.bias")[channel] = -1e6f;
-  const Update update = run(Adp(AdpOptions{}));
+  const Update update = run(AdpOptions{});
   ASSERT_NE(update.mask, nullptr);
   const auto& layout = weights_->layout();
   const ParameterInfo& filters = *layout.find("conv2.weight");
@@ -61,16 +65,15 @@ TEST_F(AdpClient, FiltersThatNeverFireAreNotSent) {
 }
 
 // What is left out is zero, so the update is the one that would have been sent whole.
-TEST_F(AdpClient, SparseUpdatesLoseNothing) {
+TEST_F(AdpClientTest, SparseUpdatesLoseNothing) {
   for (const char* base : {"fedavg", "fedprox", "fednova"}) {
     make("gated");
-    train::set_gate_ratio(*weights_, 0.3);
+    nn::set_gate_ratio(*weights_, 0.3);
     AdpOptions options;
     options.base = base;
-    task_.scalars["mu"] = 0.01;  // what fedprox's server half tells its clients
-    const Update sparse = run(Adp(options));
+    const Update sparse = run(options);
     options.sparse_updates = false;
-    const Update dense = run(Adp(options));
+    const Update dense = run(options);
     EXPECT_EQ(dense.mask, nullptr);
     const auto all = dense.payloads[0].values->values();
     ASSERT_TRUE(std::ranges::equal(sparse.payloads[0].values->values(), all)) << base;
@@ -82,12 +85,12 @@ TEST_F(AdpClient, SparseUpdatesLoseNothing) {
   }
 }
 
-TEST_F(AdpClient, MagnitudeZeroesSmallConvolutionWeightsAfterEveryEpoch) {
+TEST_F(AdpClientTest, MagnitudeZeroesSmallConvolutionWeightsAfterEveryEpoch) {
   make("none");
   AdpOptions options;
   options.mode = "magnitude";
   options.threshold = 0.03;
-  const Update update = run(Adp(options));
+  const Update update = run(options);
   ParameterSet after = *weights_;
   add_scaled(after.values(), 1, update.payloads[0].values->values());
   const auto small = after.values("conv2.weight");
@@ -105,7 +108,7 @@ TEST_F(AdpClient, MagnitudeZeroesSmallConvolutionWeightsAfterEveryEpoch) {
 }
 
 // By hand: two epochs at falling learning rates, the weights cut after each.
-TEST_F(AdpClient, MagnitudeEpochsAreThoseOfATrainingByHand) {
+TEST_F(AdpClientTest, MagnitudeEpochsAreThoseOfATrainingByHand) {
   make("none");
   SalientTrainer salient(*trainer_, {.threshold = 0.02, .epoch_lr_decay = 0.5});
   salient.load(*weights_);
@@ -118,7 +121,7 @@ TEST_F(AdpClient, MagnitudeEpochsAreThoseOfATrainingByHand) {
   train::OptimizerState state;
   train::FitHooks hooks;
   hooks.optimizer = &state;
-  train::TrainOptions options = task_.train;
+  train::StepOptions options = task_.train;
   options.epochs = 1;
   ParameterSet expected;
   for (uint64_t epoch = 0; epoch < 2; ++epoch) {
@@ -156,6 +159,21 @@ TEST(Adp, OptionsThatDoNothingAreRefused) {
   EXPECT_THROW(Adp(with([](O& o) { o.mode = "magnitude", o.ratio = 0.5; })), Error);
   EXPECT_THROW(Adp(with([](O& o) { o.mu = 0.5; })), Error);
   EXPECT_NO_THROW(Adp(with([](O& o) { o.mu = 0.5, o.base = "fedprox"; })));
+}
+
+// What a task asks for comes from a peer.
+TEST(AdpClient, OptionsOfATaskAreChecked) {
+  const auto create = [](const char* options) {
+    const Json table = Json::parse(options);
+    return client::find_algorithm(client_algorithms(), "adp").create({&table, "task.options"}, {});
+  };
+  EXPECT_NO_THROW(create(R"({"base":"fedprox","mu":0.5,"threshold":0.01})"));
+  EXPECT_THROW(create(R"({"base":5})"), Error);
+  EXPECT_THROW(create(R"({"base":true})"), Error);
+  EXPECT_THROW(create(R"({"base":"adp"})"), Error);  // a tower of itself
+  EXPECT_THROW(create(R"({"base":"nobody"})"), Error);
+  EXPECT_THROW(create(R"({"mu":0.5})"), Error);  // fedavg has none
+  EXPECT_THROW(create(R"({"mode":"loud"})"), Error);
 }
 
 }  // namespace

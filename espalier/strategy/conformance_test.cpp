@@ -58,7 +58,7 @@ TEST_P(EveryStrategy, ApproachesTheCommonOptimumWhenClientsAgree) {
   // FedAdam and FedYogi move by at most about their server learning rate, 0.01, per round.
   const bool adaptive = GetParam().name == "fedadam" || GetParam().name == "fedyogi";
   const auto pruned = [&](size_t i) {
-    return federation.strategy().masks() && federation.w(i) == 0;
+    return federation.strategy().traits().masks && federation.w(i) == 0;
   };
   EXPECT_FALSE(pruned(0) && pruned(1));
   if (!pruned(0)) {
@@ -77,7 +77,7 @@ TEST_P(EveryStrategy, UnknownKeysAreRefused) {
 std::vector<StrategyRow> rows() {
   std::vector<StrategyRow> chosen;
   for (const StrategyRow& row : strategy_rows()) {
-    if (!row.create({}, {})->keeps_encoded()) chosen.push_back(row);
+    if (row.create({}, {})->traits().weights_travel) chosen.push_back(row);
   }
   return chosen;
 }

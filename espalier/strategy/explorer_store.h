@@ -12,16 +12,20 @@
 namespace espalier::strategy {
 
 // One long vector of every explorer, for scores that need them one by one and not only their sum.
-// They lie on disk; memory is one vector. put() may be called by many threads; StorageError when
-// the disk fails.
+// They lie on disk, 4 bytes per value and explorer; memory is one vector. put() may be called by
+// many threads, which take turns. StorageError when the disk fails: the run ends, and its message
+// says to set strategy.agreement = 0. What is kept does not outlive this object.
 class ExplorerStore {
  public:
   // `folder` as SpillFile's. `size`: values of a vector.
   ExplorerStore(const std::filesystem::path& folder, size_t size)
       : file_(folder, "explorers' deviations", "set strategy.agreement = 0"), size_(size) {}
 
+  // values: as many as `size`. Takes the place of what the client put before; with an error that
+  // stays.
   void put(uint64_t client, std::span<const float> values);
-  // Calls fn(client, values) in the order of client numbers. Not while another thread puts.
+  // Calls fn(client, values) in the order of client numbers, whoever put first; the values are
+  // valid during the call. Not while another thread puts.
   void for_each(const std::function<void(uint64_t, std::span<const float>)>& fn) const;
 
  private:

@@ -53,16 +53,19 @@ class FeatureStore {
   // Keeps the message in place of what the key had. Throws StorageError when the disk fails; then
   // nothing has changed.
   void put(FeatureKey key, Checked checked);
+  // Nothing happens for a key that has nothing.
   void erase(FeatureKey key);
   void clear();
 
-  // One sample's values. Throws StorageError when its file cannot be read.
+  // One sample's values, in the order of its tensor; out: as many as it has. The key must have a
+  // message. Throws StorageError when its file cannot be read.
   void fetch(FeatureKey key, size_t sample, std::span<float> out) const;
   // The message as it arrived; null when there is none.
   std::shared_ptr<const Bytes> message(FeatureKey key) const;
 
-  // Of one key's message.
+  // Of one key's message, which must be there.
   uint64_t size_bytes(FeatureKey key) const;
+  // Of all messages, by where they lie.
   uint64_t memory_bytes() const { return memory_bytes_; }
   uint64_t disk_bytes() const { return disk_bytes_; }
 

@@ -8,12 +8,14 @@
 #include <vector>
 
 #include "espalier/strategy/feature_store.h"
+#include "espalier/strategy/fedgkt_client.h"
+#include "espalier/strategy/fedgkt_payloads.h"
 #include "espalier/strategy/server_net.h"
 #include "espalier/strategy/strategy.h"
 
 namespace espalier::strategy {
 
-struct FedGktOptions {
+struct FedGktOptions : FedGktClientOptions {
   std::string server_model = "resnet55-server";
   std::string server_file;
   int64_t server_epochs = 20;
@@ -28,16 +30,10 @@ struct FedGktOptions {
   int64_t server_lr_patience = 10;
   std::string server_precision = "fp32";
   std::string server_device = "cpu";
-  double alpha = 1;
-  double temperature = 3;
   bool server_distillation = true;
   bool shuffle_clients = true;
   std::string mode = "synchronous";
   std::string pretrained_extractor;
-  double sample_fraction = 1;
-  double clip_features = 0;
-  double feature_noise = 0;
-  int64_t test_samples = 0;
   int64_t memory_limit_mb = 0;
 
   template <class Self, class Visitor>
@@ -73,10 +69,7 @@ struct FedGktOptions {
           Field("The server's arithmetic.").one_of({"fp32", "bf16"}));
     visit("server_device", self.server_device,
           Field("Where the server trains.").one_of({"cpu", "cuda"}));
-    visit("alpha", self.alpha,
-          Field("Weight of the distillation for clients, of the cross-entropy for the server.")
-              .at_least(0));
-    visit("temperature", self.temperature, Field("Of both distillations.").above(0));
+    FedGktClientOptions::loss_fields(self, visit);
     visit("server_distillation", self.server_distillation,
           Field("Whether the server learns from the clients' logits besides the labels."));
     visit("shuffle_clients", self.shuffle_clients,
@@ -89,19 +82,7 @@ struct FedGktOptions {
     visit("pretrained_extractor", self.pretrained_extractor,
           Field("Safetensors file with the extractor's tensors by name, from which every client "
                 "starts; empty: drawn from the seed."));
-    visit("sample_fraction", self.sample_fraction,
-          Field("Part of its samples that a client uploads per round, drawn anew each time.")
-              .above(0)
-              .at_most(1));
-    visit("clip_features", self.clip_features,
-          Field("Clip each feature map's L2 norm to this; 0 is off.").at_least(0));
-    visit("feature_noise", self.feature_noise,
-          Field("Standard deviation of Gaussian noise on every uploaded feature, after clipping; 0 "
-                "is off.")
-              .at_least(0));
-    visit("test_samples", self.test_samples,
-          Field("Held-out samples that a client uploads where the run evaluates; 0: all it has.")
-              .at_least(0));
+    FedGktClientOptions::upload_fields(self, visit);
     visit("memory_limit_mb", self.memory_limit_mb,
           Field("Encoded feature maps that the server keeps in memory, in MB; what exceeds it lies "
                 "on disk; 0 is no limit.")
@@ -112,7 +93,7 @@ struct FedGktOptions {
 // FedGKT: group knowledge transfer (He, Annavaram, Avestimehr, NeurIPS 2020, arXiv 2007.14513).
 // Client k owns a small extractor f_e and a small classifier f_c, the server a large net f_s on the
 // extractor's feature map H. No weights travel: feature maps, logits and labels go up, logits come
-// down. With the losses of train/loss.h, per sample i of client k:
+// down. With the losses of nn/loss.h, per sample i of client k:
 //
 //   client    CE(f_c(H), y) + α·KD(f_c(H) ← z_s)        CE alone for samples without z_s
 //   server    KD(f_s(H) ← z_c) + α·CE(f_s(H), y)        CE alone without server_distillation
@@ -149,38 +130,25 @@ struct FedGktOptions {
 //
 // Determinism: samples are ordered by client and position, so the order of arrival, the number of
 // threads and memory_limit_mb change no bit.
-class FedGkt : public Strategy {
+class FedGkt : public Strategy, private EncodedUpdates, private OwnModel {
  public:
   using Options = FedGktOptions;
   explicit FedGkt(const Options& options);
   ~FedGkt() override;
 
+  Traits traits() const override { return {.client_state = true, .weights_travel = false}; }
+  Capabilities capabilities() override { return {.encoded_updates = this, .own_model = this}; }
   void start(const ServerSetup& setup) override;
-  void set_scratch(const std::filesystem::path& folder) override;
   void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                  Task& task) override;
   void check(const RoundInfo& round, const ParameterLayout& layout, double num_samples,
              const Update& update) const override;
-  int64_t max_values(const ParameterLayout& layout, double num_samples) const override;
-  bool keeps_encoded() const override { return true; }
   void accumulate(const RoundInfo& round, uint64_t client, const Update& update,
                   RoundSums& sums) override;
   void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) override;
-  std::optional<train::EvalSums> evaluated() const override { return evaluated_; }
-  std::map<std::string, double> metrics() const override { return metrics_; }
-  // "server": the server's net.
-  std::map<std::string, ParameterSet> model_parts() const override;
-  std::string saved_client_set() const override { return "net"; }
-  // Every saved client's extractor on its share of the test samples, then the server's net; pooled.
-  // Feature maps are clipped as in training, but neither coded nor blurred.
-  std::optional<train::EvalSums> evaluate_saved(const SavedModel& saved) override;
+  RoundReport take_report() override { return {metrics_, {}}; }
   void save(ByteWriter& out) const override;
   void load(ByteReader& in) override;
-
-  // The state it keeps: "net" (all of the client's weights and statistics), "optimizer.steps" and
-  // the optimizer's buffers.
-  Update run_client(ClientContext& context, const Task& task) const override;
-  bool has_client_state() const override { return true; }
 
   // A client's upload besides its feature maps.
   struct Upload {
@@ -196,6 +164,14 @@ class FedGkt : public Strategy {
     double best = 0, lr_scale = 1;
     int64_t bad_rounds = 0;
   };
+  int64_t max_values(const ParameterLayout& layout, double num_samples) const override;
+  train::EvalSums evaluated() const override { return evaluated_; }
+  // "server": the server's net.
+  std::map<std::string, ParameterSet> parts() const override;
+  std::string client_set() const override { return FedGktClient::kNet; }
+  // Every saved client's extractor on its share of the test samples, then the server's net; pooled.
+  // Feature maps are clipped as in training, but neither coded nor blurred.
+  train::EvalSums evaluate_saved(const SavedModel& saved) override;
   Upload read_upload(const RoundInfo& round, const Update& update) const;
   train::FitResult train(const data::Dataset& dataset, Key key);
   void answer(const data::Dataset& dataset);
@@ -215,36 +191,8 @@ class FedGkt : public Strategy {
   std::map<uint64_t, Upload> uploads_;
   // What a client's next task tells it: its samples' positions and logits.
   std::map<uint64_t, std::shared_ptr<const ParameterSet>> answers_;
-  std::optional<train::EvalSums> evaluated_;
+  train::EvalSums evaluated_;
   std::map<std::string, double> metrics_;
 };
-
-namespace fedgkt {
-
-// Payloads and their tensors. "outputs" and the answers: counters "ids" [n] and (going up) "labels"
-// [n], and the weight "logits" [n, classes]. "features": one weight "feature.i" per sample.
-inline constexpr const char* kOutputs = "outputs";
-inline constexpr const char* kFeatures = "features";
-inline constexpr const char* kTestLabels = "test_labels";
-inline constexpr const char* kTestFeatures = "test_features";
-inline constexpr const char* kAnswers = "answers";
-// Scalars: whether test samples are wanted (task); the client's own accuracy on them (update).
-inline constexpr const char* kEvaluate = "evaluate";
-inline constexpr const char* kClientAccuracy = "client_accuracy";
-// Of one upload, test samples included: what a message's layout may hold.
-inline constexpr size_t kMaxSamples = 65536;
-
-std::shared_ptr<const ParameterLayout> outputs_layout(size_t samples, int64_t classes);
-std::shared_ptr<const ParameterLayout> answers_layout(size_t samples, int64_t classes);
-std::shared_ptr<const ParameterLayout> labels_layout(size_t samples);
-std::shared_ptr<const ParameterLayout> features_layout(size_t samples,
-                                                       const std::vector<int64_t>& shape);
-// Clips each map of `size` values to the norm, then adds noise drawn from the key and the map's
-// position, as the options say.
-void protect(std::span<float> features, size_t size, const FedGktOptions& options, Key key);
-// How many of `num_samples` a client uploads: at least one.
-size_t num_uploaded(double sample_fraction, size_t num_samples);
-
-}  // namespace fedgkt
 
 }  // namespace espalier::strategy

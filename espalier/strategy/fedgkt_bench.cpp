@@ -14,7 +14,10 @@
 #include "espalier/base/clock.h"
 #include "espalier/base/thread_pool.h"
 #include "espalier/data/load.h"
+#include "espalier/models/make_trainer.h"
+#include "espalier/models/process.h"
 #include "espalier/strategy/fedgkt.h"
+#include "espalier/strategy/test_client_half.h"
 
 namespace espalier::strategy {
 namespace {
@@ -23,7 +26,7 @@ constexpr size_t kClients = 4, kTrain = 500, kTest = 250;
 
 void run(uint32_t rounds, size_t threads, const std::string& precision, int64_t shards, int bits,
          const std::string& client_precision) {
-  train::configure_process();
+  models::configure_process();
   data::DataOptions drawn;
   drawn.name = "synthetic";
   drawn.synthetic_train_samples = kClients * kTrain;
@@ -48,12 +51,11 @@ void run(uint32_t rounds, size_t threads, const std::string& precision, int64_t 
   setup.train.optimizer = "adam";
   setup.train.lr = 1e-3;
   setup.train.batch_size = 100;
-  setup.train.precision = client_precision;
   setup.uplink = uplink.get();
   setup.num_threads = threads;
   std::vector<std::unique_ptr<train::Trainer>> trainers(threads);
   for (auto& trainer : trainers)
-    trainer = train::make_trainer(setup.model, setup.data, client_precision, "cpu");
+    trainer = models::make_trainer(setup.model, setup.data, {client_precision, "cpu"});
   setup.layout = trainers[0]->layout();
   auto global = std::make_shared<ParameterSet>();
   trainers[0]->initialize(Key(2), *global);
@@ -61,8 +63,8 @@ void run(uint32_t rounds, size_t threads, const std::string& precision, int64_t 
 
   std::vector<uint32_t> all(kClients * kTrain);
   std::iota(all.begin(), all.end(), uint32_t{0});
-  std::vector<ClientState> states(kClients);
-  ThreadPool pool(threads, [](size_t) { train::configure_thread(); });
+  std::vector<client::ClientState> states(kClients);
+  ThreadPool pool(threads, [](size_t) { models::configure_thread(); });
   for (uint32_t round = 1; round <= rounds; ++round) {
     const RoundInfo info{round, 4, Key(3).child(round), setup.train, true};
     RoundSums sums(kClients, kTrain);
@@ -72,7 +74,8 @@ void run(uint32_t rounds, size_t threads, const std::string& precision, int64_t 
     pool.run(kClients, [&](size_t client, size_t worker) {
       auto& trainer =
           trainers[worker];  // made anew each round: its memory is the server's after it
-      if (!trainer) trainer = train::make_trainer(setup.model, setup.data, client_precision, "cpu");
+      if (!trainer)
+        trainer = models::make_trainer(setup.model, setup.data, {client_precision, "cpu"});
       Task task;
       task.round = round;
       task.client = client;
@@ -83,15 +86,15 @@ void run(uint32_t rounds, size_t threads, const std::string& precision, int64_t 
         strategy.configure(info, global, task);
       }
       const std::span<const uint32_t> samples(all);
-      ClientContext context{*trainer,
-                            *data.train,
-                            samples.subspan(client * kTrain, kTrain),
-                            info.key.child(client),
-                            round == 1 ? nullptr : &states[client],
-                            {},
-                            data.test.get(),
-                            samples.subspan(client * kTest, kTest)};
-      Update update = strategy.run_client(context, task);
+      client::ClientContext context{*trainer,
+                                    *data.train,
+                                    samples.subspan(client * kTrain, kTrain),
+                                    info.key.child(client),
+                                    round == 1 ? nullptr : &states[client],
+                                    {},
+                                    data.test.get(),
+                                    samples.subspan(client * kTest, kTest)};
+      Update update = run_client(context, task);
       states[client] = std::move(context.next);
       for (Payload& payload : update.payloads) {
         auto encoded = std::make_shared<Bytes>();
@@ -108,7 +111,7 @@ void run(uint32_t rounds, size_t threads, const std::string& precision, int64_t 
     for (auto& trainer : trainers) trainer.reset();
     const double clients = clock.seconds();
     strategy.finish(info, sums, *global);
-    const auto metrics = strategy.metrics();
+    const auto metrics = strategy.take_report().figures;
     std::printf(
         "round %u: %.2f s (clients %.2f, server %.2f, evaluation %.2f), up %.1f MB, peak %.0f MB, "
         "server loss %.4f, accuracy %.3f\n",

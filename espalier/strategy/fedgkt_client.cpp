@@ -1,73 +1,18 @@
-// The client's half of FedGKT, and what both halves say to each other.
+#include "espalier/strategy/fedgkt_client.h"
+
 #include <algorithm>
-#include <cmath>
-#include <numeric>
 #include <unordered_map>
 
-#include "espalier/base/clock.h"
 #include "espalier/base/error.h"
-#include "espalier/strategy/fedgkt.h"
+#include "espalier/client/local_training.h"
+#include "espalier/strategy/fedgkt_payloads.h"
 
 namespace espalier::strategy {
-
-namespace fedgkt {
-
-std::shared_ptr<const ParameterLayout> outputs_layout(size_t samples, int64_t classes) {
-  const auto n = static_cast<int64_t>(samples);
-  return std::make_shared<const ParameterLayout>(
-      std::vector<ParameterInfo>{{"ids", {n}, Role::kCounter},
-                                 {"labels", {n}, Role::kCounter},
-                                 {"logits", {n, classes}, Role::kWeight}});
-}
-
-std::shared_ptr<const ParameterLayout> answers_layout(size_t samples, int64_t classes) {
-  const auto n = static_cast<int64_t>(samples);
-  return std::make_shared<const ParameterLayout>(std::vector<ParameterInfo>{
-      {"ids", {n}, Role::kCounter}, {"logits", {n, classes}, Role::kWeight}});
-}
-
-std::shared_ptr<const ParameterLayout> labels_layout(size_t samples) {
-  return std::make_shared<const ParameterLayout>(
-      std::vector<ParameterInfo>{{"labels", {static_cast<int64_t>(samples)}, Role::kCounter}});
-}
-
-std::shared_ptr<const ParameterLayout> features_layout(size_t samples,
-                                                       const std::vector<int64_t>& shape) {
-  std::vector<ParameterInfo> tensors;
-  tensors.reserve(samples);
-  for (size_t i = 0; i < samples; ++i)
-    tensors.push_back({"feature." + std::to_string(i), shape, Role::kWeight});
-  return std::make_shared<const ParameterLayout>(std::move(tensors));
-}
-
-size_t num_uploaded(double sample_fraction, size_t num_samples) {
-  const double wanted = std::round(sample_fraction * static_cast<double>(num_samples));
-  return std::min(num_samples, std::max<size_t>(1, static_cast<size_t>(wanted)));
-}
-
-void protect(std::span<float> features, size_t size, const FedGktOptions& options, Key key) {
-  for (size_t i = 0; i * size < features.size(); ++i) {
-    const auto map = features.subspan(i * size, size);
-    if (options.clip_features > 0) {
-      const double norm = std::sqrt(squared_norm(map));
-      if (norm > options.clip_features) {
-        const auto scale = static_cast<float>(options.clip_features / norm);
-        for (float& value : map) value *= scale;
-      }
-    }
-    if (options.feature_noise > 0) {
-      Stream stream(key.child(i));
-      for (float& value : map) value += static_cast<float>(options.feature_noise * stream.normal());
-    }
-  }
-}
-
-}  // namespace fedgkt
 
 namespace {
 
 constexpr const char* kWhere = "strategy/fedgkt";
-constexpr const char* kNet = "net";
+constexpr const char* kNet = FedGktClient::kNet;
 constexpr const char* kOptimizerSteps = "optimizer.steps";
 constexpr size_t kBatch = 100;  // of a forward pass
 // A count of steps is kept as two floats, so that it stays exact.
@@ -81,7 +26,7 @@ constexpr Buffer kBuffers[] = {{"optimizer.first", &train::OptimizerState::first
                                {"optimizer.second", &train::OptimizerState::second},
                                {"optimizer.largest", &train::OptimizerState::largest}};
 
-void restore(const ClientState& state, uint64_t client, train::Trainer& trainer,
+void restore(const client::ClientState& state, uint64_t client, train::Trainer& trainer,
              train::OptimizerState& optimizer) {
   const auto find = [&](const char* name, size_t size) -> const ParameterSet* {
     const auto found = state.sets.find(name);
@@ -106,7 +51,8 @@ void restore(const ClientState& state, uint64_t client, train::Trainer& trainer,
   }
 }
 
-void keep(const train::Trainer& trainer, train::OptimizerState&& optimizer, ClientState& state) {
+void keep(const train::Trainer& trainer, train::OptimizerState&& optimizer,
+          client::ClientState& state) {
   ParameterSet net;
   trainer.store(net);
   // The buffers belong to the weights: whatever a tensor's role, they are plain numbers.
@@ -130,10 +76,10 @@ void keep(const train::Trainer& trainer, train::OptimizerState&& optimizer, Clie
 }
 
 // The server's logits by the data set's sample.
-std::unordered_map<uint32_t, const float*> teachers(const ClientContext& context, const Task& task,
-                                                    int64_t classes) {
+std::unordered_map<uint32_t, const float*> teachers(const client::ClientContext& context,
+                                                    const wire::Task& task, int64_t classes) {
   std::unordered_map<uint32_t, const float*> found;
-  for (const Payload& payload : task.payloads) {
+  for (const wire::Payload& payload : task.payloads) {
     if (payload.name != fedgkt::kAnswers) continue;
     const ParameterSet& answers = *payload.values;
     const auto& tensors = answers.layout().tensors();
@@ -167,19 +113,19 @@ void extract(train::Trainer& trainer, const data::Dataset& dataset,
 
 }  // namespace
 
-Update FedGkt::run_client(ClientContext& context, const Task& task) const {
+wire::Update FedGktClient::run(client::ClientContext& context, const wire::Task& task) const {
   train::Trainer& trainer = context.trainer;
   const std::vector<int64_t> shape = trainer.feature_shape();
   if (shape.empty())
     fail(kWhere, "the model names no feature map; set model.name = \"resnet8-client\"");
   const int64_t classes = context.dataset.num_classes;
-  const double started = thread_cpu_seconds();
+  const client::Measured measured;
 
   train::OptimizerState optimizer;
   if (context.previous != nullptr) {
     restore(*context.previous, task.client, trainer, optimizer);
   } else {
-    trainer.load(*task.payload(kModel).values);
+    trainer.load(*task.payload(wire::kModel).values);
   }
   const auto taught = teachers(context, task, classes);
   train::FitHooks hooks;
@@ -222,16 +168,12 @@ Update FedGkt::run_client(ClientContext& context, const Task& task) const {
   const size_t map = features->size() / n;
   extract(trainer, context.dataset, samples, augmentation.any() ? &augmentation : nullptr,
           key.child(Purpose::kAugmentation), features->values(), outputs->values("logits"));
-  fedgkt::protect(features->values(), map, options_, key.child(Purpose::kNoise));
+  fedgkt::protect(features->values(), map, options_.clip_features, options_.feature_noise,
+                  key.child(Purpose::kNoise));
 
-  Update update;
-  update.num_samples = static_cast<double>(context.samples.size());
-  update.scalars[kTrainLoss] = fit.loss;
-  update.scalars[kTrainAccuracy] = fit.accuracy;
-  update.scalars[kSteps] = static_cast<double>(fit.steps);
-  update.scalars[kSamplesSeen] = static_cast<double>(fit.samples);
-  update.scalars[kMacs] = static_cast<double>(fit.macs + n * trainer.macs_per_sample());
-  update.scalars[kTrainSeconds] = thread_cpu_seconds() - started;
+  wire::Update update;
+  measured.report(fit, static_cast<double>(fit.macs + n * trainer.macs_per_sample()),
+                  static_cast<double>(context.samples.size()), update);
   update.payloads.push_back({fedgkt::kOutputs, std::move(outputs), 1});
   update.payloads.push_back({fedgkt::kFeatures, std::move(features), 1});
   if (held_out.empty()) return update;
@@ -242,7 +184,7 @@ Update FedGkt::run_client(ClientContext& context, const Task& task) const {
   auto test_features = std::make_shared<ParameterSet>(fedgkt::features_layout(m, shape));
   std::vector<float> logits(m * static_cast<size_t>(classes));
   extract(trainer, *context.test, held_out, nullptr, Key(0), test_features->values(), logits);
-  fedgkt::protect(test_features->values(), map, options_,
+  fedgkt::protect(test_features->values(), map, options_.clip_features, options_.feature_noise,
                   key.child(Purpose::kNoise).child(uint64_t{1} << 32));
   size_t correct = 0;
   for (size_t i = 0; i < m; ++i) {

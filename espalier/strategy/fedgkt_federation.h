@@ -9,7 +9,11 @@
 #include <vector>
 
 #include "espalier/data/load.h"
+#include "espalier/models/make_trainer.h"
+#include "espalier/models/model_options.h"
+#include "espalier/models/process.h"
 #include "espalier/strategy/fedgkt.h"
+#include "espalier/strategy/test_client_half.h"
 
 namespace espalier::strategy {
 
@@ -27,7 +31,7 @@ class SpyTrainer final : public train::Trainer {
   void load(const ParameterSet& weights) override { trainer_->load(weights); }
   void store(ParameterSet& weights) const override { trainer_->store(weights); }
   train::FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
-                       const train::TrainOptions& options, const train::FitHooks& hooks,
+                       const train::StepOptions& options, const train::FitHooks& hooks,
                        Key key) override {
     heard.clear();
     for (const uint32_t sample : samples) {
@@ -68,7 +72,7 @@ class GktFederation {
   explicit GktFederation(FedGktOptions options) : GktFederation(options, Settings{}) {}
   GktFederation(FedGktOptions options, const Settings& settings)
       : strategy_(options), uplink_(codec::make_codec(Json::parse(settings.uplink), "uplink")) {
-    train::configure_process();
+    models::configure_process();
     data::DataOptions drawn;
     drawn.name = "synthetic";
     drawn.synthetic_train_samples = 91;
@@ -79,7 +83,7 @@ class GktFederation {
     data_ = data::load_dataset(drawn, Key(1));
     model_.name = "small-client";
     trainer_ = std::make_unique<SpyTrainer>(
-        train::make_trainer(model_, train::spec_of(*data_.train), "fp32", "cpu"));
+        models::make_trainer(model_, train::spec_of(*data_.train), {}));
     ParameterSet initial;
     trainer_->initialize(Key(2), initial);
     global_ = std::make_shared<ParameterSet>(std::move(initial));
@@ -131,15 +135,15 @@ class GktFederation {
 
   // The client's half; its new state is kept.
   Update client_update(uint64_t client, const Task& task) {
-    ClientContext context{*trainer_,
-                          *data_.train,
-                          samples_[client],
-                          info().key.child(client),
-                          states_[client].empty() ? nullptr : &states_[client],
-                          {},
-                          data_.test.get(),
-                          tests_[client]};
-    Update update = strategy_.run_client(context, task);
+    client::ClientContext context{*trainer_,
+                                  *data_.train,
+                                  samples_[client],
+                                  info().key.child(client),
+                                  states_[client].empty() ? nullptr : &states_[client],
+                                  {},
+                                  data_.test.get(),
+                                  tests_[client]};
+    Update update = run_client(context, task);
     states_[client] = std::move(context.next);
     return update;
   }
@@ -169,7 +173,7 @@ class GktFederation {
     for (const uint64_t client : clients)
       deliver(client, encoded(client_update(client, task(client))), sums);
     strategy_.finish(info(), sums, *global_);
-    train_loss = sums.weighted_mean(kTrainLoss);
+    train_loss = sums.weighted_mean_of(kTrainLoss);
   }
   void next_round() { ++round_; }
 
@@ -191,9 +195,9 @@ class GktFederation {
   SpyTrainer& trainer() { return *trainer_; }
   const data::DataSource& data() const { return data_; }
   const std::vector<uint32_t>& samples(uint64_t client) const { return samples_[client]; }
-  const ClientState& state(uint64_t client) const { return states_[client]; }
+  const client::ClientState& state(uint64_t client) const { return states_[client]; }
   const std::shared_ptr<ParameterSet>& global() const { return global_; }
-  std::optional<train::EvalSums> accuracy_sums() const { return strategy_.evaluated(); }
+  train::EvalSums accuracy_sums() { return strategy_.capabilities().own_model->evaluated(); }
   // What the client would be told; null: nothing.
   std::shared_ptr<const ParameterSet> answers(uint64_t client) {
     for (const Payload& payload : task(client).payloads) {
@@ -201,12 +205,12 @@ class GktFederation {
     }
     return nullptr;
   }
-  double accuracy() const {
-    const auto sums = *strategy_.evaluated();
+  double accuracy() {
+    const train::EvalSums sums = accuracy_sums();
     return static_cast<double>(sums.correct) / static_cast<double>(sums.count);
   }
 
-  train::TrainOptions train;
+  train::StepOptions train;
   ServerSetup setup;
   bool evaluates = false;
   double train_loss = 0;
@@ -215,11 +219,11 @@ class GktFederation {
   FedGkt strategy_;
   std::unique_ptr<codec::Codec> uplink_;
   data::DataSource data_;
-  train::ModelOptions model_;
+  models::ModelOptions model_;
   std::unique_ptr<SpyTrainer> trainer_;
   std::shared_ptr<ParameterSet> global_;
   std::vector<std::vector<uint32_t>> samples_, tests_;
-  std::vector<ClientState> states_;
+  std::vector<client::ClientState> states_;
   uint32_t round_ = 0;
 };
 

@@ -86,7 +86,8 @@ TEST(FedGktPeers, ABadUpdateIsThatClientsErrorAndChangesNothing) {
 
 TEST(FedGktPeers, LayoutsThatAreDeclaredAreBounded) {
   GktFederation federation(GktFederation::options());
-  const auto limit = federation.strategy().max_values(federation.global()->layout(), 40);
+  const auto limit = federation.strategy().capabilities().encoded_updates->max_values(
+      federation.global()->layout(), 40);
   EXPECT_GE(limit, 65536 * 16 * 6 * 6);
   EXPECT_LT(limit, int64_t{65536} * 16 * 6 * 6 * 2);
 }

@@ -6,13 +6,11 @@
 
 namespace espalier::strategy {
 
-std::optional<train::EvalSums> FedGkt::evaluate_saved(const SavedModel& saved) {
+train::EvalSums FedGkt::evaluate_saved(const SavedModel& saved) {
   const data::Dataset& test = *saved.data.test;
   ParameterSet weights = net_->weights();
   read_parameters(saved.file, "server/", weights);
   net_->set_weights(weights);
-  FedGktOptions options = options_;
-  options.feature_noise = 0;
 
   data::Dataset features;
   features.name = "feature maps";
@@ -46,11 +44,8 @@ std::optional<train::EvalSums> FedGkt::evaluate_saved(const SavedModel& saved) {
         features.labels.push_back(test.labels[sample]);
       }
     }
-    fedgkt::protect(features.floats, size, options, Key(0));
-    const train::EvalSums part = net_->evaluate(features, all);
-    sums.loss += part.loss;
-    sums.correct += part.correct;
-    sums.count += part.count;
+    fedgkt::protect(features.floats, size, options_.clip_features, 0, Key(0));
+    sums += net_->evaluate(features, all);
   }
   if (!any) {
     fail("strategy/fedgkt", "the file holds no client's net, so that nothing feeds the server's (",

@@ -4,6 +4,8 @@
 
 #include "espalier/base/clock.h"
 #include "espalier/base/error.h"
+#include "espalier/models/make_trainer.h"
+#include "espalier/models/model_options.h"
 #include "espalier/params/safetensors.h"
 #include "espalier/strategy/fedgkt.h"
 
@@ -41,7 +43,7 @@ FedGkt::~FedGkt() = default;
 void FedGkt::start(const ServerSetup& setup) {
   setup_ = setup;
   {
-    const auto client = train::make_trainer(setup.model, setup.data, "fp32", "cpu");
+    const auto client = models::make_trainer(setup.model, setup.data, {});
     feature_shape_ = client->feature_shape();
     extractor_ = client->extractor_tensors();
     if (feature_shape_.empty()) {
@@ -52,13 +54,15 @@ void FedGkt::start(const ServerSetup& setup) {
     }
   }
   if (setup.uplink == nullptr) fail(kWhere, "expected the uplink's codec, got none");
-  train::ModelOptions model;
+  models::ModelOptions model;
   model.name = options_.server_model;
   model.file = options_.server_file;
   train::DataSpec data{data::Kind::kFloat, feature_shape_, setup.data.num_classes, 0};
   try {
     net_ = std::make_unique<ServerNet>(
-        ServerNet::Setup{model, data, options_.server_precision, options_.server_device,
+        ServerNet::Setup{model,
+                         data,
+                         {options_.server_precision, options_.server_device},
                          options_.server_device == "cpu" ? setup.num_threads : 1,
                          static_cast<size_t>(options_.server_shards)},
         setup.key.child(Purpose::kStrategy));
@@ -67,23 +71,21 @@ void FedGkt::start(const ServerSetup& setup) {
          "\" cannot take the feature map ", shape_text(feature_shape_), " of model \"",
          setup.model.name, "\": ", error.what());
   }
-  set_scratch({});
+  features_ = std::make_unique<FeatureStore>(
+      *setup_.uplink, static_cast<uint64_t>(options_.memory_limit_mb) * 1'000'000, setup_.scratch);
   optimizer_ = {};
   plateau_ = {};
   uploads_.clear();
   answers_.clear();
   initial_ = initial_of_ = nullptr;
-  evaluated_.reset();
+  evaluated_ = {};
   metrics_.clear();
-}
-
-void FedGkt::set_scratch(const std::filesystem::path& folder) {
-  features_ = std::make_unique<FeatureStore>(
-      *setup_.uplink, static_cast<uint64_t>(options_.memory_limit_mb) * 1'000'000, folder);
 }
 
 void FedGkt::configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                        Task& task) {
+  task.algorithm = FedGktClient::kName;
+  task.options = changed_options<FedGktClientOptions>(options_);
   task.scalars[fedgkt::kEvaluate] = round.evaluates ? 1 : 0;
   if (task.state_version == 0) {
     if (initial_of_ != global) {
@@ -143,7 +145,7 @@ void FedGkt::finish(const RoundInfo& round, const RoundSums&, ParameterSet&) {
       static_cast<double>(fit.macs + dataset.size() * net_->macs_per_sample());
   metrics_["server_seconds"] = clock.seconds();
   step_schedule(fit.accuracy);
-  evaluated_.reset();
+  evaluated_ = {};
   if (round.evaluates) evaluate();
   net_->release();
 
@@ -174,7 +176,7 @@ train::FitResult FedGkt::train(const data::Dataset& dataset, Key key) {
     hooks.loss = {options_.alpha, 1, options_.temperature};
     hooks.teacher = [&logits](uint32_t sample) { return logits[sample]; };
   }
-  train::TrainOptions options;
+  train::StepOptions options;
   options.optimizer = options_.server_optimizer;
   options.lr = options_.server_lr * plateau_.lr_scale;
   options.momentum = options_.server_momentum;
@@ -232,9 +234,7 @@ void FedGkt::evaluate() {
     std::vector<uint32_t> all(n);
     std::iota(all.begin(), all.end(), uint32_t{0});
     const train::EvalSums sums = net_->evaluate(dataset, all);
-    pooled.loss += sums.loss;
-    pooled.correct += sums.correct;
-    pooled.count += sums.count;
+    pooled += sums;
     const double accuracy = static_cast<double>(sums.correct) / static_cast<double>(n);
     server += accuracy;
     lowest = std::min(lowest, accuracy);
@@ -263,8 +263,6 @@ void FedGkt::step_schedule(double accuracy) {
   }
 }
 
-std::map<std::string, ParameterSet> FedGkt::model_parts() const {
-  return {{"server", net_->weights()}};
-}
+std::map<std::string, ParameterSet> FedGkt::parts() const { return {{"server", net_->weights()}}; }
 
 }  // namespace espalier::strategy

@@ -7,6 +7,8 @@
 
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
+#include "espalier/models/make_trainer.h"
+#include "espalier/models/model_options.h"
 #include "espalier/params/safetensors.h"
 #include "espalier/strategy/fedgkt_federation.h"
 
@@ -25,14 +27,14 @@ TEST(FedGkt, TheServerLearnsAndBeatsChance) {
       mine.shuffle_clients = shuffle;
       GktFederation federation(mine, {1, kFourBits});
       federation.run_round();
-      const double first = federation.strategy().metrics().at("server_loss");
-      EXPECT_FALSE(federation.accuracy_sums().has_value());
+      const double first = federation.strategy().take_report().figures.at("server_loss");
+      EXPECT_EQ(federation.accuracy_sums().count, 0u);
       for (int round = 0; round < 6; ++round) federation.run_round();
       federation.evaluates = true;
       federation.run_round();
-      const auto metrics = federation.strategy().metrics();
+      const auto metrics = federation.strategy().take_report().figures;
       EXPECT_LT(metrics.at("server_loss"), 0.7 * first);
-      EXPECT_EQ(federation.accuracy_sums()->count, 60u);
+      EXPECT_EQ(federation.accuracy_sums().count, 60u);
       EXPECT_GT(federation.accuracy(), 0.75);  // chance: 1/3
       EXPECT_NEAR(metrics.at("server_accuracy_mean"), federation.accuracy(), 1e-12);
       EXPECT_GT(metrics.at("client_accuracy"), 0.5);
@@ -51,7 +53,7 @@ TEST(FedGkt, TermsOfTheLossesHaveTheirWeights) {
     GktFederation federation(mine);
     federation.train.lr = 1e-12;
     federation.run_round();
-    const double server = federation.strategy().metrics().at("server_loss"),
+    const double server = federation.strategy().take_report().figures.at("server_loss"),
                  before = federation.train_loss;
     federation.run_round();
     return std::array{server, before, federation.train_loss};
@@ -74,10 +76,10 @@ TEST(FedGkt, LogitsBelongToTheirSamples) {
   // What the server's net says of each sample's feature map under the client's net of round 1.
   std::vector<std::map<uint32_t, std::vector<float>>> expected(3);
   const auto shape = federation.trainer().feature_shape();
-  train::ModelOptions model;
+  models::ModelOptions model;
   model.name = "small-server";
-  const auto server = train::make_trainer(model, {data::Kind::kFloat, shape, 3, 0}, "fp32", "cpu");
-  server->load(federation.strategy().model_parts().at("server"));
+  const auto server = models::make_trainer(model, {data::Kind::kFloat, shape, 3, 0}, {});
+  server->load(federation.strategy().capabilities().own_model->parts().at("server"));
   const auto size = static_cast<size_t>(shape[0] * shape[1] * shape[2]);
   for (uint64_t client = 0; client < 3; ++client) {
     federation.trainer().load(federation.state(client).sets.at("net"));
@@ -115,13 +117,13 @@ std::vector<float> run(const FedGktOptions& mine, const GktFederation::Settings&
     federation.run_round(order);
     if (restarts > round) federation.restart(federation.saved());
   }
-  const ParameterSet server = federation.strategy().model_parts().at("server");
+  const ParameterSet server = federation.strategy().capabilities().own_model->parts().at("server");
   std::vector<float> all(server.values().begin(), server.values().end());
   for (uint64_t client = 0; client < 3; ++client) {
     for (const auto& [name, set] : federation.state(client).sets)
       all.insert(all.end(), set.values().begin(), set.values().end());
   }
-  all.push_back(static_cast<float>(federation.strategy().evaluated()->loss));
+  all.push_back(static_cast<float>(federation.accuracy_sums().loss));
   all.push_back(static_cast<float>(federation.accuracy()));
   return all;
 }
@@ -164,11 +166,11 @@ TEST(FedGkt, TheScheduleSurvivesARestart) {
     stopped.run_round();
     stopped.restart(stopped.saved());
   }
-  EXPECT_LT(whole.strategy().metrics().at("server_lr"), 1e-9);
+  EXPECT_LT(whole.strategy().take_report().figures.at("server_lr"), 1e-9);
   whole.run_round();
   stopped.run_round();
-  EXPECT_EQ(stopped.strategy().metrics().at("server_lr"),
-            whole.strategy().metrics().at("server_lr"));
+  EXPECT_EQ(stopped.strategy().take_report().figures.at("server_lr"),
+            whole.strategy().take_report().figures.at("server_lr"));
   EXPECT_EQ(stopped.saved(), whole.saved());
 }
 
@@ -185,10 +187,10 @@ TEST(FedGkt, AMemoryLimitChangesNothingButWhereFeaturesLie) {
     one.run_round();
     other.run_round();
   }
-  EXPECT_EQ(one.strategy().metrics().at("features_on_disk_bytes"), 0);
-  EXPECT_GT(other.strategy().metrics().at("features_on_disk_bytes"), 1e6);
-  EXPECT_EQ(one.strategy().metrics().at("features_bytes"),
-            other.strategy().metrics().at("features_bytes"));
+  EXPECT_EQ(one.strategy().take_report().figures.at("features_on_disk_bytes"), 0);
+  EXPECT_GT(other.strategy().take_report().figures.at("features_on_disk_bytes"), 1e6);
+  EXPECT_EQ(one.strategy().take_report().figures.at("features_bytes"),
+            other.strategy().take_report().figures.at("features_bytes"));
   EXPECT_EQ(one.saved(), other.saved());
   EXPECT_EQ(one.accuracy(), other.accuracy());
 }
@@ -198,10 +200,11 @@ TEST(FedGkt, AsynchronousTrainingGoesOnOverWhatAbsentClientsSent) {
   mine.mode = "asynchronous";
   GktFederation federation(mine);
   federation.run_round({0, 1, 2});
-  const double macs = federation.strategy().metrics().at("server_macs");
+  const double macs = federation.strategy().take_report().figures.at("server_macs");
   const auto first = federation.answers(2);
   federation.run_round({1});
-  EXPECT_EQ(federation.strategy().metrics().at("server_macs"), macs);  // still 91 samples
+  EXPECT_EQ(federation.strategy().take_report().figures.at("server_macs"),
+            macs);  // still 91 samples
   const auto second = federation.answers(2);
   EXPECT_TRUE(std::ranges::equal(first->values("ids"), second->values("ids")));
   EXPECT_FALSE(std::ranges::equal(first->values("logits"), second->values("logits")));
@@ -211,7 +214,7 @@ TEST(FedGkt, AsynchronousTrainingGoesOnOverWhatAbsentClientsSent) {
   rounds.run_round({0, 1, 2});
   const auto before = rounds.answers(2);
   rounds.run_round({1});
-  EXPECT_LT(rounds.strategy().metrics().at("server_macs"), 0.5 * macs);
+  EXPECT_LT(rounds.strategy().take_report().figures.at("server_macs"), 0.5 * macs);
   EXPECT_EQ(before, rounds.answers(2));
 }
 
@@ -332,7 +335,7 @@ TEST(FedGkt, TheScheduleFollowsTheTrainingAccuracy) {
   int bad = 0;
   for (int round = 0; round < 9; ++round) {
     federation.run_round();
-    const auto metrics = federation.strategy().metrics();
+    const auto metrics = federation.strategy().take_report().figures;
     EXPECT_DOUBLE_EQ(metrics.at("server_lr"), expected);
     const double accuracy = metrics.at("server_train_accuracy");
     bad = accuracy > best * 1.0001 ? 0 : bad + 1;

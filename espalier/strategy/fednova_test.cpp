@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "espalier/base/error.h"
+#include "espalier/strategy/fednova_client.h"
 #include "espalier/strategy/toy_trainer.h"
 
 namespace espalier::strategy {

@@ -8,6 +8,9 @@
 #include "bench/harness.h"
 #include "espalier/base/clock.h"
 #include "espalier/data/load.h"
+#include "espalier/models/make_trainer.h"
+#include "espalier/models/model_options.h"
+#include "espalier/models/process.h"
 #include "espalier/train/trainer.h"
 
 namespace {
@@ -16,13 +19,13 @@ struct Row {
   double macs, weights, seconds;
 };
 
-Row measure(const espalier::train::ModelOptions& model, const espalier::data::Dataset& dataset) {
+Row measure(const espalier::models::ModelOptions& model, const espalier::data::Dataset& dataset) {
   using namespace espalier;
-  const auto trainer = train::make_trainer(model, train::spec_of(dataset), "fp32", "cpu");
+  const auto trainer = models::make_trainer(model, train::spec_of(dataset), {});
   ParameterSet weights;
   trainer->initialize(Key(1), weights);
   trainer->load(weights);
-  train::TrainOptions options;
+  train::StepOptions options;
   options.batch_size = 32;
   options.momentum = 0.9;
   options.lr = 1e-3;
@@ -43,8 +46,8 @@ Row measure(const espalier::train::ModelOptions& model, const espalier::data::Da
 
 int main() {
   using namespace espalier;
-  train::configure_process();
-  train::configure_thread();
+  models::configure_process();
+  models::configure_thread();
   data::DataOptions options;
   options.name = "synthetic";
   options.synthetic_train_samples = 640;
@@ -52,18 +55,18 @@ int main() {
   const data::DataSource data = data::load_dataset(options, Key(1));
   std::vector<Row> rows;
   std::printf("%-22s %12s %12s %12s\n", "model", "MMAC/step", "weights", "ms/step");
-  const auto add = [&](const std::string& name, const train::ModelOptions& model) {
+  const auto add = [&](const std::string& name, const models::ModelOptions& model) {
     rows.push_back(measure(model, *data.train));
     std::printf("%-22s %12.1f %12.0f %12.3f\n", name.c_str(), rows.back().macs / 1e6,
                 rows.back().weights, rows.back().seconds * 1e3);
   };
   for (const double width : {0.25, 0.5, 0.75, 1.0}) {
-    train::ModelOptions model;
+    models::ModelOptions model;
     model.width = width;
     add("cnn, width " + std::to_string(width).substr(0, 4), model);
   }
   for (const int64_t hidden : {256, 1024, 2048}) {
-    train::ModelOptions model;
+    models::ModelOptions model;
     model.name = "mlp";
     model.hidden = {hidden, hidden};
     add("mlp, 2 x " + std::to_string(hidden), model);

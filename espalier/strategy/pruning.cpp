@@ -6,10 +6,17 @@
 #include <utility>
 
 #include "espalier/base/error.h"
-#include "espalier/train/weight_uses.h"
+#include "espalier/models/weight_uses.h"
+#include "espalier/strategy/exploration_client.h"
+#include "espalier/strategy/pruning_client.h"
 
 namespace espalier::strategy {
 namespace {
+
+// Payloads.
+constexpr const char* kDeviation = ExplorationClient::kDeviation;
+constexpr const char* kExplored = ExplorationClient::kExplored;
+constexpr const char* kImportance = PruningClient::kImportance;
 
 constexpr uint64_t kAgreementSamples = 4096;
 
@@ -86,11 +93,17 @@ Pruning::Pruning(const Options& options)
   if (options_.min_keep > 0) refuse("min_keep", why);
 }
 
+// Every client that works under a mask remembers it, so that it travels once per change.
+Traits Pruning::traits() const {
+  return {.client_state = !row_.every_step, .masks = !row_.every_step};
+}
+
 void Pruning::start(const ServerSetup& setup) {
   FedAvg::start(setup);
   num_clients_ = setup.num_clients;
+  scratch_ = setup.scratch;
   key_ = setup.key.child(Purpose::kStrategy);
-  // Through a biased codec explorations travel in float32 (round/client_session.h).
+  // Through a biased codec explorations travel in float32 (client/session.h).
   exact_evidence_ =
       setup.uplink == nullptr || setup.uplink->lossless() || !setup.uplink->unbiased();
   if (options_.server_momentum > 0) velocity_ = ParameterSet(setup.layout);
@@ -99,7 +112,7 @@ void Pruning::start(const ServerSetup& setup) {
          "the model states no units, so none can be pruned; set strategy.by_unit = false and "
          "unit_threshold = 0, or use another model");
   if (row_.evidence != prune::EvidenceKind::kImportance) return;
-  for (const int64_t uses : train::weight_uses(setup.model, setup.data)) {
+  for (const int64_t uses : models::weight_uses(setup.model, setup.data)) {
     // Of one step: forward and backward for every sample of a batch, and the optimizer once.
     const double macs = 3 * static_cast<double>(uses * setup.train.batch_size);
     value_seconds_.push_back(options_.seconds_per_value + options_.seconds_per_mac * macs);
@@ -165,8 +178,29 @@ void Pruning::configure(const RoundInfo& round, const std::shared_ptr<const Para
          " is after the last of ", rounds, " rounds");
   }
   task.payloads.push_back({kModel, global, 1});
-  if (round.kind == TaskKind::kExplore || !whole_mask_) return;
-  if (refreshes(round)) task.scalars[kRefresh] = 1;
+  if (round.kind == TaskKind::kExplore) {
+    ExplorationOptions exploration;
+    exploration.weighting = options_.weighting;
+    exploration.criterion = row_.name;
+    exploration.exploration_epochs = options_.exploration_epochs;
+    exploration.exploration_patience = options_.exploration_patience;
+    exploration.exploration_holdout = options_.exploration_holdout;
+    exploration.init_from_exploration = options_.init_from_exploration;
+    task.algorithm = ExplorationClient::kName;
+    task.options = changed_options(exploration);
+    return;
+  }
+  PruningClientOptions training;
+  training.weighting = options_.weighting;
+  training.criterion = row_.name;
+  if (row_.every_step) {
+    training.sparsity = options_.sparsity;
+    training.tensors = options_.tensors;
+  }
+  task.algorithm = PruningClient::kName;
+  task.options = changed_options(training);
+  if (!whole_mask_) return;
+  if (refreshes(round)) task.scalars[PruningClient::kRefresh] = 1;
   task.submodel = part_;
   task.mask = part_ != nullptr ? part_mask_ : whole_mask_;
 }
@@ -259,12 +293,10 @@ void Pruning::finish_exploration(const RoundInfo& round, const RoundSums& sums,
       mean_of_squares(sums, deviation ? kDeviation : kImportance, layout());
   prune::Evidence found = evidence();
   (deviation ? found.deviation : found.importance) = &squares;
-  exploration_epochs_ = sums.weighted_mean(kExplorationEpochs);
+  exploration_epochs_ = sums.weighted_mean_of(ExplorationClient::kEpochs);
   if (options_.init_from_exploration) {
     const ParameterSet mean = sums.mean(kExplored, layout());
-    for_trainable(global.layout(), [&](size_t begin, size_t end) {
-      for (size_t i = begin; i < end; ++i) global.values()[i] += mean.values()[i];
-    });
+    add_trained(1.0f, mean, global);
     apply_untrained(mean, global);
   }
   adopt(explored_ != nullptr ? agreed_mask()
@@ -368,10 +400,9 @@ void Pruning::apply_mask(ParameterSet& global) {
   if (!velocity_.empty()) whole_mask_->mask.apply(velocity_.values());
 }
 
-std::vector<std::string> Pruning::take_notes() { return std::exchange(notes_, {}); }
-
-std::map<std::string, double> Pruning::metrics() const {
-  if (!whole_mask_) return {};
+RoundReport Pruning::take_report() {
+  RoundReport report{{}, std::exchange(notes_, {})};
+  if (!whole_mask_) return report;
   double trained = 0, kept = 0;
   const auto& tensors = layout()->tensors();
   for (size_t t = 0; t < tensors.size(); ++t) {
@@ -379,56 +410,12 @@ std::map<std::string, double> Pruning::metrics() const {
     trained += static_cast<double>(tensors[t].size);
     kept += static_cast<double>(whole_mask_->mask.kept(t));
   }
-  std::map<std::string, double> figures = {{"mask_kept", kept / trained}};
+  std::map<std::string, double>& figures = report.figures;
+  figures["mask_kept"] = kept / trained;
   if (part_ != nullptr)
     figures["part_parameters"] = static_cast<double>(part_->layout()->num_trainable());
-  if (exploration_epochs_ > 0) figures[kExplorationEpochs] = exploration_epochs_;
-  return figures;
-}
-
-void Pruning::save(ByteWriter& out) const {
-  out.put(static_cast<uint8_t>(whole_mask_ != nullptr));
-  out.put(exploration_epochs_);
-  if (whole_mask_ != nullptr) {
-    out.put(whole_mask_->round);
-    out.put(static_cast<uint64_t>(whole_mask_->bytes.size()));
-    out.bytes(whole_mask_->bytes);
-    // Not to be worked out from the mask again: it has the removed units' other weights in it.
-    out.put(static_cast<uint32_t>(part_ != nullptr ? part_->kept().size() : 0));
-    if (part_ != nullptr) {
-      for (const auto& units : part_->kept()) {
-        out.put(static_cast<uint32_t>(units.size()));
-        for (const uint32_t unit : units) out.put(unit);
-      }
-    }
-  }
-  if (!velocity_.empty()) write_values(velocity_, out);
-}
-
-void Pruning::load(ByteReader& in) {
-  whole_mask_ = part_mask_ = nullptr;
-  part_ = nullptr;
-  const bool has_mask = in.get<uint8_t>() != 0;
-  exploration_epochs_ = in.get<double>();
-  if (has_mask) {
-    const auto since = in.get<uint32_t>();
-    prune::Mask mask = prune::decode_mask(in.take(in.get<uint64_t>()), layout(), in.where());
-    std::vector<std::vector<uint32_t>> kept;
-    const auto groups = in.get<uint32_t>();
-    if (groups > layout()->groups().size())
-      fail(in.where(), "units of ", groups, " groups, of which the model has fewer");
-    for (uint32_t g = 0; g < groups; ++g) {
-      const auto count = in.get<uint32_t>();
-      if (count > layout()->groups()[g].size)
-        fail(in.where(), "expected at most ", layout()->groups()[g].size, " units, got ", count);
-      for (uint32_t i = 0; i < count; ++i) {
-        if (i == 0) kept.emplace_back();
-        kept.back().push_back(in.get<uint32_t>());
-      }
-    }
-    install(std::move(mask), std::move(kept), since);
-  }
-  if (!velocity_.empty()) read_values(in, velocity_);
+  if (exploration_epochs_ > 0) figures[ExplorationClient::kEpochs] = exploration_epochs_;
+  return report;
 }
 
 }  // namespace espalier::strategy

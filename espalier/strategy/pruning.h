@@ -13,29 +13,53 @@
 #include "espalier/strategy/fedavg.h"
 
 // Federated training under a mask: AutoFLIP and the pruning methods it is compared with, which are
-// rows of one registry of criteria (prune/criteria.h).
+// rows of one registry of criteria (prune/criteria.h). docs/algorithms/autoflip.md has the method
+// step by step.
 namespace espalier::strategy {
 
-// Options that AutoFLIP and the other criteria share.
+// Options that AutoFLIP and the other criteria share. What a criterion has no use for must have its
+// default: the constructor of Pruning throws Error otherwise.
 struct PruningOptions : WeightingOptions {
+  // T_p, in [0, 1): the ⌈T_p·n⌉ smallest scores of all n prunable values, pooled over tensors, are
+  // pruned, and whatever equals the largest of them; 0 prunes nothing.
   double sparsity = 0.5;
+  // "all": weights, embeddings, biases and normalization; "weights": the first two.
   std::string tensors = "all";
+  // Needs a model that states unit groups (params/layout.h). Values that compute no unit keep
+  // scores of their own.
   bool by_unit = false;
+  // Share of a unit's incoming weights, in [0, 1); 0: units are never removed. Needs unit groups
+  // too. One unit of every group stays in any case, and removed units do not come back.
   double unit_threshold = 0;
+  // Share of a tensor's values, in [0, 1 − sparsity]: at least ⌈min_keep·n⌉ of n stay, those of the
+  // highest scores; 0: a tensor may lose all of them (a note then says so of weights).
   double min_keep = 0;
+  // In rounds; 0: one mask for the whole run (with end_round: a step in every round). Without
+  // end_round only for criteria that clients have evidence for ("deviation", "prunefl").
   int64_t refresh_rounds = 0;
+  // β, in [0, 1); 0: no momentum and no memory for it. The momentum is masked with the weights.
   double server_momentum = 0;
+  // In (0, 1]: ⌈explorers·N⌉ of the N clients. This and the next three are for criteria with
+  // evidence; ExplorationOptions says what a client makes of them.
   double explorers = 1.0;
   int64_t exploration_epochs = 150;
   int64_t exploration_patience = 40;
   double exploration_holdout = 0.1;
   // AutoFLIP's.
+  // How D becomes G within a tensor; where the denominator is 0, G is 0 for the whole tensor.
   std::string guidance = "minmax";
+  // a, in [0, 1], a share of the explorers' weight; 0: D is their plain mean and nobody votes. With
+  // it their deviations wait on disk, a model's size of float32 each.
   double agreement = 0;
   bool init_from_exploration = false;
   // The others'.
+  // A row of prune::criterion_rows().
   std::string criterion = "magnitude";
+  // 1-based, at most the last round of the run. The sparsity is reached before end_round begins; 0:
+  // before start_round. Not below start_round, and only for criteria that the server scores alone.
   int64_t start_round = 1, end_round = 0;
+  // PruneFL's time model (Jiang et al. 2022): a value of a tensor costs a training step b + a·(its
+  // multiply-accumulates), a in [0, 1] and b in (0, 1] seconds. Only their ratio changes a mask.
   double seconds_per_mac = 1e-11, seconds_per_value = 2e-10;
 
   template <class Self, class Visitor>
@@ -109,6 +133,8 @@ struct PruningOptions : WeightingOptions {
   }
 };
 
+// strategy.name = "autoflip": the criterion is fixed, and sparsity and momentum have defaults of
+// their own.
 struct AutoFlipOptions : PruningOptions {
   AutoFlipOptions() {
     criterion = "deviation";
@@ -132,13 +158,6 @@ struct AutoFlipOptions : PruningOptions {
   }
 };
 
-inline constexpr const char* kDeviation = "deviation";    // (w^k − w0)², of an explorer
-inline constexpr const char* kImportance = "importance";  // mean squared gradient over its steps
-inline constexpr const char* kExplored = "explored";      // w^k − w0
-// Scalar of a task: train without the mask, or report importances too.
-inline constexpr const char* kRefresh = "refresh";
-inline constexpr const char* kExplorationEpochs = "exploration_epochs";  // scalar
-
 // The mask m is chosen once (or every refresh_rounds) from scores of all weights; clients apply it
 // after every optimizer step and send only what it keeps; the server applies it after its own step:
 //   v ← m ⊙ (βv + (1−β) Σ n_k/n (w − w_k));  w ← m ⊙ (w − v).
@@ -151,67 +170,94 @@ inline constexpr const char* kExplorationEpochs = "exploration_epochs";  // scal
 // init_from_exploration, which starts from the mean instead. In a round that refreshes, the
 // deviations are those of that round's unmasked training, which the server squares itself:
 // nothing more travels than the dense update.
-class Pruning : public FedAvg {
+//
+// Further differences from that code: the mask holds in every step of training, and an explorer
+// stops by the loss on samples that it holds out. The agreement of explorers is ours; the paper's
+// later versions publish no formula for theirs.
+//
+// Magnitude pruning may be gradual (Zhu and Gupta 2017: s = T_p·(1 − (1 − t)³)), PruneFL (Jiang et
+// al. 2022) prunes the smallest squared gradients per second of training time; it chooses its
+// sparsity itself in the paper, here `sparsity` says it.
+//
+// Memory: one bit per value for a mask, one model for the momentum; an exploration or a refresh
+// adds two sums of 8 bytes per value. Called as Strategy says; accumulate() and check() by any
+// thread.
+class Pruning : public FedAvg, private Preparation, private Narrowing {
  public:
   using Options = PruningOptions;
+  // Throws Error for an unknown criterion and for options that it has no use for.
   explicit Pruning(const Options& options);
 
+  Traits traits() const override;
+  Capabilities capabilities() override { return {.preparation = this, .narrowing = this}; }
+  // Throws Error when units are to be pruned and the model states none, and for "prunefl" with a
+  // TorchScript module, whose multiply-accumulates are not known.
   void start(const ServerSetup& setup) override;
-  void set_scratch(const std::filesystem::path& folder) override { scratch_ = folder; }
-  bool prepares() const override { return true; }
-  void begin_round(const RoundInfo& round, ParameterSet& global) override;
-  uint64_t explorers(const RoundInfo& round) const override;
+  // Adds mask, sub-model and "refresh" to a task of training; an exploration gets the whole model.
+  // Throws Error, in the first round, when start_round or end_round is after the last.
   void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                  Task& task) override;
+  // "delta", with "importance" where a refresh needs it; of an exploration "deviation" or
+  // "importance", and "explored" with init_from_exploration.
   std::vector<std::string> update_payloads(const RoundInfo& round) const override;
+  // Refuses negative squares too, unless the uplink is unbiased and lossy: then noise may make
+  // some.
   void check(const RoundInfo& round, const ParameterLayout& layout, double num_samples,
              const Update& update) const override;
   void accumulate(const RoundInfo& round, uint64_t client, const Update& update,
                   RoundSums& sums) override;
+  // Steps, chooses a new mask where it is due, and applies it. Throws Error when all weights would
+  // be pruned, as where all scores are equal.
   void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) override;
-  std::shared_ptr<const submodel::Submodel> part() const override { return part_; }
-  bool masks() const override { return !row_.every_step; }
-  bool has_client_state() const override { return masks(); }
-  std::map<std::string, double> metrics() const override;
-  std::vector<std::string> take_notes() override;
+  // Figures "mask_kept" (share of the trained values that are left), "part_parameters" (trained
+  // values of the smaller network, once units have gone) and "exploration_epochs".
+  RoundReport take_report() override;
   void save(ByteWriter& out) const override;
+  // Throws Error for a mask, units or momentum of another model; this is then of no use.
   void load(ByteReader& in) override;
 
-  Update run_client(ClientContext& context, const Task& task) const override;
-
-  // Null before the first pruning.
+  // Over the whole model's layout, also when units have gone; valid until the next one. Null before
+  // the first pruning.
   const prune::Mask* mask() const { return whole_mask_ ? &whole_mask_->mask : nullptr; }
 
  private:
+  void begin_round(const RoundInfo& round, ParameterSet& global) override;
+  uint64_t explorers(const RoundInfo& round) const override;
+  std::shared_ptr<const submodel::Submodel> part() const override { return part_; }
   // The mask's share for a round, before which it is chosen by the server alone.
   double sparsity_at(uint32_t round) const;
+  // Whether clients explore before this round's training, and whether this round's clients train
+  // and send what the next mask is chosen from.
   bool explores(const RoundInfo& round) const;
   bool refreshes(const RoundInfo& round) const;
   prune::PruneRule rule(double sparsity) const;
   prune::Evidence evidence() const;
+  // adopt() takes units along and notes what is left; install() makes what travels. `since`: the
+  // first round whose tasks carry the mask.
   void adopt(prune::Mask mask, uint32_t since);
   void install(prune::Mask mask, std::vector<std::vector<uint32_t>> kept, uint32_t since);
   void apply_mask(ParameterSet& global);
   void finish_exploration(const RoundInfo& round, const RoundSums& sums, ParameterSet& global);
+  // The mask that explorers agree on, from what they sent one by one.
   prune::Mask agreed_mask();
-  Update explore(ClientContext& context, const Task& task) const;
 
   Options options_;
   const prune::CriterionRow& row_;
   std::filesystem::path scratch_;
   uint64_t num_clients_ = 0;
   Key key_{0};
-  bool exact_evidence_ = true;  // squares arrive as they were sent
-  std::vector<double> value_seconds_;
-  ParameterSet velocity_;
+  bool exact_evidence_ = true;         // squares arrive as they were sent
+  std::vector<double> value_seconds_;  // of prune::Evidence, by tensor; "prunefl" only
+  ParameterSet velocity_;              // v; empty without server_momentum
   std::shared_ptr<const TravellingMask> whole_mask_, part_mask_;  // of the model, of part_
   std::shared_ptr<const submodel::Submodel> part_;                // null: no unit has gone
   std::unique_ptr<ExplorerStore> explored_;                       // with agreement
-  std::vector<std::string> notes_;
-  double exploration_epochs_ = 0;  // mean of the explorers
+  std::vector<std::string> notes_;                                // of the last mask, once
+  double exploration_epochs_ = 0;                                 // mean of the explorers
 };
 
-// Its options differ; the code is the same.
+// Its options differ; the code is the same. A class of its own because a row of the registry is
+// one.
 class AutoFlip : public Pruning {
  public:
   using Options = AutoFlipOptions;

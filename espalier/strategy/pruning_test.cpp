@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "espalier/base/error.h"
+#include "espalier/models/make_trainer.h"
+#include "espalier/strategy/exploration_client.h"
+#include "espalier/strategy/pruning_client.h"
 #include "espalier/strategy/test_client.h"
 #include "espalier/strategy/toy_trainer.h"
 
@@ -40,7 +43,7 @@ TEST(AutoFlip, ExplorersStopWhenTheLossNoLongerFalls) {
   ToyFederation federation(std::make_unique<AutoFlip>(options), {{2, 0}, {4, 2}});
   // The toy trainer's loss is always 0: the first epoch is the best, and three more bring nothing.
   federation.run_round({0, 1});
-  EXPECT_EQ(federation.strategy().metrics().at("exploration_epochs"), 4);
+  EXPECT_EQ(federation.strategy().take_report().figures.at("exploration_epochs"), 4);
 }
 
 TEST(AutoFlip, StartsFromTheExploredWeightsWhenAsked) {
@@ -51,7 +54,7 @@ TEST(AutoFlip, StartsFromTheExploredWeightsWhenAsked) {
   options.init_from_exploration = true;
   ToyFederation federation(std::make_unique<AutoFlip>(options), {{2, 0}, {4, 2}});
   const RoundInfo info{1, 10, Key(1).child(1), federation.train(), false, TaskKind::kExplore};
-  federation.strategy().begin_round(info, federation.global());
+  federation.strategy().capabilities().preparation->begin_round(info, federation.global());
   federation.run_exchange(info, {0, 1});
   EXPECT_FLOAT_EQ(federation.w(0), 1.5f);
   EXPECT_FLOAT_EQ(federation.w(1), 0.5f);
@@ -120,7 +123,7 @@ TEST_F(PrunedClient, MaskSurvivesEveryOptimizer) {
   const prune::Mask mask = prune::choose_mask(prune::find_criterion("magnitude").score(evidence),
                                               {0.6, false, false, 0});
   mask.apply(weights_->values());
-  const Pruning strategy{PruningOptions{}};
+  Pruning strategy{PruningOptions{}};
   struct Case {
     const char* optimizer;
     double momentum;
@@ -157,7 +160,7 @@ TEST_F(PrunedClient, DeviationsAreThoseOfTheExplorersTraining) {
   AutoFlipOptions options;
   options.exploration_epochs = 3;
   options.exploration_holdout = 0;
-  const AutoFlip strategy{options};
+  AutoFlip strategy{options};
   Task task;
   task.kind = TaskKind::kExplore;
   task.round = 1;
@@ -165,8 +168,8 @@ TEST_F(PrunedClient, DeviationsAreThoseOfTheExplorersTraining) {
   task.train.lr = 0.01;
   const Update update = run(strategy, task);
   ASSERT_EQ(update.payloads.size(), 1u);
-  EXPECT_EQ(update.payloads[0].name, kDeviation);
-  EXPECT_EQ(update.scalar(kExplorationEpochs), 3);
+  EXPECT_EQ(update.payloads[0].name, ExplorationClient::kDeviation);
+  EXPECT_EQ(update.scalar(ExplorationClient::kEpochs), 3);
 
   trainer_->load(*weights_);
   train::OptimizerState state;
@@ -186,7 +189,7 @@ TEST_F(PrunedClient, RandomStepsZeroTheirShareOfEveryTensor) {
   PruningOptions options;
   options.criterion = "random-step";
   options.sparsity = 0.45;
-  const Pruning strategy{options};
+  Pruning strategy{options};
   Task task;
   task.round = 1;
   task.train.max_steps = 1;
@@ -206,12 +209,12 @@ TEST_F(PrunedClient, ImportanceIsTheMeanSquaredGradient) {
   options.criterion = "prunefl";
   options.exploration_epochs = 1;
   options.exploration_holdout = 0;
-  const Pruning strategy{options};
+  Pruning strategy{options};
   Task task;
   task.kind = TaskKind::kExplore;
   task.round = 1;
   const Update update = run(strategy, task);
-  ASSERT_EQ(update.payloads[0].name, kImportance);
+  ASSERT_EQ(update.payloads[0].name, PruningClient::kImportance);
   std::vector<double> sums(weights_->size(), 0);
   double steps = 0;
   train::FitHooks hooks;

@@ -46,7 +46,7 @@ class SilentRows {
 
 train::FitResult SalientTrainer::fit(const data::Dataset& dataset,
                                      std::span<const uint32_t> samples,
-                                     const train::TrainOptions& options,
+                                     const train::StepOptions& options,
                                      const train::FitHooks& hooks, Key key) {
   if (!rules_.keep_silent_rows || options.weight_decay == 0)
     return fit_epochs(dataset, samples, options, hooks, key);
@@ -70,10 +70,10 @@ train::FitResult SalientTrainer::fit(const data::Dataset& dataset,
 
 train::FitResult SalientTrainer::fit_epochs(const data::Dataset& dataset,
                                             std::span<const uint32_t> samples,
-                                            const train::TrainOptions& options,
+                                            const train::StepOptions& options,
                                             const train::FitHooks& hooks, Key key) {
   if (rules_.threshold < 0) return trainer_.fit(dataset, samples, options, hooks, key);
-  train::TrainOptions epoch_options = options;
+  train::StepOptions epoch_options = options;
   epoch_options.epochs = 1;
   train::OptimizerState own;
   train::FitHooks epoch_hooks = hooks;

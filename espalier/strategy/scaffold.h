@@ -5,6 +5,7 @@
 namespace espalier::strategy {
 
 struct ScaffoldOptions : WeightingOptions {
+  // η_g, above 0. On Δy alone: c moves by its mean change whatever it is.
   double server_lr = 1.0;
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {
@@ -21,20 +22,23 @@ struct ScaffoldOptions : WeightingOptions {
 // We differ from the paper in weighting Δy by samples by default (`weighting = "uniform"` is the
 // paper's mean); Δc is always averaged uniformly, as the analysis needs. The variate c_k lives with
 // the client. Plain SGD clients only: with momentum or Adam, (x − y)/(Kη) is no longer a mean
-// gradient.
+// gradient. With sub-models, all clients must train the same units in every round.
 class Scaffold : public FedAvg {
  public:
   using Options = ScaffoldOptions;
   explicit Scaffold(const Options& options) : FedAvg(options), server_lr_(options.server_lr) {}
+  Traits traits() const override { return {.client_state = true}; }
   void start(const ServerSetup& setup) override;
+  // Adds c as the payload "control": task and update are about twice as long as FedAvg's. Throws
+  // Error for another client optimizer than SGD without momentum.
   void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                  Task& task) override;
   void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) override;
   void save(ByteWriter& out) const override { write_values(*control_, out); }
+  // Throws Error, with c as it was, for a c of another size.
   void load(ByteReader& in) override;
-  Update run_client(ClientContext& context, const Task& task) const override;
+  // "delta" and "control_delta".
   std::vector<std::string> update_payloads(const RoundInfo& round) const override;
-  bool has_client_state() const override { return true; }
 
  private:
   double server_lr_;

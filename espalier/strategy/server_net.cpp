@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <condition_variable>
 #include <mutex>
-#include <numeric>
 
 #include "espalier/base/error.h"
+#include "espalier/models/make_trainer.h"
+#include "espalier/models/process.h"
+#include "espalier/train/evaluation.h"
 
 namespace espalier::strategy {
 
@@ -86,7 +88,7 @@ ServerNet::ServerNet(Setup setup, Key key)
     : setup_(std::move(setup)),
       replicas_(std::max(setup_.num_threads, setup_.shards)),
       permits_(static_cast<std::ptrdiff_t>(setup_.num_threads)),
-      pool_(replicas_.size(), [](size_t) { train::configure_thread(); }) {
+      pool_(replicas_.size(), [](size_t) { models::configure_thread(); }) {
   replica(0).initialize(key, weights_);
   macs_per_sample_ = replica(0).macs_per_sample();
 }
@@ -94,21 +96,20 @@ ServerNet::ServerNet(Setup setup, Key key)
 void ServerNet::release() {
   for (auto& trainer : replicas_) trainer.reset();
 #ifdef __GLIBC__
-  // The heap keeps its pages (train::configure_process), and clients' buffers do not fill the holes
-  // that a server's leave: without this the two add up.
+  // The heap keeps its pages (models::configure_process), and clients' buffers do not fill the
+  // holes that a server's leave: without this the two add up.
   ::malloc_trim(0);
 #endif
 }
 
 train::Trainer& ServerNet::replica(size_t index) {
   auto& trainer = replicas_[index];
-  if (!trainer)
-    trainer = train::make_trainer(setup_.model, setup_.data, setup_.precision, setup_.device);
+  if (!trainer) trainer = models::make_trainer(setup_.model, setup_.data, setup_.hardware);
   return *trainer;
 }
 
 train::FitResult ServerNet::fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
-                                const train::TrainOptions& options, const train::FitHooks& hooks,
+                                const train::StepOptions& options, const train::FitHooks& hooks,
                                 train::OptimizerState& optimizer, Key key) {
   const size_t shards = setup_.shards;
   // Parts of equal size, so that all have the same number of steps.
@@ -118,7 +119,7 @@ train::FitResult ServerNet::fit(const data::Dataset& dataset, std::span<const ui
   order.resize(part * shards);
   for (size_t i = samples.size(); i < order.size(); ++i) order[i] = order[i - samples.size()];
 
-  train::TrainOptions own = options;
+  train::StepOptions own = options;
   own.epochs = 1;
   own.batch_size = std::max<int64_t>(
       1, (options.batch_size + static_cast<int64_t>(shards) - 1) / static_cast<int64_t>(shards));
@@ -196,8 +197,7 @@ void ServerNet::for_batches(size_t size, const Work& work) {
 }
 
 void ServerNet::predict(const data::Dataset& dataset, std::span<float> logits) {
-  std::vector<uint32_t> all(dataset.size());
-  std::iota(all.begin(), all.end(), uint32_t{0});
+  const std::vector<uint32_t> all = train::all_samples(dataset.size());
   const auto classes = static_cast<size_t>(setup_.data.num_classes);
   ESPALIER_CHECK(logits.size() == all.size() * classes, logits.size());
   for_batches(all.size(), [&](train::Trainer& trainer, size_t begin, size_t end, size_t) {
@@ -213,11 +213,7 @@ train::EvalSums ServerNet::evaluate(const data::Dataset& dataset,
     parts[index] = trainer.evaluate(dataset, samples.subspan(begin, end - begin));
   });
   train::EvalSums total;
-  for (const train::EvalSums& part : parts) {
-    total.loss += part.loss;
-    total.correct += part.correct;
-    total.count += part.count;
-  }
+  for (const train::EvalSums& part : parts) total += part;
   return total;
 }
 

@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "espalier/base/thread_pool.h"
+#include "espalier/models/model_options.h"
+#include "espalier/train/hardware_options.h"
 #include "espalier/train/trainer.h"
 
 namespace espalier::strategy {
@@ -25,9 +27,9 @@ class ServerNet {
   static constexpr size_t kBatch = 50;  // of predict() and evaluate()
 
   struct Setup {
-    train::ModelOptions model;
+    models::ModelOptions model;
     train::DataSpec data;
-    std::string precision = "fp32", device = "cpu";
+    train::HardwareOptions hardware;
     size_t num_threads = 1, shards = 1;
   };
   // Throws Error when the model is unknown or does not fit the data.
@@ -43,7 +45,7 @@ class ServerNet {
   // One pass over `samples` in an order drawn from `key`. When their number is no multiple of the
   // shards, some samples (drawn too) are seen twice. `optimizer` goes on from where it is.
   train::FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
-                       const train::TrainOptions& options, const train::FitHooks& hooks,
+                       const train::StepOptions& options, const train::FitHooks& hooks,
                        train::OptimizerState& optimizer, Key key);
   // Logits of all samples in evaluation mode, samples × classes.
   void predict(const data::Dataset& dataset, std::span<float> logits);

@@ -6,6 +6,8 @@
 #include <numeric>
 
 #include "espalier/base/error.h"
+#include "espalier/models/model_options.h"
+#include "espalier/models/process.h"
 
 namespace espalier::strategy {
 namespace {
@@ -26,16 +28,16 @@ data::Dataset make_data(size_t samples) {
 }
 
 ServerNet make_net(size_t threads, size_t shards) {
-  train::configure_process();
-  train::ModelOptions model;
+  models::configure_process();
+  models::ModelOptions model;
   model.name = "mlp";
   model.hidden = {16};
   train::DataSpec spec{data::Kind::kFloat, {4}, 3, 0};
   return ServerNet({model, spec, "fp32", "cpu", threads, shards}, Key(1));
 }
 
-train::TrainOptions adam(int64_t batch) {
-  train::TrainOptions options;
+train::StepOptions adam(int64_t batch) {
+  train::StepOptions options;
   options.optimizer = "adam";
   options.lr = 0.01;
   options.batch_size = batch;
@@ -94,7 +96,7 @@ TEST(ServerNet, ShardsTogetherTakeTheStepOfTheWholeBatch) {
   const auto set = make_data(64);
   ServerNet whole = make_net(1, 1), parts = make_net(2, 4);
   const auto initial = whole.weights();
-  train::TrainOptions sgd;
+  train::StepOptions sgd;
   sgd.lr = 0.5;
   sgd.batch_size = 64;
   train::OptimizerState a, b;

@@ -7,14 +7,18 @@
 #include <vector>
 
 #include "espalier/data/load.h"
+#include "espalier/models/make_trainer.h"
+#include "espalier/models/model_options.h"
+#include "espalier/models/process.h"
 #include "espalier/strategy/strategy.h"
+#include "espalier/strategy/test_client_half.h"
 
 namespace espalier::strategy {
 
 // A client with a small net on synthetic data, for what the toy trainer cannot show.
 class ClientTest : public testing::Test {
  protected:
-  void SetUp() override { train::configure_process(); }
+  void SetUp() override { models::configure_process(); }
 
   void draw_data(std::vector<int64_t> shape, size_t count) {
     data::DataOptions options;
@@ -28,19 +32,21 @@ class ClientTest : public testing::Test {
   }
   // Of model_, with fresh weights.
   void make_trainer() {
-    trainer_ = train::make_trainer(model_, train::spec_of(*data_.train), "fp32", "cpu");
+    trainer_ = models::make_trainer(model_, train::spec_of(*data_.train), {});
     weights_ = std::make_shared<ParameterSet>(trainer_->layout());
     trainer_->initialize(Key(2), *weights_);
   }
-  // `task` with the weights.
-  Update run(const Strategy& strategy, Task task) {
-    task.payloads.push_back({kModel, weights_, 1});
-    ClientContext context{*trainer_, *data_.train, samples_, Key(7), nullptr, {}};
-    return strategy.run_client(context, task);
+  // The client half that the strategy asks for, run on `task` with the weights.
+  Update run(Strategy& strategy, Task task) {
+    const RoundInfo info{
+        .round = task.round, .num_rounds = 10, .train = task.train, .kind = task.kind};
+    strategy.configure(info, weights_, task);
+    client::ClientContext context{*trainer_, *data_.train, samples_, Key(7), nullptr, {}};
+    return run_client(context, task);
   }
 
   data::DataSource data_;
-  train::ModelOptions model_;
+  models::ModelOptions model_;
   std::unique_ptr<train::Trainer> trainer_;
   std::shared_ptr<ParameterSet> weights_;
   std::vector<uint32_t> samples_;

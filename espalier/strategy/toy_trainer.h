@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "espalier/strategy/strategy.h"
+#include "espalier/strategy/test_client_half.h"
 
 namespace espalier::strategy {
 
@@ -26,7 +27,7 @@ class ToyTrainer : public train::Trainer {
   void store(ParameterSet& weights) const override { weights = weights_; }
 
   train::FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
-                       const train::TrainOptions& options, const train::FitHooks& hooks,
+                       const train::StepOptions& options, const train::FitHooks& hooks,
                        Key) override {
     train::FitResult result;
     const auto w = weights_.values();
@@ -102,18 +103,20 @@ class ToyFederation {
     }
   }
 
-  train::TrainOptions& train() { return train_; }
+  train::StepOptions& train() { return train_; }
   ParameterSet& global() { return global_; }
   Strategy& strategy() { return *strategy_; }
-  const std::vector<ClientState>& states() const { return states_; }
+  const std::vector<client::ClientState>& states() const { return states_; }
 
   // One round with the given clients, in the given order of arrival. Saves and restores the
   // strategy in the middle when asked.
   void run_round(const std::vector<uint64_t>& clients, bool checkpoint = false) {
     ++round_;
     const RoundInfo info{round_, 10, Key(1).child(round_), train_};
-    strategy_->begin_round(info, global_);
-    if (const uint64_t explorers = strategy_->explorers(info); explorers > 0) {
+    Preparation* preparation = strategy_->capabilities().preparation;
+    if (preparation != nullptr) preparation->begin_round(info, global_);
+    if (const uint64_t explorers = preparation != nullptr ? preparation->explorers(info) : 0;
+        explorers > 0) {
       std::vector<uint64_t> first;
       for (uint64_t client = 0; client < explorers; ++client) first.push_back(client);
       RoundInfo exploration = info;
@@ -142,14 +145,14 @@ class ToyFederation {
       task.client = client;
       task.train = train_;
       strategy_->configure(info, shared, task);
-      ClientState& state = states_[client];
-      ClientContext context{trainer_,
-                            dataset_,
-                            samples_[client],
-                            info.key.child(client),
-                            state.empty() ? nullptr : &state,
-                            {}};
-      const Update update = strategy_->run_client(context, task);
+      client::ClientState& state = states_[client];
+      client::ClientContext context{trainer_,
+                                    dataset_,
+                                    samples_[client],
+                                    info.key.child(client),
+                                    state.empty() ? nullptr : &state,
+                                    {}};
+      const Update update = run_client(context, task);
       strategy_->check(info, *trainer_.layout(), update.num_samples, update);
       state = std::move(context.next);
       strategy_->accumulate(info, client, update, sums);
@@ -166,8 +169,8 @@ class ToyFederation {
   data::Dataset dataset_;
   std::vector<std::vector<uint32_t>> samples_;
   ParameterSet global_;
-  std::vector<ClientState> states_;
-  train::TrainOptions train_;
+  std::vector<client::ClientState> states_;
+  train::StepOptions train_;
   uint32_t round_ = 0;
 };
 

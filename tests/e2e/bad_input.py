@@ -8,6 +8,8 @@ import subprocess
 from common import ESPALIER, SMALL, Folder, check, ok, run
 
 
+TORCH = os.environ.get("TORCH", "1") == "1"  # whether the program was built with libtorch
+
 def refused(folder, arguments, *expected, allow=()):
     before = sorted(str(p) for p in folder.rglob("*"))
     result = run(*arguments, cwd=folder)
@@ -49,8 +51,9 @@ with Folder() as folder:
     refused(folder, setting("data.partition.name=natural"), "no clients of its own")
     refused(folder, setting("data.partition.min_samples=700"), "min_samples")
     refused(folder, setting("train.lr=-1"), "train.lr")
-    refused(folder, setting("train.device=cuda"), "CUDA")
-    refused(folder, setting("model.name=torchscript", "model.file=nothing.pt"), "nothing.pt")
+    refused(folder, setting("train.device=cuda"), *(["CUDA"] if TORCH else ["libtorch", "train.device = \"cpu\""]))
+    refused(folder, setting("model.name=torchscript", "model.file=nothing.pt"),
+            *(["nothing.pt"] if TORCH else ["torchscript", "built without"]))
     refused(folder, setting("model.init=nothing.safetensors"), "nothing.safetensors")
     refused(folder, setting("model.name=lstm"), "lstm")
     refused(folder, setting("nothing"), "key=value")
@@ -103,9 +106,12 @@ with Folder() as folder:
     refused(folder, ["evaluate", "model.safetensors", "--config", "small.toml"], "missing")
     refused(folder, ["evaluate", "run", "--runtime", "prunned"], "did you mean 'pruned'")
     refused(folder, ["evaluate", "run", "--runtime", "pruned", "--set", "model.hidden=[64]"], "shape")
-    refused(folder, ["export", "model.safetensors", "--config", "small.toml", "--out", "never.pt"], "missing")
+    if TORCH:
+        refused(folder, ["export", "model.safetensors", "--config", "small.toml", "--out", "never.pt"], "missing")
+        refused(folder, ["export", "nowhere", "--out", "never.pt"], "nowhere")
+    else:
+        refused(folder, ["export", "run", "--out", "never.pt"], "written by libtorch")
     refused(folder, ["export", "run", "--out", "never.pt", "--runtime", "gated"], "unknown runtime", "dense, pruned")
-    refused(folder, ["export", "nowhere", "--out", "never.pt"], "nowhere")
     refused(folder, ["export", "run", "--out", "run"], "folder")
     refused(folder, ["export", "run", "--out", "nowhere/model.pt"], "nowhere")
     check(run("export", folder / "run").returncode == 2, "export needs --out")

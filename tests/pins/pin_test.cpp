@@ -1,11 +1,11 @@
-// Pins: what short runs of every strategy end with, byte for byte, so that a change of structure that
-// is meant to change nothing is seen to change nothing. pins.txt holds a line per run: name, digest
-// of model and metrics, digest of the messages' bodies, digest of whole messages (which changes with
-// their version). A change that is meant to change results replaces the
-// lines (ESPALIER_WRITE_PINS=FILE pin_test) and says so in its commit.
+// Pins: what short runs of every strategy end with, byte for byte, so that a change of structure
+// that is meant to change nothing is seen to change nothing. pins.txt holds a line per run: name,
+// digest of model and metrics, digest of the messages' bodies, digest of whole messages (which
+// changes with their version). A change that is meant to change results replaces the lines
+// (ESPALIER_WRITE_PINS=FILE pin_test) and says so in its commit.
 //
-// Floating-point results depend on the instruction set: oneDNN is held to AVX2, our own kernels give
-// the same bits with AVX2 and AVX-512, and machines without AVX2 skip the test.
+// Floating-point results depend on the instruction set: oneDNN is held to AVX2, our own kernels
+// give the same bits with AVX2 and AVX-512, and machines without AVX2 skip the test.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -129,7 +129,9 @@ class Recorder final : public round::Backend {
     for (const auto& [client, digest] : tap.tasks) digest_.add_value(digest);
     for (const auto& [client, digest] : tap.updates) digest_.add_value(digest);
   }
-  train::EvalSums evaluate(const ParameterSet& model) override { return backend_.evaluate(model); }
+  void make_durable() override { backend_.make_durable(); }
+  void commit(const std::map<uint64_t, uint32_t>& versions) override { backend_.commit(versions); }
+  void release_memory() override { backend_.release_memory(); }
   uint64_t digest() const { return digest_.value(); }
   uint64_t bodies() const { return bodies_.value(); }
 
@@ -138,13 +140,13 @@ class Recorder final : public round::Backend {
     using Digests = std::map<uint64_t, uint64_t>;
     Tap(round::RoundTraffic& to, Digests t, Digests u, Digests b)
         : traffic(to), tasks(std::move(t)), updates(std::move(u)), bodies(std::move(b)) {}
-    uint64_t body_digest(const round::EncodedMessage& message) const {
+    uint64_t body_digest(const wire::EncodedMessage& message) const {
       Digest digest;
       for (const auto& body : message.bodies) digest.add(*body);
       return digest.value();
     }
-    round::EncodedMessage task(uint64_t client) override {
-      round::EncodedMessage message = traffic.task(client);
+    wire::EncodedMessage task(uint64_t client) override {
+      wire::EncodedMessage message = traffic.task(client);
       Digest digest;
       digest.add(message.head);
       for (const auto& body : message.bodies) digest.add(*body);
@@ -152,13 +154,13 @@ class Recorder final : public round::Backend {
       bodies[2 * client] = body_digest(message);
       return message;
     }
-    void delivered(uint64_t client, const round::EncodedMessage& update) override {
+    round::Receipt delivered(uint64_t client, const wire::EncodedMessage& update) override {
       Digest digest;
       digest.add_value(static_cast<uint64_t>(update.head.size()));
       for (const auto& body : update.bodies) digest.add(*body);
       updates[client] = digest.value();
       bodies[2 * client + 1] = body_digest(update);
-      traffic.delivered(client, update);
+      return traffic.delivered(client, update);
     }
     void failed(uint64_t client, const std::string& reason) override {
       traffic.failed(client, reason);
@@ -185,8 +187,9 @@ Found run(const Pinned& row) {
   Assignments assignments = {"rounds=2"};
   assignments.insert(assignments.end(), row.assignments.begin(), row.assignments.end());
   std::optional<Recorder> recorder;
-  TestRun run(row.strategy, 1, assignments,
-              [&](round::Backend& backend) -> round::Backend& { return recorder.emplace(backend); });
+  TestRun run(row.strategy, 1, assignments, [&](round::Backend& backend) -> round::Backend& {
+    return recorder.emplace(backend);
+  });
   Digest digest;
   for (const float value : run.finish()) digest.add_value(value);
   EXPECT_EQ(run.loop().ledger().clients_failed, 0);

@@ -1,0 +1,49 @@
+#include "espalier/client/local_training.h"
+
+#include <algorithm>
+
+#include "espalier/params/exact_sum.h"
+
+namespace espalier::client {
+
+void Measured::report(const train::FitResult& fit, double macs, double num_samples,
+                      wire::Update& update) const {
+  update.num_samples = num_samples;
+  update.scalars[wire::kTrainLoss] = fit.loss;
+  update.scalars[wire::kTrainAccuracy] = fit.accuracy;
+  update.scalars[wire::kSteps] = static_cast<double>(fit.steps);
+  update.scalars[wire::kSamplesSeen] = static_cast<double>(fit.samples);
+  update.scalars[wire::kMacs] = macs;
+  update.scalars[wire::kTrainSeconds] = thread_cpu_seconds() - started_;
+}
+
+std::shared_ptr<ParameterSet> change_since(const ParameterSet& before, train::Trainer& trainer) {
+  auto change = std::make_shared<ParameterSet>(before.shared_layout());
+  trainer.store(*change);
+  subtract(change->values(), before.values(), change->values());
+  for (const ParameterInfo& tensor : change->layout().tensors()) {
+    if (tensor.role != Role::kCounter) continue;
+    for (float& value : change->values(tensor))
+      value = std::min(value, ExactAccumulator::kMaxValue);
+  }
+  return change;
+}
+
+wire::Update train_locally(ClientContext& context, const wire::Task& task,
+                           const train::FitHooks& hooks) {
+  const ParameterSet& before = *task.payload(wire::kModel).values;
+  const Measured measured;
+  context.trainer.load(before);
+  train::FitHooks all = hooks;
+  if (!(task.submodel_training == train::SubmodelTraining{}))
+    all.submodel = &task.submodel_training;
+  const train::FitResult fit =
+      context.trainer.fit(context.dataset, context.samples, task.train, all, context.key);
+  wire::Update update;
+  update.payloads.push_back({wire::kDelta, change_since(before, context.trainer), 1});
+  measured.report(fit, static_cast<double>(fit.macs), static_cast<double>(context.samples.size()),
+                  update);
+  return update;
+}
+
+}  // namespace espalier::client

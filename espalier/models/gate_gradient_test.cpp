@@ -1,0 +1,265 @@
+// The gates of the explicit engine: kernels by hand, gradients against finite
+// differences, and that what a gate shuts off gets none. graph_net_test.cpp
+// compares whole nets with libtorch.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "espalier/models/test_problem.h"
+#include "espalier/nn/gate_kernels.h"
+#include "espalier/nn/gates.h"
+#include "espalier/nn/graph_net.h"
+
+namespace espalier::models {
+namespace {
+
+TEST(GateKernels, KeepLargestBreaksTiesByChannel) {
+  std::vector<float> work(6);
+  std::vector<float> g = {1, 3, 2, 3, 0, 2};
+  keep_largest(g.data(), 6, 3, work.data());
+  EXPECT_EQ(g, (std::vector<float>{0, 3, 2, 3, 0, 0}));
+  g = {5, 5, 5, 5, 5, 5};
+  keep_largest(g.data(), 6, 2, work.data());
+  EXPECT_EQ(g, (std::vector<float>{5, 5, 0, 0, 0, 0}));
+  g = {0, 0, 7, 0, 0, 0};  // fewer fire than may survive
+  keep_largest(g.data(), 6, 4, work.data());
+  EXPECT_EQ(g, (std::vector<float>{0, 0, 7, 0, 0, 0}));
+  keep_largest(g.data(), 6, 6, work.data());
+  EXPECT_EQ(g[2], 7);
+}
+
+// Small integers: sums are exact in every order. 45 and 7 leave channels that
+// fill no vector.
+TEST(GateKernels, EqualPlainLoops) {
+  Stream stream(Key(1));
+  const auto draw = [&](size_t size) {
+    std::vector<float> out(size);
+    for (float& v : out) v = static_cast<float>(static_cast<int64_t>(stream.below(9)) - 4);
+    return out;
+  };
+  for (const size_t channels : {7UL, 16UL, 45UL, 64UL, 112UL}) {
+    for (const size_t rows : {1UL, 6UL, 256UL, 259UL}) {
+      const size_t size = rows * channels;
+      const auto x = draw(size), residual = draw(size), more = draw(size), dy = draw(size);
+      const auto a = draw(channels), b = draw(channels), even = draw(channels);
+      std::vector<float> y(size), means(channels), alone(channels);
+      gated_affine({rows, channels},
+                   GatedAffine<float>{.x = x.data(),
+                                      .residual = residual.data(),
+                                      .a = a.data(),
+                                      .b = b.data(),
+                                      .relu = true,
+                                      .means = means.data()},
+                   y.data());
+      channel_means(y.data(), rows, channels, alone.data());
+      std::vector<float> dz = dy, sum(channels), product(channels), dx(size);
+      gated_gradient_sums({rows, channels},
+                          GatedGradient<float>{.y = y.data(),
+                                               .x = x.data(),
+                                               .more = more.data(),
+                                               .even = even.data(),
+                                               .center = b.data(),
+                                               .scale = a.data(),
+                                               .sum = sum.data(),
+                                               .product = product.data()},
+                          dz.data());
+      gated_input_gradient({rows, channels}, dy.data(), x.data(), a.data(), b.data(), even.data(),
+                           dx.data());
+      for (size_t c = 0; c < channels; ++c) {
+        double mean = 0, p = 0, q = 0;
+        for (size_t r = 0; r < rows; ++r) {
+          const size_t i = r * channels + c;
+          const float expected = std::max(0.0f, a[c] * x[i] + b[c] + residual[i]);
+          ASSERT_EQ(y[i], expected);
+          mean += static_cast<double>(expected);
+          const float g = expected > 0 ? dy[i] + more[i] + even[c] : 0.0f;
+          p += static_cast<double>(g);
+          q += static_cast<double>(g * (x[i] - b[c]));
+          ASSERT_EQ(dz[i], a[c] * g);
+          ASSERT_EQ(dx[i], a[c] * dy[i] + b[c] * x[i] + even[c]);
+        }
+        ASSERT_EQ(sum[c], static_cast<float>(p)) << channels << " " << rows;
+        ASSERT_EQ(product[c], static_cast<float>(q));
+        ASSERT_NEAR(means[c], mean / static_cast<double>(rows), 1e-5);
+        ASSERT_EQ(means[c], alone[c]);
+      }
+    }
+  }
+}
+
+TEST(GateKernels, ValuesDoNotDependOnTheBatch) {
+  Stream stream(Key(2));
+  const auto draw = [&](size_t size) {
+    std::vector<float> out(size);
+    for (float& v : out) v = static_cast<float>(stream.normal());
+    return out;
+  };
+  for (const size_t out : {5UL, 16UL, 50UL}) {
+    const size_t in = 21, batch = 7;
+    const auto s = draw(batch * in), weight = draw(out * in), bias = draw(out);
+    std::vector<float> transposed(in * out), g(batch * out), one(out);
+    transpose(weight.data(), out, in, transposed.data());
+    gate_values({batch, in, out}, s.data(), transposed.data(), bias.data(), g.data());
+    for (size_t n = 0; n < batch; ++n) {
+      gate_values({1, in, out}, s.data() + n * in, transposed.data(), bias.data(), one.data());
+      for (size_t o = 0; o < out; ++o) {
+        double expected = static_cast<double>(bias[o]);
+        for (size_t i = 0; i < in; ++i)
+          expected += static_cast<double>(weight[o * in + i]) * static_cast<double>(s[n * in + i]);
+        ASSERT_NEAR(g[n * out + o], std::max(0.0, expected), 1e-5);
+        ASSERT_EQ(g[n * out + o], one[o]);
+      }
+    }
+  }
+}
+
+struct Case {
+  std::string model, gates, norm;
+  double width;
+};
+
+Graph graph_of(const Case& c, double ratio) {
+  ModelOptions options;
+  options.name = c.model;
+  options.gates = c.gates;
+  options.norm = c.norm;
+  options.width = c.width;
+  options.gate_ratio = ratio;
+  options.gate_sigmoid = c.model == "all-cnn";
+  options.gate_l1 = c.gates == "fbs" ? 0.01 : 0;
+  return graph_of(options, {3, 32, 32});
+}
+
+// A net, its weights as it starts and a batch of noise.
+struct NetProblem : Problem {
+  Graph graph;
+  ParameterSet gradient;
+
+  NetProblem(Graph net, int64_t size)
+      : Problem(net, size, {.width = 0}), graph(std::move(net)), gradient(graph.layout) {}
+  NetProblem(const Case& c, int64_t size, double ratio) : NetProblem(graph_of(c, ratio), size) {}
+  const ParameterInfo& tensor(int i) const {
+    return graph.layout->tensors()[static_cast<size_t>(i)];
+  }
+  // Row `row` of a tensor's gradient.
+  std::span<const float> row(int i, size_t row) const {
+    const ParameterInfo& info = tensor(i);
+    const size_t size = static_cast<size_t>(info.size / info.shape[0]);
+    return std::as_const(gradient).values(info).subspan(row * size, size);
+  }
+};
+
+class GateGradients : public testing::TestWithParam<Case> {};
+
+// Along the gradient the loss must rise by its length. The even channels' gates are well above the
+// odd ones', so that no step changes the selection, where the loss jumps.
+TEST_P(GateGradients, EqualFiniteDifferences) {
+  NetProblem p(GetParam(), 6, 0.5);
+  for (const GatedConv& g : gated_convs(p.graph)) {
+    const Node& gate = p.graph.nodes[static_cast<size_t>(g.gate)];
+    for (float& weight : p.weights.values(p.tensor(gate.weight))) weight *= 0.1f;
+    const auto bias = p.weights.values(p.tensor(gate.bias));
+    for (size_t c = 0; c < bias.size(); ++c) bias[c] = c % 2 == 0 ? 1.5f : 0.5f;
+  }
+  GraphNet net(p.graph, Type::kFloat);
+  ParameterSet work = p.weights;
+  net.train(p.batch, work.values(), p.gradient.values(), nullptr);
+  // Of all parameters together, and of the gates' alone.
+  for (const bool gates : {false, true}) {
+    ParameterSet direction = p.gradient;
+    for (const ParameterInfo& info : p.graph.layout->tensors()) {
+      if (!is_trainable(info.role) || (gates && !is_gate_tensor(info.name)))
+        std::ranges::fill(direction.values(info), 0.0f);
+    }
+    const double length = std::sqrt(squared_norm(direction.values()));
+    ASSERT_GT(length, 1e-3);
+    const auto loss = [&](double step) {
+      work = p.weights;
+      add_scaled(work.values(), static_cast<float>(step / length), direction.values());
+      std::vector<float> ignored(work.size());
+      return net.train(p.batch, work.values(), ignored, nullptr).loss / 6;
+    };
+    // A step that changes the loss by about a thousandth: small against kinks,
+    // large against rounding.
+    const double step = 2e-3 / length;
+    EXPECT_NEAR((loss(step) - loss(-step)) / (2 * step), length, 0.03 * length) << gates;
+  }
+}
+
+// Channel 1 of every gated convolution never fires: nothing of it may move, in
+// any precision; and what fires moves.
+TEST_P(GateGradients, AreZeroForChannelsThatNeverFire) {
+  NetProblem p(GetParam(), 4, 0.7);
+  std::vector<GatedConv> gated = gated_convs(p.graph);
+  for (const GatedConv& g : gated) {
+    const Node& gate = p.graph.nodes[static_cast<size_t>(g.gate)];
+    const auto in = static_cast<size_t>(gate.in.channels);
+    std::ranges::fill(p.weights.values(p.tensor(gate.weight)).subspan(in, in), 0.0f);
+    p.weights.values(p.tensor(gate.bias))[1] = -1;
+  }
+  for (const Type type : {Type::kFloat, Type::kBf16}) {
+    GraphNet net(p.graph, type);
+    std::ranges::fill(p.gradient.values(), NAN);
+    ParameterSet work = p.weights;
+    net.train(p.batch, work.values(), p.gradient.values(), nullptr);
+    for (const GatedConv& g : gated) {
+      const auto node = [&](int i) { return p.graph.nodes[static_cast<size_t>(i)]; };
+      for (const Node& n : {node(g.conv), node(g.gate), node(g.apply)}) {
+        for (const int tensor : {n.weight, n.bias}) {
+          if (tensor == kNone) continue;
+          const auto zero = [](float v) { return v == 0; };
+          // A group's statistics couple its channels: the filter moves with the others.
+          const bool coupled = n.op == Op::kConv && GetParam().norm == "group";
+          EXPECT_NE(std::ranges::all_of(p.row(tensor, 1), zero), coupled) << p.tensor(tensor).name;
+          const auto all = std::as_const(p.gradient).values(p.tensor(tensor));
+          EXPECT_FALSE(std::ranges::all_of(all, zero)) << p.tensor(tensor).name;
+          EXPECT_TRUE(all_finite(all)) << p.tensor(tensor).name;
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, GateGradients,
+    testing::Values(Case{"cnn", "gated", "batch", 0.5}, Case{"cnn", "fbs", "batch", 0.5},
+                    Case{"cnn-cifar", "gated", "batch", 0.5},
+                    Case{"all-cnn", "gated", "batch", 0.3}, Case{"vgg11", "gated", "batch", 0.2},
+                    Case{"vgg11", "fbs", "batch", 0.2}, Case{"resnet8", "gated", "batch", 1},
+                    Case{"resnet8", "gated", "group", 1}, Case{"resnet8", "fbs", "batch", 1}),
+    [](const auto& row) {
+      std::string name = row.param.model + "_" + row.param.gates + "_" + row.param.norm;
+      std::replace(name.begin(), name.end(), '-', '_');
+      return name;
+    });
+
+// One sample, no normalization: only the survivors' rows have a gradient.
+TEST(GateGradients, OfOneSampleReachItsSalientChannelsOnly) {
+  for (const std::string mode : {"gated", "fbs"}) {
+    NetProblem p({"cnn", mode, "batch", 1}, 1, 0.5);
+    GraphNet net(p.graph, Type::kFloat);
+    ParameterSet work = p.weights;
+    net.train(p.batch, work.values(), p.gradient.values(), nullptr);
+    for (const GatedConv& g : gated_convs(p.graph)) {
+      const Node &conv = p.graph.nodes[static_cast<size_t>(g.conv)],
+                 &gate = p.graph.nodes[static_cast<size_t>(g.gate)];
+      size_t moved = 0;
+      for (size_t c = 0; c < static_cast<size_t>(conv.out.channels); ++c) {
+        const bool rows[] = {squared_norm(p.row(conv.weight, c)) > 0,
+                             squared_norm(p.row(gate.weight, c)) > 0};
+        if (mode == "gated") {
+          EXPECT_EQ(rows[0], rows[1]) << c;
+        } else {
+          EXPECT_LE(rows[0], rows[1]) << c;
+        }
+        moved += rows[0] ? 1 : 0;
+      }
+      EXPECT_LE(moved, static_cast<size_t>(conv.out.channels) / 2);
+      EXPECT_GT(moved, static_cast<size_t>(conv.out.channels) / 4);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace espalier::models

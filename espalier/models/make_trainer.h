@@ -1,0 +1,42 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "espalier/models/model_options.h"
+#include "espalier/train/hardware_options.h"
+#include "espalier/train/trainer.h"
+
+// Models by name: the training engine's own graphs (models.h) and, where the program is linked with
+// them, those that another engine runs (foreign.h).
+namespace espalier::models {
+
+// Models are what the contract of train is fulfilled with.
+using namespace train;
+
+// `units`, when not empty, makes the same model with units[g] units in each group g of its layout.
+// Throws Error for an unknown model, one that does not fit the data, units that do not fit the
+// model, one that needs an engine that this program is built without, or a device that is not
+// there.
+std::unique_ptr<Trainer> make_trainer(const ModelOptions& model, const DataSpec& data,
+                                      const HardwareOptions& hardware = {},
+                                      std::span<const int64_t> units = {});
+
+// The model's layout with its unit groups, without making a replica: what a client must know of a
+// model of which it holds a part.
+std::shared_ptr<const ParameterLayout> model_layout(const ModelOptions& model,
+                                                    const DataSpec& data);
+
+// What a person should know of the model's units before they are dropped, a line each; empty for
+// models whose units are all known. Throws Error when the model cannot be made.
+std::vector<std::string> unit_notes(const ModelOptions& model, const DataSpec& data);
+
+// Names and one-line descriptions for `espalier list models`.
+struct ModelRow {
+  std::string name, summary;
+};
+const std::vector<ModelRow>& model_rows();
+
+}  // namespace espalier::models

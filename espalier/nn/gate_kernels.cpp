@@ -1,0 +1,368 @@
+#include "espalier/nn/gate_kernels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "espalier/nn/lanes.h"
+
+namespace espalier::nn {
+namespace {
+
+constexpr size_t kRowsPerSum = 256;  // added up in one go, so that long sums keep their digits
+
+// Walks a sample in tiles of up to four vectors of channels side by side, fewer of them over more
+// rows, so that four sums are always under way and a tile's tables stay in registers over its rows.
+// A body is for `W` vectors and has start(channel), which loads its tables, step<R>(offset, stride)
+// for R rows of vectors, fold() after kRowsPerSum rows, finish(channel), and scalar(offset,
+// channel) for channels that fill no vector, after zero(channel).
+template <class Body, class In>
+ESPALIER_INLINE void walk_tile(const GatedShape& s, size_t channel, const In& in) {
+  constexpr size_t kTall = 4 / Body::kWide;
+  Body body(in);
+  body.start(channel);
+  for (size_t begin = 0; begin < s.rows; begin += kRowsPerSum) {
+    const size_t end = std::min(s.rows, begin + kRowsPerSum);
+    size_t r = begin;
+    for (; r + kTall <= end; r += kTall)
+      body.template step<kTall>(r * s.channels + channel, s.channels);
+    for (; r < end; ++r) body.template step<1>(r * s.channels + channel, s.channels);
+    body.fold();
+  }
+  body.finish(channel);
+}
+
+template <template <class, size_t> class Body, class T, class In>
+ESPALIER_INLINE void walk(const GatedShape& s, const In& in) {
+  size_t c = 0;
+  for (; c + 4 * kLanes <= s.channels; c += 4 * kLanes) walk_tile<Body<T, 4>>(s, c, in);
+  for (; c + 2 * kLanes <= s.channels; c += 2 * kLanes) walk_tile<Body<T, 2>>(s, c, in);
+  for (; c + kLanes <= s.channels; c += kLanes) walk_tile<Body<T, 1>>(s, c, in);
+  if (c == s.channels) return;
+  Body<T, 1> body(in);
+  for (size_t i = c; i < s.channels; ++i) {
+    float first = 0, second = 0;
+    for (size_t r = 0; r < s.rows; ++r) body.scalar(r * s.channels + i, i, first, second);
+    body.take(i, first, second);
+  }
+}
+
+// The sums of a tile: four under way, for one or more rows of W channels' vectors.
+template <size_t W>
+struct Sums {
+  Lanes part[4] = {}, whole[W] = {};
+  ESPALIER_INLINE void fold() {
+    for (size_t i = 0; i < 4; ++i) {
+      whole[i % W] += part[i];
+      part[i] = Lanes{};
+    }
+  }
+};
+
+struct MeansIn {
+  const void* x;
+  float* means;
+  float inverse_rows;
+};
+template <class T, size_t W>
+struct Means {
+  static constexpr size_t kWide = W;
+  MeansIn in;
+  Sums<W> sum;
+  ESPALIER_INLINE explicit Means(const MeansIn& from) : in(from) {}
+  ESPALIER_INLINE void start(size_t) {}
+  template <size_t R>
+  ESPALIER_INLINE void step(size_t offset, size_t stride) {
+    for (size_t r = 0; r < R; ++r) {
+      for (size_t k = 0; k < W; ++k) {
+        Lanes v;
+        load(static_cast<const T*>(in.x) + offset + r * stride + k * kLanes, v);
+        sum.part[r * W + k] += v;
+      }
+    }
+  }
+  ESPALIER_INLINE void fold() { sum.fold(); }
+  ESPALIER_INLINE void finish(size_t c) {
+    for (size_t k = 0; k < W; ++k) store(sum.whole[k] * in.inverse_rows, in.means + c + k * kLanes);
+  }
+  ESPALIER_INLINE void scalar(size_t offset, size_t, float& first, float&) {
+    first += to_float(static_cast<const T*>(in.x)[offset]);
+  }
+  ESPALIER_INLINE void take(size_t c, float first, float) { in.means[c] = first * in.inverse_rows; }
+};
+
+template <class T>
+struct AffineIn {
+  GatedAffine<T> g;
+  float floor;
+  T* y;
+  float inverse_rows;
+};
+template <class T, size_t W>
+struct Affine {
+  static constexpr size_t kWide = W;
+  AffineIn<T> in;
+  Sums<W> sum;
+  Lanes a[W] = {}, b[W] = {};
+  ESPALIER_INLINE explicit Affine(const AffineIn<T>& from) : in(from) {}
+  ESPALIER_INLINE void start(size_t c) {
+    for (size_t k = 0; k < W; ++k) {
+      load(in.g.a + c + k * kLanes, a[k]);
+      load(in.g.b + c + k * kLanes, b[k]);
+    }
+  }
+  template <size_t R>
+  ESPALIER_INLINE void step(size_t offset, size_t stride) {
+    for (size_t r = 0; r < R; ++r) {
+      for (size_t k = 0; k < W; ++k) {
+        const size_t at = offset + r * stride + k * kLanes;
+        Lanes v;
+        load(in.g.x + at, v);
+        v = a[k] * v + b[k];
+        if (in.g.residual != nullptr) {
+          Lanes add;
+          load(in.g.residual + at, add);
+          v += add;
+        }
+        const Lanes floor = in.floor - Lanes{};
+        v = v < floor ? floor : v;
+        store(v, in.y + at);
+        sum.part[r * W + k] += v;
+      }
+    }
+  }
+  ESPALIER_INLINE void fold() { sum.fold(); }
+  ESPALIER_INLINE void finish(size_t c) {
+    if (in.g.means == nullptr) return;
+    for (size_t k = 0; k < W; ++k)
+      store(sum.whole[k] * in.inverse_rows, in.g.means + c + k * kLanes);
+  }
+  ESPALIER_INLINE void scalar(size_t offset, size_t c, float& first, float&) {
+    float v = in.g.a[c] * to_float(in.g.x[offset]) + in.g.b[c];
+    if (in.g.residual != nullptr) v += to_float(in.g.residual[offset]);
+    v = v < in.floor ? in.floor : v;
+    put(in.y[offset], v);
+    first += v;
+  }
+  ESPALIER_INLINE void take(size_t c, float first, float) {
+    if (in.g.means != nullptr) in.g.means[c] = first * in.inverse_rows;
+  }
+};
+
+template <class T>
+struct GradientIn {
+  GatedGradient<T> g;
+  T* dy;
+};
+template <class T, size_t W>
+struct Gradient {
+  static constexpr size_t kWide = W;
+  GradientIn<T> in;
+  Sums<W> sum, product;
+  Lanes even[W] = {}, center[W] = {}, scale[W] = {};
+  ESPALIER_INLINE explicit Gradient(const GradientIn<T>& from) : in(from) {}
+  ESPALIER_INLINE void start(size_t c) {
+    for (size_t k = 0; k < W; ++k) {
+      even[k] = center[k] = Lanes{};
+      scale[k] = 1.0f - Lanes{};
+      if (in.g.even != nullptr) load(in.g.even + c + k * kLanes, even[k]);
+      if (in.g.center != nullptr) load(in.g.center + c + k * kLanes, center[k]);
+      if (in.g.scale != nullptr) load(in.g.scale + c + k * kLanes, scale[k]);
+    }
+  }
+  template <size_t R>
+  ESPALIER_INLINE void step(size_t offset, size_t stride) {
+    for (size_t r = 0; r < R; ++r) {
+      for (size_t k = 0; k < W; ++k) {
+        const size_t at = offset + r * stride + k * kLanes;
+        Lanes g, v;
+        load(in.dy + at, g);
+        if (in.g.more != nullptr) {
+          load(in.g.more + at, v);
+          g += v;
+        }
+        g += even[k];
+        if (in.g.y != nullptr) {
+          load(in.g.y + at, v);
+          g = (Lanes)((Words)g & (Words)(v > 0.0f));
+        }
+        load(in.g.x + at, v);
+        sum.part[r * W + k] += g;
+        product.part[r * W + k] += g * (v - center[k]);
+        store(scale[k] * g, in.dy + at);
+      }
+    }
+  }
+  ESPALIER_INLINE void fold() {
+    sum.fold();
+    product.fold();
+  }
+  ESPALIER_INLINE void finish(size_t c) {
+    for (size_t k = 0; k < W; ++k) {
+      store(sum.whole[k], in.g.sum + c + k * kLanes);
+      store(product.whole[k], in.g.product + c + k * kLanes);
+    }
+  }
+  ESPALIER_INLINE void scalar(size_t offset, size_t c, float& first, float& second) {
+    float g = to_float(in.dy[offset]);
+    if (in.g.more != nullptr) g += to_float(in.g.more[offset]);
+    if (in.g.even != nullptr) g += in.g.even[c];
+    if (in.g.y != nullptr) g = to_float(in.g.y[offset]) > 0 ? g : 0.0f;
+    const float middle = in.g.center != nullptr ? in.g.center[c] : 0.0f;
+    first += g;
+    second += g * (to_float(in.g.x[offset]) - middle);
+    put(in.dy[offset], in.g.scale != nullptr ? in.g.scale[c] * g : g);
+  }
+  ESPALIER_INLINE void take(size_t c, float first, float second) {
+    in.g.sum[c] = first;
+    in.g.product[c] = second;
+  }
+};
+
+template <class T>
+ESPALIER_INLINE void input_gradient_any(const GatedShape& s, const T* dz, const T* x,
+                                        const float* a, const float* b, const float* d, T* dx) {
+  for (size_t r = 0; r < s.rows; ++r) {
+    const size_t at = r * s.channels;
+    for (size_t c = 0; c < s.channels; ++c)
+      put(dx[at + c], a[c] * to_float(dz[at + c]) + (b[c] * to_float(x[at + c]) + d[c]));
+  }
+}
+
+template <class T>
+ESPALIER_INLINE void affine_any(const GatedShape& shape, const GatedAffine<T>& in, T* y) {
+  walk<Affine, T>(
+      shape, AffineIn<T>{in, in.relu ? 0.0f : -INFINITY, y, 1.0f / static_cast<float>(shape.rows)});
+}
+
+template <class T>
+ESPALIER_INLINE void add_even_any(const GatedShape& s, const float* even, T* y) {
+  for (size_t r = 0; r < s.rows; ++r) {
+    T* row = y + r * s.channels;
+    for (size_t c = 0; c < s.channels; ++c) put(row[c], to_float(row[c]) + even[c]);
+  }
+}
+
+// For S samples, the outputs of W vectors at `o`.
+template <size_t S, size_t W>
+ESPALIER_INLINE void gate_tile(const GateShape& shape, const float* s, const float* transposed,
+                               const float* bias, size_t o, float* g) {
+  Lanes sum[S][W];
+  for (size_t n = 0; n < S; ++n) {
+    for (size_t k = 0; k < W; ++k) load(bias + o + k * kLanes, sum[n][k]);
+  }
+  for (size_t i = 0; i < shape.in; ++i) {
+    Lanes row[W];
+    for (size_t k = 0; k < W; ++k) load(transposed + i * shape.out + o + k * kLanes, row[k]);
+    for (size_t n = 0; n < S; ++n) {
+      const Lanes value = s[n * shape.in + i] - Lanes{};
+      for (size_t k = 0; k < W; ++k) sum[n][k] += value * row[k];
+    }
+  }
+  for (size_t n = 0; n < S; ++n) {
+    for (size_t k = 0; k < W; ++k) {
+      const Lanes zero = {};
+      store(sum[n][k] > zero ? sum[n][k] : zero, g + n * shape.out + o + k * kLanes);
+    }
+  }
+}
+
+template <size_t S>
+ESPALIER_INLINE void gate_samples(const GateShape& shape, const float* s, const float* transposed,
+                                  const float* bias, float* g) {
+  size_t o = 0;
+  for (; o + 2 * kLanes <= shape.out; o += 2 * kLanes)
+    gate_tile<S, 2>(shape, s, transposed, bias, o, g);
+  for (; o + kLanes <= shape.out; o += kLanes) gate_tile<S, 1>(shape, s, transposed, bias, o, g);
+  for (; o < shape.out; ++o) {
+    for (size_t n = 0; n < S; ++n) {
+      float sum = bias[o];
+      for (size_t i = 0; i < shape.in; ++i)
+        sum += s[n * shape.in + i] * transposed[i * shape.out + o];
+      g[n * shape.out + o] = sum > 0 ? sum : 0.0f;
+    }
+  }
+}
+
+}  // namespace
+
+ESPALIER_KERNEL void channel_means(const float* x, size_t rows, size_t channels, float* means) {
+  walk<Means, float>({rows, channels}, MeansIn{x, means, 1.0f / static_cast<float>(rows)});
+}
+ESPALIER_KERNEL void channel_means(const Bf16* x, size_t rows, size_t channels, float* means) {
+  walk<Means, Bf16>({rows, channels}, MeansIn{x, means, 1.0f / static_cast<float>(rows)});
+}
+
+ESPALIER_KERNEL void transpose(const float* from, size_t rows, size_t columns, float* to) {
+  constexpr size_t kBlock = 16;
+  for (size_t r = 0; r < rows; r += kBlock) {
+    for (size_t c = 0; c < columns; ++c) {
+      for (size_t i = r; i < std::min(rows, r + kBlock); ++i)
+        to[c * rows + i] = from[i * columns + c];
+    }
+  }
+}
+
+ESPALIER_KERNEL void gate_values(const GateShape& shape, const float* s, const float* transposed,
+                                 const float* bias, float* g) {
+  size_t n = 0;
+  for (; n + 4 <= shape.batch; n += 4)
+    gate_samples<4>(shape, s + n * shape.in, transposed, bias, g + n * shape.out);
+  for (; n < shape.batch; ++n)
+    gate_samples<1>(shape, s + n * shape.in, transposed, bias, g + n * shape.out);
+}
+
+void sigmoid(float* x, size_t size) {
+  for (size_t i = 0; i < size; ++i) x[i] = 1 / (1 + std::exp(-x[i]));
+}
+
+void keep_largest(float* g, size_t size, size_t kept, float* work) {
+  if (kept >= size) return;
+  std::copy_n(g, size, work);
+  std::nth_element(work, work + kept - 1, work + size, std::greater<>());
+  const float least = work[kept - 1];
+  size_t larger = 0;
+  for (size_t i = 0; i < size; ++i) larger += g[i] > least ? 1U : 0U;
+  size_t ties = kept - larger;
+  for (size_t i = 0; i < size; ++i) {
+    if (g[i] > least) continue;
+    if (g[i] == least && ties > 0) {
+      --ties;
+    } else {
+      g[i] = 0;
+    }
+  }
+}
+
+ESPALIER_KERNEL void gated_affine(const GatedShape& shape, const GatedAffine<float>& in, float* y) {
+  affine_any(shape, in, y);
+}
+ESPALIER_KERNEL void gated_affine(const GatedShape& shape, const GatedAffine<Bf16>& in, Bf16* y) {
+  affine_any(shape, in, y);
+}
+ESPALIER_KERNEL void gated_gradient_sums(const GatedShape& shape, const GatedGradient<float>& in,
+                                         float* dy) {
+  walk<Gradient, float>(shape, GradientIn<float>{in, dy});
+}
+ESPALIER_KERNEL void gated_gradient_sums(const GatedShape& shape, const GatedGradient<Bf16>& in,
+                                         Bf16* dy) {
+  walk<Gradient, Bf16>(shape, GradientIn<Bf16>{in, dy});
+}
+ESPALIER_KERNEL void gated_input_gradient(const GatedShape& shape, const float* dz, const float* x,
+                                          const float* a, const float* b, const float* d,
+                                          float* dx) {
+  input_gradient_any(shape, dz, x, a, b, d, dx);
+}
+ESPALIER_KERNEL void gated_input_gradient(const GatedShape& shape, const Bf16* dz, const Bf16* x,
+                                          const float* a, const float* b, const float* d,
+                                          Bf16* dx) {
+  input_gradient_any(shape, dz, x, a, b, d, dx);
+}
+ESPALIER_KERNEL void add_even(const GatedShape& shape, const float* even, float* y) {
+  add_even_any(shape, even, y);
+}
+ESPALIER_KERNEL void add_even(const GatedShape& shape, const float* even, Bf16* y) {
+  add_even_any(shape, even, y);
+}
+
+}  // namespace espalier::nn

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "espalier/nn/arena.h"
+#include "espalier/nn/graph.h"
+#include "espalier/nn/layer.h"
+#include "espalier/nn/net.h"
+
+namespace espalier::nn {
+
+// The explicit engine: runs a Graph forward and backward without autograd. Every layer writes its
+// parameters' gradients straight into the flat gradient buffer, and all activations live in one
+// arena that every batch size shares.
+//
+// With Type::kBf16 the activations, their gradients and the weights' working copies of convolutions
+// are bf16; sums, statistics, weight gradients and vectors (linear layers, which a small batch
+// makes memory-bound anyway) stay fp32.
+class GraphNet final : public Net {
+ public:
+  // Throws Error when the processor cannot do `type`.
+  GraphNet(Graph graph, Type type);
+
+  const std::shared_ptr<const ParameterLayout>& layout() const override { return graph_.layout; }
+  uint64_t macs_per_sample() const override { return graph_.macs; }
+  void initialize(Key key, ParameterSet& out) const override {
+    draw_parameters(graph_.init, key, out);
+  }
+  BatchSums train(const Batch& batch, std::span<float> weights, std::span<float> gradients,
+                  const SgdUpdate* update) override;
+  std::vector<size_t> fused_tensors() const override;
+  BatchSums evaluate(const Batch& batch, std::span<const float> weights) override;
+  std::span<const float> forward_training(const Batch& batch, std::span<float> weights) override;
+  std::span<const float> logits() const override { return logits_; }
+  size_t num_logits() const override { return num_classes(); }
+  void predict(const Batch& batch, std::span<const float> weights, std::span<float> features,
+               std::span<float> logits) override;
+  std::vector<int64_t> feature_shape() const override;
+  std::vector<size_t> extractor_tensors() const override;
+  // The arena and what the layers hold themselves: exact, but for oneDNN's generated code.
+  uint64_t training_bytes(int64_t batch_size) const override;
+
+ private:
+  // The layers of one batch size with their places in the arena.
+  struct Plan {
+    std::vector<std::unique_ptr<Layer>> layers;
+    size_t input = kNoSlot;  // the batch, when it must be copied or converted
+    size_t logits = kNoSlot, dlogits = kNoSlot;
+    size_t arena_bytes = 0;
+    uint64_t used = 0;
+  };
+  Plan& plan(int64_t batch, bool training);
+  Plan make_plan(int64_t batch, bool training) const;
+  // Assigns the gradients' slots, from the last layer to the first.
+  void place_gradients(int64_t batch, Plan& plan, ArenaPlanner& arena) const;
+  size_t value_bytes(int node, int64_t batch) const;
+  Type value_type(int node) const;
+  Frame start(const Plan& plan, const Batch& batch);
+  // The feature map as floats, channel by channel.
+  void copy_features(const Plan& plan, const Frame& frame, int64_t batch,
+                     std::span<float> out) const;
+  size_t num_classes() const { return static_cast<size_t>(graph_.nodes.back().out.size()); }
+
+  Graph graph_;
+  Type type_;
+  std::map<std::pair<int64_t, bool>, Plan> plans_;
+  uint64_t clock_ = 0;
+  AlignedVector<uint8_t> arena_;
+  std::span<const float> logits_;
+};
+
+}  // namespace espalier::nn

@@ -1,0 +1,217 @@
+#include "espalier/nn/sparse_conv.h"
+
+#include <algorithm>
+
+#include "espalier/nn/lanes.h"
+
+namespace espalier::nn {
+
+size_t padded_channels(const SparseConvShape& shape) {
+  return (shape.channels + kLanes - 1) / kLanes * kLanes;
+}
+
+namespace {
+
+using Entry = SparseConvScratch::Entry;
+
+// The taps of one kernel row are contiguous in the padded input: `kernel·channels` values, taken in
+// parts of up to kPart vectors that stay in registers while a list is walked.
+constexpr size_t kPart = 10;
+// A band of the input that is walked for all output channels should stay in the first-level cache.
+constexpr size_t kBandBytes = 24 << 10;
+
+// sum[v] += Σ gradient·input[offset + v] for R vectors v.
+template <size_t R>
+ESPALIER_INLINE void add_taps(const Entry* entries, size_t count, const float* input, float* sum) {
+  Lanes part[R];
+  for (size_t r = 0; r < R; ++r) load(sum + r * kLanes, part[r]);
+  for (size_t i = 0; i < count; ++i) {
+    const float* at = input + entries[i].offset;
+    const Lanes gradient = entries[i].gradient - Lanes{};  // a broadcast
+    for (size_t r = 0; r < R; ++r) {
+      Lanes value;
+      load(at + r * kLanes, value);
+      part[r] += gradient * value;
+    }
+  }
+  for (size_t r = 0; r < R; ++r) store(part[r], sum + r * kLanes);
+}
+
+// out[offset + v] += gradient·weights[v] for R vectors v.
+template <size_t R>
+ESPALIER_INLINE void spread_taps(const Entry* entries, size_t count, const float* weights,
+                                 float* out) {
+  Lanes part[R];
+  for (size_t r = 0; r < R; ++r) load(weights + r * kLanes, part[r]);
+  for (size_t i = 0; i < count; ++i) {
+    float* at = out + entries[i].offset;
+    const Lanes gradient = entries[i].gradient - Lanes{};  // a broadcast
+    for (size_t r = 0; r < R; ++r) {
+      Lanes value;
+      load(at + r * kLanes, value);
+      value += gradient * part[r];
+      store(value, at + r * kLanes);
+    }
+  }
+}
+
+template <class Call>
+ESPALIER_INLINE void with_vectors(size_t vectors, Call call) {
+  switch (vectors) {
+    case 1:
+      return call.template operator()<1>();
+    case 2:
+      return call.template operator()<2>();
+    case 3:
+      return call.template operator()<3>();
+    case 4:
+      return call.template operator()<4>();
+    case 5:
+      return call.template operator()<5>();
+    case 6:
+      return call.template operator()<6>();
+    case 7:
+      return call.template operator()<7>();
+    case 8:
+      return call.template operator()<8>();
+    case 9:
+      return call.template operator()<9>();
+    default:
+      return call.template operator()<kPart>();
+  }
+}
+
+// The outputs with a gradient among pooled rows [begin, end) of image n, one list per output
+// channel.
+template <bool kRelu>
+ESPALIER_INLINE void list_outputs(const SparseConvShape& s, const SparseConvData& d, size_t n,
+                                  size_t begin, size_t end, SparseConvScratch& scratch) {
+  const size_t padded = s.width + 2 * s.padding, capacity = (end - begin) * s.pooled_width,
+               stride = padded_channels(s);
+  std::fill(scratch.counts.begin(), scratch.counts.end(), 0U);
+  // Down the columns: the taps of windows below each other do not overlap row by row, so that
+  // spreading one does not wait for the stores of the one before.
+  for (size_t px = 0; px < s.pooled_width; ++px) {
+    for (size_t py = begin; py < end; ++py) {
+      const size_t at = ((n * s.pooled_height + py) * s.pooled_width + px) * s.out_channels;
+      uint32_t place[256];  // offset of each position in the window
+      for (size_t k = 0; k < s.window * s.window; ++k) {
+        place[k] = static_cast<uint32_t>(
+            ((py * s.window + k / s.window) * padded + px * s.window + k % s.window) * stride);
+      }
+      for (size_t c = 0; c < s.out_channels; ++c) {
+        const float gradient = d.dy[at + c];
+        uint32_t& count = scratch.counts[c];
+        scratch.entries[c * capacity + count] = {place[d.argmax[at + c]], gradient};
+        count += (!kRelu || d.y[at + c] > 0) && gradient != 0
+                     ? 1U
+                     : 0U;  // without a branch: it cannot be predicted
+      }
+    }
+  }
+}
+
+ESPALIER_INLINE void copy_rows(const SparseConvShape& s, const float* image, float* padded) {
+  const size_t stride = padded_channels(s), line = (s.width + 2 * s.padding) * stride;
+  for (size_t y = 0; y < s.height; ++y) {
+    float* to = padded + (y + s.padding) * line + s.padding * stride;
+    const float* from = image + y * s.width * s.channels;
+    if (stride == s.channels) {
+      for (size_t i = 0; i < s.width * stride; ++i) to[i] = from[i];
+      continue;
+    }
+    for (size_t x = 0; x < s.width; ++x) {
+      for (size_t c = 0; c < s.channels; ++c) to[x * stride + c] = from[x * s.channels + c];
+    }
+  }
+}
+
+// Pooled rows worked on at a time, for padded lines of `line` values.
+size_t band_rows(const SparseConvShape& s, size_t line) {
+  return std::clamp<size_t>(kBandBytes / (line * sizeof(float) * s.window), 1, s.pooled_height);
+}
+size_t num_entries(const SparseConvShape& s, size_t rows) {
+  return s.out_channels * rows * s.pooled_width + 1;
+}
+
+ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData& d,
+                              SparseConvScratch& scratch) {
+  const size_t stride = padded_channels(s), line = (s.width + 2 * s.padding) * stride,
+               image = (s.height + 2 * s.padding) * line;
+  const size_t row = s.kernel * stride, filter = s.kernel * row;
+  const size_t rows = band_rows(s, line);
+  scratch.input.assign(image, 0.0f);  // the padding stays zero
+  if (d.dx != nullptr) scratch.input_gradient.resize(image);
+  scratch.entries.resize(num_entries(s, rows));
+  scratch.counts.resize(s.out_channels);
+  std::fill(d.weight_gradient, d.weight_gradient + s.out_channels * filter, 0.0f);
+  if (d.bias_gradient != nullptr)
+    std::fill(d.bias_gradient, d.bias_gradient + s.out_channels, 0.0f);
+
+  for (size_t n = 0; n < s.batch; ++n) {
+    copy_rows(s, d.x + n * s.height * s.width * s.channels, scratch.input.data());
+    if (d.dx != nullptr)
+      std::fill(scratch.input_gradient.begin(), scratch.input_gradient.end(), 0.0f);
+    for (size_t begin = 0; begin < s.pooled_height; begin += rows) {
+      const size_t end = std::min(s.pooled_height, begin + rows);
+      if (d.y != nullptr) {
+        list_outputs<true>(s, d, n, begin, end, scratch);
+      } else {
+        list_outputs<false>(s, d, n, begin, end, scratch);
+      }
+      for (size_t c = 0; c < s.out_channels; ++c) {
+        const Entry* entries = scratch.entries.data() + c * (end - begin) * s.pooled_width;
+        const size_t count = scratch.counts[c];
+        if (d.bias_gradient != nullptr) {
+          for (size_t i = 0; i < count; ++i) d.bias_gradient[c] += entries[i].gradient;
+        }
+        for (size_t k = 0; k < s.kernel; ++k) {
+          for (size_t v = 0; v < row; v += kPart * kLanes) {
+            const size_t in_image = k * line + v, in_filter = c * filter + k * row + v;
+            with_vectors(
+                std::min(kPart, (row - v) / kLanes), [&]<size_t R>() __attribute__((
+                                                         always_inline)) {
+                  add_taps<R>(entries, count, scratch.input.data() + in_image,
+                              d.weight_gradient + in_filter);
+                  if (d.dx != nullptr) {
+                    spread_taps<R>(entries, count, d.weights + in_filter,
+                                   scratch.input_gradient.data() + in_image);
+                  }
+                });
+          }
+        }
+      }
+    }
+    if (d.dx == nullptr) continue;
+    const size_t inside = s.width * s.channels;
+    for (size_t y = 0; y < s.height; ++y) {
+      const float* from =
+          scratch.input_gradient.data() + (y + s.padding) * line + s.padding * stride;
+      float* to = d.dx + (n * s.height + y) * inside;
+      if (stride == s.channels) {
+        for (size_t i = 0; i < inside; ++i) to[i] = from[i];
+        continue;
+      }
+      for (size_t x = 0; x < s.width; ++x) {
+        for (size_t c = 0; c < s.channels; ++c) to[x * s.channels + c] = from[x * stride + c];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+ESPALIER_KERNEL void sparse_conv_backward(const SparseConvShape& shape, const SparseConvData& data,
+                                          SparseConvScratch& scratch) {
+  backward(shape, data, scratch);
+}
+
+size_t sparse_conv_scratch_bytes(const SparseConvShape& s, bool dx) {
+  const size_t line = (s.width + 2 * s.padding) * padded_channels(s),
+               image = (s.height + 2 * s.padding) * line;
+  return (dx ? 2 : 1) * image * sizeof(float) +
+         num_entries(s, band_rows(s, line)) * sizeof(SparseConvScratch::Entry) +
+         s.out_channels * sizeof(uint32_t);
+}
+
+}  // namespace espalier::nn

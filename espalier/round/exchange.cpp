@@ -1,0 +1,167 @@
+#include "espalier/round/exchange.h"
+
+#include <cmath>
+#include <vector>
+
+#include "espalier/base/error.h"
+#include "espalier/client/session.h"
+
+namespace espalier::round {
+
+namespace {
+
+// Measurements that a client says of itself; it may say anything.
+double measurement(const wire::Update& update, const char* name) {
+  const auto found = update.scalars.find(name);
+  if (found == update.scalars.end()) return 0;
+  if (found->second < 0)
+    fail("round/update", "the scalar '", name, "' is negative: ", found->second);
+  return found->second;
+}
+
+}  // namespace
+
+Exchange::Exchange(const Setup& setup, std::span<const uint64_t> clients, Errand& errand)
+    : setup_(setup), errand_(errand) {
+  for (const uint64_t client : clients) states_.emplace(client, State{});
+}
+
+wire::EncodedMessage Exchange::task(uint64_t client) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!states_.contains(client))
+      fail("round/exchange", "client ", client, " has no task in round ", setup_.round);
+  }
+  Outgoing outgoing = errand_.prepare(client);
+  outgoing.task.kind = errand_.kind();
+  outgoing.task.round = setup_.round;
+  outgoing.task.exchange = setup_.number;
+  outgoing.task.client = client;
+  wire::WireLimits limits;
+  limits.model = outgoing.submodel ? outgoing.submodel->layout() : setup_.layout;
+  wire::EncodedMessage message =
+      encode_task(outgoing.task, setup_.key.child(client), setup_.downlink, outgoing.codec_key,
+                  limits, outgoing.own ? nullptr : &encoded_, std::move(outgoing.model_delta));
+  const std::lock_guard lock(mutex_);
+  State& state = states_.at(client);
+  if (!state.asked) bytes_down_ += message.size_bytes();
+  state.asked = true;
+  state.sent = {outgoing.submodel, outgoing.task.mask, message.size_bytes()};
+  return message;
+}
+
+bool Exchange::begin_delivery(uint64_t client, const wire::EncodedMessage& message, Sent& sent) {
+  bool answers_this = true;
+  try {
+    answers_this = answered_task(message) == wire::TaskId{setup_.round, setup_.number, client};
+  } catch (const Error&) {
+    // What cannot be read is the client's failure and found out when it is decoded.
+  }
+  const std::lock_guard lock(mutex_);
+  const auto found = states_.find(client);
+  if (found == states_.end() || !answers_this || !found->second.asked ||
+      found->second.wait != Wait::kAwaited) {
+    ++refused_;
+    return false;
+  }
+  found->second.wait = Wait::kDelivering;
+  sent = found->second.sent;
+  return true;
+}
+
+// A peer may send anything; what it sends must not reach an invariant of ours.
+wire::Update Exchange::decode(uint64_t client, const Sent& sent,
+                              const wire::EncodedMessage& message) const {
+  constexpr double kMaxScalar = 1e18;
+  wire::Update update = decode_update(message, client::uplink_of(errand_.kind(), setup_.uplink),
+                                      errand_.limits(client, sent));
+  const auto held = static_cast<double>(setup_.backend.num_samples(client));
+  if (update.num_samples != held)
+    fail("round/update", "expected ", held, " samples, got ", update.num_samples);
+  for (const auto& [name, value] : update.scalars) {
+    if (!(std::abs(value) <= kMaxScalar))
+      fail("round/update", "the scalar '", name, "' is out of range: ", value);
+  }
+  return update;
+}
+
+Receipt Exchange::delivered(uint64_t client, const wire::EncodedMessage& message) {
+  Sent sent;
+  if (!begin_delivery(client, message, sent)) return Receipt::kRefused;
+  DeviceTimes times;
+  double macs = 0, seconds = 0;
+  try {
+    wire::Update update = decode(client, sent, message);
+    macs = measurement(update, wire::kMacs);
+    seconds = measurement(update, wire::kTrainSeconds);
+    times = device_times(setup_.devices.of(client), sent.bytes, macs, message.size_bytes());
+    update.submodel = sent.submodel;
+    errand_.accept(client, sent, update);
+  } catch (const StorageError&) {
+    throw;  // ours, not the client's: the run cannot go on
+  } catch (const Error& error) {
+    std::unique_lock lock(mutex_);
+    bytes_up_ += message.size_bytes();
+    settle(client, Wait::kFailed, error.what(), std::move(lock));
+    return Receipt::kFaulty;
+  }
+  std::unique_lock lock(mutex_);
+  bytes_up_ += message.size_bytes();
+  State& state = states_.at(client);
+  state.macs = macs;
+  state.seconds = seconds;
+  if (times.total() > slowest_.total()) slowest_ = times;
+  settle(client, Wait::kDelivered, {}, std::move(lock));
+  return Receipt::kCounted;
+}
+
+void Exchange::failed(uint64_t client, const std::string& reason) {
+  std::unique_lock lock(mutex_);
+  const auto found = states_.find(client);
+  if (found == states_.end() || found->second.wait != Wait::kAwaited) {
+    ++refused_;
+    return;
+  }
+  settle(client, Wait::kFailed, reason, std::move(lock));
+}
+
+// The last thing that happens to a client.
+void Exchange::settle(uint64_t client, Wait wait, const std::string& reason,
+                      std::unique_lock<std::mutex> lock) {
+  State& state = states_.at(client);
+  state.wait = wait;
+  state.sent = {};
+  if (wait == Wait::kDelivered) {
+    answered_.push_back(client);
+  } else {
+    failures_[client] = reason;
+  }
+  const uint64_t done = answered_.size() + failures_.size();
+  lock.unlock();
+  if (setup_.on_client != nullptr && *setup_.on_client) (*setup_.on_client)(done, states_.size());
+}
+
+void Exchange::run(Backend& backend) {
+  std::vector<uint64_t> clients;
+  for (const auto& [client, state] : states_) clients.push_back(client);
+  backend.run(clients, *this);
+  for (const uint64_t client : clients) {
+    std::unique_lock lock(mutex_);
+    if (states_.at(client).wait == Wait::kAwaited)
+      settle(client, Wait::kFailed, "gave no answer", std::move(lock));
+  }
+}
+
+double Exchange::macs() const {
+  double sum = 0;
+  for (const auto& [client, state] : states_) sum += state.macs;
+  return sum;
+}
+
+double Exchange::client_seconds() const {
+  double sum = 0;
+  for (const auto& [client, state] : states_) sum += state.seconds;
+  return sum;
+}
+
+}  // namespace espalier::round

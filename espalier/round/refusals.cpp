@@ -1,0 +1,149 @@
+#include "espalier/round/refusals.h"
+
+#include "espalier/base/error.h"
+#include "espalier/params/parameter_set.h"
+
+namespace espalier::round {
+namespace {
+
+bool parts(const Choices& c) { return !all_whole(c.submodel, c.devices); }
+bool submodels(const Choices& c) { return c.submodel.name != "none"; }
+bool asks(const Choices& c, const char* feedback) { return c.run.error_feedback == feedback; }
+
+std::string of_strategy(const Choices& c) { return "strategy '" + c.selection.name + "'"; }
+std::string masks_advice(const Choices& c) {
+  return c.traits.masks_advice.empty() ? "" : ", or " + c.traits.masks_advice;
+}
+
+// With several ratios, few clients hold the later units, and state that is averaged over the
+// population (SCAFFOLD's c) would count the others as zeros.
+bool one_ratio(const Choices& c) {
+  double keep = 0;
+  for (const DeviceOptions& device : c.devices) {
+    const double mine = keep_of(c.submodel, device);
+    if (keep != 0 && mine != keep) return false;
+    keep = mine;
+  }
+  return true;
+}
+
+// A row per combination: when it is one, and why it is refused.
+struct Refusal {
+  bool (*when)(const Choices& c);
+  std::string (*why)(const Choices& c);
+};
+
+const Refusal kRefusals[] = {
+    {[](const Choices& c) {
+       return !c.traits.weights_travel && (asks(c, "residual") || asks(c, "ef21"));
+     },
+     [](const Choices& c) {
+       return concat("error_feedback = \"", c.run.error_feedback,
+                     "\" is for changes of weights; this strategy sends feature maps, which do not "
+                     "repeat: set it to \"none\"");
+     }},
+    {[](const Choices& c) { return c.traits.masks && asks(c, "ef21"); },
+     [](const Choices&) {
+       return std::string("error_feedback = \"ef21\" does not go with masks; set it to \"none\"");
+     }},
+    {[](const Choices& c) { return asks(c, "residual") && !units_stay(c.submodel, c.devices); },
+     [](const Choices& c) {
+       return concat(
+           "error_feedback = \"residual\" needs clients that train the same units in every "
+           "round; with submodel.name = \"",
+           c.submodel.name, "\" use an unbiased uplink and error_feedback = \"none\"");
+     }},
+    {[](const Choices& c) { return asks(c, "ef21") && parts(c); },
+     [](const Choices&) {
+       return std::string(
+           "error_feedback = \"ef21\" does not go with [submodel]; set it to \"none\"");
+     }},
+    {[](const Choices& c) { return c.traits.masks && c.run.delta_downlink; },
+     [](const Choices& c) {
+       return concat("delta_downlink does not go with ", of_strategy(c),
+                     ": its masks change what a model consists of", masks_advice(c));
+     }},
+    {[](const Choices& c) { return c.traits.masks && submodels(c); },
+     [](const Choices& c) {
+       return concat("[submodel] does not go with ", of_strategy(c),
+                     ", which decides itself what travels; remove one of the two", masks_advice(c));
+     }},
+    {[](const Choices& c) { return !c.traits.weights_travel && c.run.delta_downlink; },
+     [](const Choices& c) {
+       return concat("delta_downlink is for weights that travel every round; ", of_strategy(c),
+                     " sends them once");
+     }},
+    {[](const Choices& c) { return !c.traits.weights_travel && submodels(c); },
+     [](const Choices& c) {
+       return concat("[submodel] does not go with ", of_strategy(c),
+                     ": its clients' nets are not averaged");
+     }},
+    {[](const Choices& c) { return parts(c) && c.run.delta_downlink; },
+     [](const Choices&) {
+       return std::string(
+           "delta_downlink does not go with [submodel]: clients hold different parts");
+     }},
+    {[](const Choices& c) {
+       return parts(c) && c.traits.client_state &&
+              (!units_stay(c.submodel, c.devices) || !one_ratio(c));
+     },
+     [](const Choices& c) {
+       return concat(of_strategy(c),
+                     " keeps state with its clients, which must then all train the same units in "
+                     "every round; set submodel.name = \"ordered\" with one keep for all");
+     }},
+};
+
+}  // namespace
+
+void refuse_combinations(const Choices& choices) {
+  for (const Refusal& row : kRefusals) {
+    if (row.when(choices)) fail("config", row.why(choices));
+  }
+}
+
+Feedback choose_feedback(const Choices& choices, const codec::Codec& uplink) {
+  const std::string& option = choices.run.error_feedback;
+  if (!choices.traits.weights_travel) return Feedback::kNone;
+  if (option == "residual") return Feedback::kResidual;
+  if (option == "ef21") return Feedback::kEf21;
+  const bool stay = units_stay(choices.submodel, choices.devices);
+  if (option == "auto" && stay && !uplink.unbiased() && !uplink.lossless())
+    return Feedback::kResidual;
+  return Feedback::kNone;
+}
+
+std::vector<std::string> update_stages(Feedback feedback) {
+  switch (feedback) {
+    case Feedback::kResidual:
+      return {"residual"};
+    case Feedback::kEf21:
+      return {"ef21"};
+    case Feedback::kNone:
+      break;
+  }
+  return {};
+}
+
+void require_contraction(const codec::Codec& codec, std::string_view what) {
+  ParameterSet sample(std::make_shared<ParameterLayout>(
+      std::vector<ParameterInfo>{{"sample.weight", {64, 128}, Role::kWeight}}));
+  Stream stream{Key(1)};
+  for (float& value : sample.values()) value = static_cast<float>(stream.normal());
+  double error = 0;
+  for (uint64_t trial = 0; trial < 4; ++trial) {
+    Bytes message;
+    codec.encode(sample, Key(trial), message);
+    ParameterSet decoded(sample.shared_layout());
+    codec.decode(message, decoded);
+    subtract(decoded.values(), sample.values(), decoded.values());
+    error += squared_norm(decoded.values()) / squared_norm(sample.values()) / 4;
+  }
+  if (!(error < 1)) {
+    fail("config", what, " needs a codec that loses less than it keeps; ", codec.describe(),
+         " has a relative error of ", error,
+         "; keep more, use more bits, or set error_feedback = \"none\"");
+  }
+}
+
+}  // namespace espalier::round

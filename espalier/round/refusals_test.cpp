@@ -1,0 +1,126 @@
+#include "espalier/round/refusals.h"
+
+#include <gtest/gtest.h>
+
+#include "espalier/base/error.h"
+
+namespace espalier::round {
+namespace {
+
+struct Case {
+  const char* name;
+  const char* said;  // a part of the message; empty: nothing is refused
+  strategy::Traits traits = {};
+  std::string feedback = "auto";
+  bool delta = false;
+  std::string submodel = "none";
+  std::vector<DeviceOptions> devices = {};
+};
+
+std::string refusal(const Case& c) {
+  SelectionOptions selection;
+  selection.name = "mine";
+  RunOptions run;
+  run.error_feedback = c.feedback;
+  run.delta_downlink = c.delta;
+  SubmodelOptions submodel;
+  submodel.name = c.submodel;
+  submodel.keep = 0.5;
+  try {
+    refuse_combinations({c.traits, selection, run, submodel, c.devices});
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+DeviceOptions device(const char* name, double keep) {
+  DeviceOptions out;
+  out.name = name;
+  out.keep = keep;
+  return out;
+}
+
+TEST(Refusals, EveryRowAndItsNeighbour) {
+  const strategy::Traits plain, state{.client_state = true}, masks{.masks = true},
+      advised{.masks = true, .masks_advice = "set strategy.x = false"},
+      features{.weights_travel = false};
+  const std::vector<Case> cases = {
+      {"plain", "", plain},
+      {"plain with ef21", "", plain, "ef21"},
+      {"plain with differences", "", plain, "auto", true},
+      {"plain with sub-models", "", plain, "auto", false, "federated-dropout"},
+      {"features with residuals", "do not repeat", features, "residual"},
+      {"features without", "", features, "none"},
+      {"masks with estimates", "does not go with masks", masks, "ef21"},
+      {"masks with residuals", "", masks, "residual"},
+      {"residuals of other units", "same units", plain, "residual", false, "federated-dropout"},
+      {"residuals of the first units", "", plain, "residual", false, "ordered"},
+      {"estimates of parts", "does not go with [submodel]", plain, "ef21", false, "ordered"},
+      {"differences under masks", "strategy 'mine': its masks", masks, "auto", true},
+      {"with advice", ", or set strategy.x = false", advised, "auto", true},
+      {"sub-models under masks", "decides itself what travels", masks, "auto", false, "ordered"},
+      {"differences of features", "sends them once", features, "none", true},
+      {"sub-models of features", "not averaged", features, "none", false, "ordered"},
+      {"differences of parts", "hold different parts", plain, "auto", true, "ordered"},
+      {"state with other units", "keeps state", state, "none", false, "rolling"},
+      {"state with the first units", "", state, "none", false, "ordered"},
+      {"state with two ratios",
+       "keeps state",
+       state,
+       "none",
+       false,
+       "ordered",
+       {device("a", 1), device("b", 0.5)}},
+      {"state with one ratio",
+       "",
+       state,
+       "none",
+       false,
+       "ordered",
+       {device("a", 0.5), device("b", 0.5)}},
+  };
+  for (const Case& c : cases) {
+    const std::string said = refusal(c);
+    if (*c.said == '\0') {
+      EXPECT_EQ(said, "") << c.name;
+    } else {
+      EXPECT_NE(said.find(c.said), std::string::npos) << c.name << ": " << said;
+    }
+  }
+}
+
+TEST(Refusals, AutoIsResidualWhereWhatIsLostCanBeMadeUpFor) {
+  const auto biased = codec::make_codec(Json::parse(R"([{"stage":"topk","keep":0.1}])"), "test");
+  const auto unbiased = codec::make_codec(
+      Json::parse(R"([{"stage":"hadamard"},{"stage":"quantize","bits":4}])"), "test");
+  const SelectionOptions selection;
+  const std::vector<DeviceOptions> devices;
+  const auto choose = [&](const strategy::Traits& traits, const char* option, const char* submodels,
+                          const codec::Codec& uplink) {
+    RunOptions run;
+    run.error_feedback = option;
+    SubmodelOptions submodel;
+    submodel.name = submodels;
+    return choose_feedback({traits, selection, run, submodel, devices}, uplink);
+  };
+  const strategy::Traits plain, features{.weights_travel = false};
+  EXPECT_EQ(choose(plain, "auto", "none", *biased), Feedback::kResidual);
+  EXPECT_EQ(choose(plain, "auto", "ordered", *biased), Feedback::kResidual);
+  EXPECT_EQ(choose(plain, "auto", "rolling", *biased), Feedback::kNone);
+  EXPECT_EQ(choose(plain, "auto", "none", *unbiased), Feedback::kNone);
+  EXPECT_EQ(choose(plain, "none", "none", *biased), Feedback::kNone);
+  EXPECT_EQ(choose(plain, "ef21", "none", *unbiased), Feedback::kEf21);
+  EXPECT_EQ(choose(features, "auto", "none", *biased), Feedback::kNone);
+}
+
+TEST(Refusals, FeedbackNeedsACodecThatKeepsMoreThanItLoses) {
+  const auto harsh =
+      codec::make_codec(Json::parse(R"([{"stage":"subsample","keep":0.01}])"), "test");
+  const auto mild = codec::make_codec(Json::parse(R"([{"stage":"topk","keep":0.5}])"), "test");
+  EXPECT_THROW(require_contraction(*harsh, "it"), Error);
+  EXPECT_NO_THROW(require_contraction(*mild, "it"));
+}
+
+}  // namespace
+}  // namespace espalier::round

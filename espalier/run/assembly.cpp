@@ -1,0 +1,86 @@
+#include "espalier/run/assembly.h"
+
+#include "espalier/models/make_trainer.h"
+#include "espalier/models/process.h"
+#include "espalier/params/safetensors.h"
+#include "espalier/round/refusals.h"
+#include "espalier/strategy/client_algorithms.h"
+
+namespace espalier::run {
+
+Sources load_sources(const RunConfig& config) {
+  const Key seed(static_cast<uint64_t>(config.run.seed));
+  Sources sources;
+  sources.data = data::load_dataset(config.data, seed.child(Purpose::kData));
+  sources.partition =
+      data::make_partition(config.partition, *sources.data.train, seed.child(Purpose::kPartition));
+  // One replica for the shapes and the initial weights; the workers make their own.
+  const auto trainer = models::make_trainer(config.model, train::spec_of(*sources.data.train),
+                                            config.train.hardware);
+  sources.initial = ParameterSet(trainer->layout());
+  if (config.model.init.empty()) {
+    trainer->initialize(seed.child(Purpose::kInitialization), sources.initial);
+  } else {
+    read_parameters(SafetensorsFile::read(config.model.init), sources.initial);
+  }
+  return sources;
+}
+
+Assembly::Assembly(const RunConfig& config, Sources sources, const Options& options)
+    : model_(config.model),
+      hardware_(config.train.hardware),
+      data_(std::move(sources.data)),
+      partition_(std::move(sources.partition)),
+      strategy_(make_strategy(config)),
+      downlink_(codec::make_codec(config.downlink, "downlink")),
+      uplink_(codec::make_codec(config.uplink, "uplink")),
+      states_(static_cast<uint64_t>(config.run.client_state_mb) * 1'000'000) {
+  if (!options.states.empty()) states_.set_folder(options.states);
+  const auto layout = sources.initial.shared_layout();
+  workers_ = std::make_unique<train::Workers>(
+      options.num_threads, [this](std::span<const int64_t> units) { return make_trainer(units); },
+      models::configure_thread);
+  evaluator_ = std::make_unique<train::WorkersEvaluator>(
+      *workers_, *data_.test, layout, static_cast<size_t>(config.run.eval_batch));
+
+  const strategy::Traits traits = strategy_->traits();
+  const round::Choices choices{traits, config.selection, config.run, config.submodel,
+                               config.devices};
+  client::ClientEnvironment environment{.algorithms = strategy::client_algorithms(),
+                                        .downlink = *downlink_,
+                                        .uplink = *uplink_,
+                                        .limits = {layout, client::max_task_values(*layout)},
+                                        .stages = client::find_update_stages(round::update_stages(
+                                            round::choose_feedback(choices, *uplink_)))};
+  simulator_ = std::make_unique<sim::SimBackend>(
+      sim::SimBackend::Setup{data_, *partition_, *workers_, states_, environment});
+  round::Backend& backend = options.wrap ? options.wrap(*simulator_) : *simulator_;
+
+  strategy::ServerSetup server{.layout = layout,
+                               .num_clients = backend.num_clients(),
+                               .model = config.model,
+                               .data = train::spec_of(*data_.train),
+                               .train = config.train.step,
+                               .uplink = uplink_.get(),
+                               .num_threads = options.num_threads,
+                               .key = Key(static_cast<uint64_t>(config.run.seed)),
+                               .scratch = options.scratch};
+  loop_ = std::make_unique<round::RoundLoop>(round::RoundLoop::Setup{.run = config.run,
+                                                                     .selection = config.selection,
+                                                                     .train = config.train,
+                                                                     .submodel = config.submodel,
+                                                                     .devices = config.devices,
+                                                                     .strategy = *strategy_,
+                                                                     .downlink = *downlink_,
+                                                                     .uplink = *uplink_,
+                                                                     .backend = backend,
+                                                                     .evaluator = *evaluator_,
+                                                                     .server = std::move(server)},
+                                             std::move(sources.initial));
+}
+
+std::unique_ptr<train::Trainer> Assembly::make_trainer(std::span<const int64_t> units) const {
+  return models::make_trainer(model_, train::spec_of(*data_.train), hardware_, units);
+}
+
+}  // namespace espalier::run

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "espalier/base/options.h"
+#include "espalier/data/load.h"
+#include "espalier/data/partition.h"
+#include "espalier/models/model_options.h"
+#include "espalier/round/devices.h"
+#include "espalier/round/run_options.h"
+#include "espalier/round/submodel_plan.h"
+#include "espalier/strategy/strategy.h"
+#include "espalier/train/train_options.h"
+
+namespace espalier::run {
+
+// A whole configuration, read and checked. `resolved` holds every key with its value, defaults
+// included, in a fixed order; it is what config.toml of a run stores and what resume reads back.
+struct RunConfig {
+  round::RunOptions run;
+  data::DataOptions data;
+  data::PartitionOptions partition;
+  models::ModelOptions model;
+  train::TrainOptions train;
+  round::SelectionOptions selection;
+  round::SubmodelOptions submodel;
+  std::vector<round::DeviceOptions> devices;  // [[devices]]
+  Json strategy = Json::object();             // the whole [strategy] table, resolved
+  Json downlink = Json::array();              // [[downlink]] tables as given
+  Json uplink = Json::array();                // [[uplink]] tables as given
+  Json resolved;
+};
+
+// Reads a parsed TOML tree. Throws Error for an unknown key or name, a wrong type or a value out of
+// range. A "version" key, which a resolved configuration carries, is accepted.
+RunConfig read_run_config(const Json& tree);
+
+// The strategy of a configuration.
+std::unique_ptr<strategy::Strategy> make_strategy(const RunConfig& config);
+
+// Every section with its keys, for --help and the reference page.
+struct SectionHelp {
+  std::string section;
+  std::vector<FieldHelp> fields;
+};
+std::vector<SectionHelp> describe_config();
+
+}  // namespace espalier::run

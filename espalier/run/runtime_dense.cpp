@@ -1,0 +1,54 @@
+#include "espalier/base/clock.h"
+#include "espalier/base/thread_pool.h"
+#include "espalier/models/make_trainer.h"
+#include "espalier/run/runtimes.h"
+#include "espalier/strategy/strategy.h"
+
+namespace espalier::run {
+
+namespace {
+
+train::EvalSums evaluate_model(const TrainedModel& model, train::Trainer& trainer) {
+  // A strategy whose model has parts of its own knows how they work together.
+  const RunConfig& config = model.config;
+  const auto strategy = make_strategy(config);
+  if (strategy::OwnModel* own = strategy->capabilities().own_model; own != nullptr) {
+    const auto uplink = codec::make_codec(config.uplink, "uplink");
+    const Key seed(static_cast<uint64_t>(config.run.seed));
+    const auto partition =
+        data::make_partition(config.partition, *model.data.train, seed.child(Purpose::kPartition));
+    strategy->start({.layout = trainer.layout(),
+                     .num_clients = partition->num_clients(),
+                     .model = config.model,
+                     .data = model.spec,
+                     .train = config.train.step,
+                     .uplink = uplink.get(),
+                     .num_threads = available_processors()});
+    return own->evaluate_saved({model.file, model.data, trainer});
+  }
+  ParameterSet weights(trainer.layout());
+  read_parameters(model.file, weights);
+  trainer.load(weights);
+  return evaluate_test(model, trainer);
+}
+
+}  // namespace
+
+Json evaluate_dense(const TrainedModel& model) {
+  const auto trainer = make_trainer(model);
+  const Stopwatch time;
+  const train::EvalSums sums = evaluate_model(model, *trainer);
+  const double seconds = time.seconds();
+  if (sums.count == 0) fail("evaluate", "there are no test samples to evaluate on");
+  const double count = static_cast<double>(sums.count);
+  return {{"model", model.config.model.name},
+          {"samples", sums.count},
+          {"accuracy", static_cast<double>(sums.correct) / count},
+          {"loss", sums.loss / count},
+          {"parameters", trainer->layout()->num_trainable()},
+          {"macs_per_sample", trainer->macs_per_sample()},
+          {"seconds", seconds},
+          {"samples_per_second", count / seconds}};
+}
+
+}  // namespace espalier::run

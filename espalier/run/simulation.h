@@ -1,0 +1,75 @@
+#pragma once
+
+#include <csignal>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "espalier/base/clock.h"
+#include "espalier/base/options.h"
+#include "espalier/report/progress.h"
+#include "espalier/report/run_folder.h"
+#include "espalier/round/round_loop.h"
+#include "espalier/run/assembly.h"
+#include "espalier/run/run_config.h"
+
+namespace espalier::run {
+
+// One simulated run from configuration to summary: the glue between the round loop, the simulator
+// and the run folder. Used by `espalier simulate` and by the benchmarks.
+class Simulation {
+ public:
+  // Loads the data, partitions it and makes the model; everything that can be wrong with a
+  // configuration shows here.
+  // `folder`: where the run will be written, for what does not fit into memory; nothing is made
+  // there yet. Empty: the run leaves nothing.
+  Simulation(RunConfig config, size_t num_threads, const std::filesystem::path& folder = {});
+
+  // Where to write; without it nothing is written. Before run() or resume(); must outlive this.
+  void attach(report::RunFolder& folder);
+
+  // Goes on from the folder's checkpoint.
+  void resume();
+  // Runs until the last round, or until `stop` becomes nonzero: then the round in progress is
+  // finished. Every round is written to the folder and shown by `progress`.
+  void run(report::Progress* progress, const volatile std::sig_atomic_t* stop);
+
+  // One round, without folder and progress: for benchmarks.
+  round::RoundRecord step() { return loop().run_round(); }
+
+  // What a person should know before the run: layers whose units could not be found out.
+  std::vector<std::string> notes() const;
+  bool finished() const { return loop().finished(); }
+  Json summary() const;
+  const round::RoundLoop& loop() const { return assembly_->loop(); }
+  round::RoundLoop& loop() { return assembly_->loop(); }
+  const data::DataSource& data() const { return assembly_->data(); }
+  const data::Partition& partition() const { return assembly_->partition(); }
+
+ private:
+  void check_device_memory() const;
+  void write_checkpoint();
+  void write_model();
+  void write_clients() const;
+  double wall_seconds() const;
+  uint64_t peak_bytes() const;
+  Json metrics_line(const round::RoundRecord& record) const;
+
+  RunConfig config_;
+  report::RunFolder* folder_ = nullptr;
+  std::optional<Assembly> assembly_;  // always set once constructed
+  uint64_t configuration_;
+  uint64_t parameters_ = 0;
+  std::map<std::string, double> last_shares_;  // of what the strategy measured, for the summary
+  uint64_t peak_before_ = 0;                   // memory of the processes before this one
+  std::map<double, double> last_widths_;       // accuracies of submodel.eval_widths
+  uint32_t checkpointed_ = 0;
+  size_t num_threads_;
+  Stopwatch wall_;
+  double wall_before_ = 0;  // of the processes before this one, for a resumed run
+};
+
+}  // namespace espalier::run

@@ -1,0 +1,18 @@
+#include "espalier/strategy/fedavg_client.h"
+
+#include "espalier/client/local_training.h"
+
+namespace espalier::strategy {
+
+wire::Update FedAvgClient::run(client::ClientContext& context, const wire::Task& task) const {
+  return train(context, task, {});
+}
+
+wire::Update FedAvgClient::train(client::ClientContext& context, const wire::Task& task,
+                                 const train::FitHooks& hooks) const {
+  wire::Update update = client::train_locally(context, task, hooks);
+  update.payloads[0].weight = weighting_.weight(update.num_samples);
+  return update;
+}
+
+}  // namespace espalier::strategy

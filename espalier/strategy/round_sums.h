@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "espalier/params/exact_sum.h"
+#include "espalier/params/parameter_set.h"
+#include "espalier/strategy/sum_rules.h"
+#include "espalier/submodel/submodel.h"
+#include "espalier/wire/task.h"
+
+namespace espalier::strategy {
+
+// The sums of one round, in O(model) memory whatever the number of clients. Exact: the order in
+// which updates arrive changes no bit. add() and admit() may be called by many threads; everything
+// else when all updates are in.
+//
+// Memory: 8 bytes per value and payload, as long as the whole model also where clients train parts
+// of it, and the scalars of every client.
+class RoundSums {
+ public:
+  // At most `max_clients` updates; no weight above `max_weight`. `rules` make the means.
+  RoundSums(uint64_t max_clients, double max_weight, SumRules rules = {weighted_mean()})
+      : max_clients_(max_clients), max_weight_(max_weight), rules_(std::move(rules)) {}
+
+  // Adds all payloads of an update and keeps its scalars. Either everything is added or, with an
+  // Error, nothing: for a client that has answered before, a number of samples outside [0, 2^53], a
+  // scalar that is not finite, a weight above `max_weight` or below 0, and values that an
+  // ExactAccumulator refuses (not finite, beyond ±4096, not as many as expected).
+  void add(uint64_t client, const wire::Update& update);
+  // To be called for an update before it is added: rules may weigh it anew.
+  void admit(wire::Update& update) const {
+    for (const auto& rule : rules_) rule->admit(update);
+  }
+
+  // What has been sent, by name.
+  std::vector<std::string> payloads() const;
+  // Σ weight·x of a payload, valid as long as this; nullptr when no update carried it.
+  const ExactAccumulator* find(const std::string& payload) const;
+  // The mean of a payload by the rules; an Error when nobody sent it or all weights were 0.
+  ParameterSet mean(const std::string& payload,
+                    const std::shared_ptr<const ParameterLayout>& layout) const;
+
+  // Clients that count in the sums.
+  uint64_t num_updates() const { return by_client_.size(); }
+  // The parts of the model that the clients trained; nothing when one trained all of it.
+  std::optional<std::vector<std::shared_ptr<const submodel::Submodel>>> submodels() const;
+  // Σ num_samples over clients.
+  double total_samples() const;
+  // Σ_k num_samples_k·s_k / Σ_k num_samples_k, and Σ_k s_k, added in the order of client numbers.
+  // Clients without the scalar count in neither; 0 when nobody has it.
+  double weighted_mean_of(const std::string& scalar) const;
+  double sum(const std::string& scalar) const;
+
+ private:
+  struct Scalars {
+    double num_samples;
+    std::map<std::string, double> values;
+    std::shared_ptr<const submodel::Submodel> submodel;
+    std::map<std::string, double> weights;  // by payload
+  };
+  uint64_t max_clients_;
+  double max_weight_;
+  SumRules rules_;
+  mutable std::mutex mutex_;  // of what stands below, while updates arrive
+  std::map<std::string, std::unique_ptr<ExactAccumulator>> sums_;
+  std::map<uint64_t, Scalars> by_client_;
+  std::set<uint64_t> answering_;  // who has answered or is being added
+};
+
+}  // namespace espalier::strategy

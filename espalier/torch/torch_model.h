@@ -1,0 +1,45 @@
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "espalier/nn/graph.h"
+#include "espalier/nn/net.h"
+
+namespace espalier::torch {
+
+using namespace nn;
+
+// A function of parameters and a batch in libtorch's terms. `tensors` are the layout's tensors,
+// trainable ones requiring gradients; statistics are updated in place when `training`. Input:
+// images and vectors as batch × channels × height × width or batch × features, sequences as batch ×
+// length of int64.
+class TorchModel {
+ public:
+  virtual ~TorchModel() = default;
+  virtual const std::shared_ptr<const ParameterLayout>& layout() const = 0;
+  virtual uint64_t macs_per_sample() const = 0;
+  virtual void initialize(Key key, ParameterSet& out) const = 0;
+  // Shape of one sample as the model wants it.
+  virtual std::vector<int64_t> sample_shape() const = 0;
+  virtual int64_t num_logits() const = 0;
+  // Net::feature_shape and Net::extractor_tensors.
+  virtual std::vector<int64_t> feature_shape() const { return {}; }
+  virtual std::vector<size_t> extractor_tensors() const { return {}; }
+  struct Output {
+    at::Tensor logits;
+    at::Tensor features;  // undefined without a feature shape
+    // Added to the sum of the samples' losses in training; undefined: none.
+    at::Tensor penalty = {};
+  };
+  virtual Output forward(const std::vector<at::Tensor>& tensors, const at::Tensor& input,
+                         bool training) = 0;
+};
+
+// Runs a TorchModel under autograd.
+std::unique_ptr<Net> make_torch_net(std::unique_ptr<TorchModel> model, const std::string& device);
+
+}  // namespace espalier::torch
