@@ -28,7 +28,6 @@ class FedAvg : public Strategy {
  protected:
   // Of the whole model; null before start().
   const std::shared_ptr<const ParameterLayout>& layout() const { return layout_; }
-  const WeightingOptions& weighting() const { return weighting_; }
 
  private:
   WeightingOptions weighting_;

@@ -23,7 +23,6 @@ class FedAvgClient : public client::ClientAlgorithm {
   // (wire/task.h). Derived halves add to it.
   wire::Update train(client::ClientContext& context, const wire::Task& task,
                      const train::FitHooks& hooks) const;
-  const WeightingOptions& weighting() const { return weighting_; }
 
  private:
   WeightingOptions weighting_;

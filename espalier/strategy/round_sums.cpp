@@ -76,12 +76,6 @@ std::vector<std::string> RoundSums::payloads() const {
   return names;
 }
 
-double RoundSums::total_samples() const {
-  double total = 0;
-  for (const auto& [client, scalars] : by_client_) total += scalars.num_samples;
-  return total;
-}
-
 double RoundSums::weighted_mean_of(const std::string& scalar) const {
   double total = 0, samples = 0;
   for (const auto& [client, scalars] : by_client_) {

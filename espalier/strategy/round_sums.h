@@ -51,8 +51,6 @@ class RoundSums {
   uint64_t num_updates() const { return by_client_.size(); }
   // The parts of the model that the clients trained; nothing when one trained all of it.
   std::optional<std::vector<std::shared_ptr<const submodel::Submodel>>> submodels() const;
-  // Σ num_samples over clients.
-  double total_samples() const;
   // Σ_k num_samples_k·s_k / Σ_k num_samples_k, and Σ_k s_k, added in the order of client numbers.
   // Clients without the scalar count in neither; 0 when nobody has it.
   double weighted_mean_of(const std::string& scalar) const;
