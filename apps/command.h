@@ -5,6 +5,9 @@
 // Each subcommand is one file with a function that adds it to the program.
 namespace espalier::apps {
 
+// Thrown by a command that was interrupted, has said so, and can be gone on with: exit code 3.
+struct Interrupted {};
+
 void add_simulate_command(CLI::App& app);
 void add_list_command(CLI::App& app);
 void add_evaluate_command(CLI::App& app);

@@ -22,7 +22,11 @@ struct Options {
 
 void compare(const Options& options) {
   const auto runs = report::load_runs({options.runs.begin(), options.runs.end()});
-  if (!options.html.empty()) report::write_html(runs, options.html);
+  if (!options.html.empty()) {
+    for (const std::string& run : options.runs)
+      refuse_overwriting(options.html, report::RunFolder::open(run).files());
+    report::write_html(runs, options.html);
+  }
   if (options.json) {
     std::cout << report::compare_json(runs).dump(2, ' ', false, Json::error_handler_t::replace)
               << "\n";

@@ -1,7 +1,13 @@
-// The `espalier` command. Exit codes: 0 done, 2 the user's input is wrong, 1 anything else.
+// The `espalier` command. Exit codes (docs/troubleshooting.md): 0 done, 2 the user's input is wrong,
+// 3 interrupted and can be resumed, 1 anything else, such as standard output that cannot be written.
 #include <CLI/CLI.hpp>
+#include <cerrno>
+#include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <exception>
+#include <iostream>
+#include <new>
 
 #include "apps/codec_command.h"
 #include "apps/command.h"
@@ -12,7 +18,19 @@
 #include "espalier/models/process.h"
 #include "espalier/train/trainer.h"
 
-int main(int argc, char** argv) {
+namespace {
+
+// A result that nobody received is no success, however well it was computed.
+int finish(int code) {
+  errno = 0;
+  const bool written = std::cout.flush().good();
+  if (std::fflush(stdout) == 0 && !std::ferror(stdout) && written) return code;
+  std::fprintf(stderr, "espalier: cannot write to standard output%s%s\n", errno != 0 ? ": " : "",
+               errno != 0 ? std::strerror(errno) : "");
+  return code == 0 ? 1 : code;
+}
+
+int run(int argc, char** argv) {
   espalier::models::configure_process();
   CLI::App app{"Espalier: federated learning for clients short of bandwidth, compute and memory.",
                "espalier"};
@@ -23,7 +41,9 @@ int main(int argc, char** argv) {
       "  espalier simulate examples/fashion-mnist.toml\n"
       "  espalier simulate examples/fashion-mnist.toml --set strategy.name=fedprox --set rounds=5\n"
       "  espalier compare runs/first runs/second\n"
-      "Each subcommand has --help with examples of its own.");
+      "Each subcommand has --help with examples of its own.\n"
+      "Exit codes: 0 done, 2 the input is wrong, 3 interrupted (simulate --resume goes on), 1 "
+      "anything else.");
   try {
     espalier::apps::add_simulate_command(app);
     espalier::apps::add_compare_command(app);
@@ -38,6 +58,12 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     // Help and version are "errors" with code 0; a wrong command line is the user's input.
     return app.exit(error) == 0 ? 0 : 2;
+  } catch (const espalier::apps::Interrupted&) {
+    return 3;
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "espalier: not enough memory on this machine; use a smaller model, batch or "
+                         "number of --threads\n");
+    return 1;
   } catch (const espalier::Error& error) {
     std::fprintf(stderr, "espalier: %s\n", error.what());
     return 2;
@@ -45,4 +71,12 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "espalier: unexpected failure: %s\n", error.what());
     return 1;
   }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // A reader that goes away (| head) is an error of a write, not the death of a run.
+  std::signal(SIGPIPE, SIG_IGN);
+  return finish(run(argc, argv));
 }

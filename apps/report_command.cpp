@@ -17,9 +17,9 @@ struct Options {
 };
 
 void render(const Options& options) {
-  const std::string path = options.html.empty()
-                               ? report::RunFolder::open(options.run).report_path().string()
-                               : options.html;
+  const report::RunFolder folder = report::RunFolder::open(options.run);
+  const std::string path = options.html.empty() ? folder.report_path().string() : options.html;
+  refuse_overwriting(path, folder.files());
   const report::RunData run = report::load_run(options.run);
   report::write_html({run}, path);
   std::cout << report::summary_block(run.summary, path);

@@ -48,14 +48,6 @@ void catch_interrupts() {
   sigaction(SIGTERM, &action, nullptr);
 }
 
-// runs/<configuration's name>, or the first of runs/<name>-2, -3, … that is free.
-fs::path default_folder(const fs::path& config) {
-  const fs::path base = fs::path("runs") / config.stem();
-  fs::path path = base;
-  for (int i = 2; fs::exists(path); ++i) path = concat(base.string(), "-", i);
-  return path;
-}
-
 void write_reports(const report::RunFolder& folder) {
   const report::RunData run = report::load_run(folder.path());
   {
@@ -79,24 +71,29 @@ void simulate(const SimulateArguments& arguments) {
   if (resuming && !arguments.out.empty())
     fail("simulate", "--resume writes into the folder it resumes; leave out --out");
   std::optional<report::RunFolder> folder;
-  if (resuming) folder = report::RunFolder::open(arguments.resume);
+  if (resuming) folder = report::RunFolder::resume(arguments.resume);
   Json tree = read_toml_file(resuming ? folder->config_path() : fs::path(arguments.config));
-  for (const std::string& assignment : arguments.assignments) set_config_value(tree, assignment);
+  const std::vector<std::string> overridden = run::override_config(tree, arguments.assignments);
   run::RunConfig config = run::read_run_config(tree);
   const size_t threads =
       arguments.threads > 0 ? static_cast<size_t>(arguments.threads) : available_processors();
 
-  // Everything that can be wrong with the input shows before the run's folder is made.
   const std::string resolved = to_toml(config.resolved);
   const auto rounds = static_cast<uint64_t>(config.run.rounds);
-  const fs::path path = resuming                ? folder->path()
-                        : arguments.out.empty() ? default_folder(arguments.config)
-                                                : fs::path(arguments.out);
-  run::Simulation simulation(std::move(config), threads, path);
-  if (!resuming) folder = report::RunFolder::create(path);
-  for (const std::string& note : simulation.notes()) std::fprintf(stderr, "%s\n", note.c_str());
-  simulation.attach(*folder);
+  // Taken now, so that nobody else can; it goes again when something is wrong with the input.
+  if (!resuming) {
+    folder = arguments.out.empty()
+                 ? report::RunFolder::create_beside(fs::path("runs") /
+                                                    fs::path(arguments.config).stem())
+                 : report::RunFolder::create(arguments.out);
+  }
+  run::Simulation simulation(std::move(config), threads, &*folder);
   if (resuming) simulation.resume();
+  if (!arguments.quiet) {
+    std::fprintf(stderr, "%s\n", simulation.size_line().c_str());
+    for (const auto& notes : {overridden, simulation.notes()})
+      for (const std::string& note : notes) std::fprintf(stderr, "note: %s\n", note.c_str());
+  }
   folder->write_config(resolved);
 
   report::ProgressOptions options;
@@ -121,6 +118,7 @@ void simulate(const SimulateArguments& arguments) {
                  "Stopped after round %u of %llu. Go on with: espalier simulate --resume %s\n",
                  simulation.loop().rounds_completed(), static_cast<unsigned long long>(rounds),
                  folder->path().c_str());
+    throw Interrupted();
   }
 }
 
@@ -152,7 +150,9 @@ void add_simulate_command(CLI::App& app) {
       "  espalier simulate examples/fashion-mnist.toml --set train.lr=0.1 --set "
       "strategy.clients_per_round=20 --out runs/wide\n"
       "  espalier simulate --resume runs/wide\n"
-      "Every key of a configuration: espalier list options");
+      "Every key of a configuration: espalier list options\n"
+      "Exit codes: 0 done, 2 the input is wrong, 3 interrupted by Ctrl-C or SIGTERM after a whole "
+      "round (go on with --resume), 1 anything else.");
   command->callback([arguments] { simulate(*arguments); });
 }
 

@@ -38,7 +38,7 @@ def main():
             for name, settings in (("dense", DENSE), ("pruned", PRUNED)):
                 folder = f"{temporary}/{name}{repeat}"
                 lines = simulate(arguments, settings, folder)
-                times[name].append(statistics.median(line["train_seconds"] / line["clients"] for line in lines))
+                times[name].append(statistics.median(line["train_seconds"] / line["clients_selected"] for line in lines))
                 if repeat == 0:
                     first = lines[0]
                     print(f"{name:8} {first['bytes_down'] / first['clients'] / 1e6:.3f} MB per task, {first['bytes_up'] / first['clients'] / 1e6:.3f} MB per update, "

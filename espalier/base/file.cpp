@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <openssl/evp.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -10,7 +11,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 #include <memory>
+#include <utility>
 
 #include "espalier/base/error.h"
 
@@ -142,7 +145,8 @@ Bytes read_file_maybe_gzip(const fs::path& path, uint64_t max_bytes) {
 }
 
 void write_file_atomic(const fs::path& path, std::span<const uint8_t> data) {
-  const fs::path temporary = path.string() + ".tmp";
+  // Of this process alone: two that write one file must not share it.
+  const fs::path temporary = concat(path.string(), ".", ::getpid(), ".tmp");
   try {
     const FileDescriptor file(temporary, O_WRONLY | O_CREAT | O_TRUNC);
     if (!file.ok()) fail("base/file", "cannot write ", path.string(), ": ", reason());
@@ -164,6 +168,54 @@ void write_file_atomic(const fs::path& path, std::span<const uint8_t> data) {
 
 void write_text_file_atomic(const fs::path& path, std::string_view text) {
   write_file_atomic(path, {reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+}
+
+void refuse_overwriting(const fs::path& output, std::span<const fs::path> inputs) {
+  for (const fs::path& input : inputs) {
+    std::error_code missing;
+    if (fs::equivalent(output, input, missing) && !missing) {
+      fail("base/file", "writing ", output.string(), " would destroy what is read (",
+           input.string(), "); choose another file");
+    }
+  }
+}
+
+std::optional<FileLock> FileLock::try_take(const fs::path& path, std::string& holder) {
+  FileLock lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (lock.descriptor_ < 0) fail("base/file", "cannot write ", path.string(), ": ", reason());
+  int taken = 0;
+  do {
+    taken = ::flock(lock.descriptor_, LOCK_EX | LOCK_NB);
+  } while (taken != 0 && errno == EINTR);
+  if (taken != 0) {
+    if (errno != EWOULDBLOCK) fail("base/file", "cannot lock ", path.string(), ": ", reason());
+    holder = read_text_file(path);
+    while (!holder.empty() && holder.back() == '\n') holder.pop_back();
+    if (holder.empty()) holder = "another process";
+    return std::nullopt;
+  }
+  char host[256] = "this machine", since[32] = "";
+  ::gethostname(host, sizeof(host) - 1);
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  std::strftime(since, sizeof(since), "%F %T", ::localtime_r(&now, &local));
+  const std::string text = concat("process ", ::getpid(), " on ", host, " since ", since, "\n");
+  // Who holds it is a courtesy: a full disk must not keep anybody from the lock.
+  static_cast<void>(!::ftruncate(lock.descriptor_, 0));
+  static_cast<void>(!::pwrite(lock.descriptor_, text.data(), text.size(), 0));
+  return lock;
+}
+
+FileLock::FileLock(FileLock&& other) noexcept
+    : descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+FileLock& FileLock::operator=(FileLock&& other) noexcept {
+  std::swap(descriptor_, other.descriptor_);
+  return *this;
+}
+
+FileLock::~FileLock() {
+  if (descriptor_ >= 0) ::close(descriptor_);
 }
 
 void make_folder(const fs::path& path) {

@@ -11,12 +11,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
+fs::path temporary_of(const fs::path& path) { return concat(path.string(), ".", ::getpid(), ".tmp"); }
+
 TEST(File, AtomicWriteReplacesWholeAndLeavesNoTemporary) {
   const fs::path path = fs::path(testing::TempDir()) / concat("espalier_file_test_", ::getpid());
   write_text_file_atomic(path, "first");
   write_text_file_atomic(path, "second, longer");
   EXPECT_EQ(read_text_file(path), "second, longer");
-  EXPECT_FALSE(fs::exists(path.string() + ".tmp"));
+  EXPECT_FALSE(fs::exists(temporary_of(path)));
   fs::remove(path);
 }
 
@@ -25,7 +27,7 @@ TEST(File, AFullDiskLeavesTheOldFileAndSaysWhatToDo) {
   // The temporary name is a link to /dev/full, where every write fails with ENOSPC.
   const fs::path path = fs::path(testing::TempDir()) / concat("espalier_full_", ::getpid());
   write_text_file_atomic(path, "old");
-  fs::create_symlink("/dev/full", path.string() + ".tmp");
+  fs::create_symlink("/dev/full", temporary_of(path));
   try {
     write_text_file_atomic(path, "new");
     FAIL();
@@ -34,7 +36,36 @@ TEST(File, AFullDiskLeavesTheOldFileAndSaysWhatToDo) {
     EXPECT_NE(std::string(error.what()).find("free some space"), std::string::npos) << error.what();
   }
   EXPECT_EQ(read_text_file(path), "old");
-  EXPECT_FALSE(fs::exists(fs::symlink_status(path.string() + ".tmp")));
+  EXPECT_FALSE(fs::exists(fs::symlink_status(temporary_of(path))));
+  fs::remove(path);
+}
+
+TEST(File, WhatWasReadIsNotWrittenOverUnderAnyName) {
+  const fs::path base = fs::path(testing::TempDir()) / concat("espalier_inputs_", ::getpid());
+  make_folder(base / "inner");
+  write_text_file_atomic(base / "model", "weights");
+  fs::create_symlink(base / "model", base / "alias");
+  const std::vector<fs::path> inputs = {base / "elsewhere", base / "model"};
+  for (const char* same : {"model", "alias", "inner/../model"})
+    EXPECT_THROW(refuse_overwriting(base / same, inputs), Error) << same;
+  for (const char* other : {"out", "inner", "elsewhere"})
+    EXPECT_NO_THROW(refuse_overwriting(base / other, inputs)) << other;
+  fs::remove_all(base);
+}
+
+TEST(File, ALockHasOneHolderAndSaysWhich) {
+  const fs::path path = fs::path(testing::TempDir()) / concat("espalier_lock_", ::getpid());
+  std::string holder;
+  auto first = FileLock::try_take(path, holder);
+  ASSERT_TRUE(first);
+  EXPECT_FALSE(FileLock::try_take(path, holder));
+  EXPECT_NE(holder.find(concat("process ", ::getpid(), " on ")), std::string::npos) << holder;
+  FileLock moved = std::move(*first);
+  EXPECT_FALSE(FileLock::try_take(path, holder)) << "moved, not let go";
+  first.reset();
+  EXPECT_FALSE(FileLock::try_take(path, holder));
+  { const FileLock end = std::move(moved); }
+  EXPECT_TRUE(FileLock::try_take(path, holder));
   fs::remove(path);
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 
 namespace espalier {
 
@@ -44,6 +45,13 @@ ConfigSection ConfigSection::section(std::string_view name) const {
   return inner;
 }
 
+void refuse_idle(const std::string& path, const std::vector<IdleOption>& idle) {
+  if (idle.empty()) return;
+  const ConfigSection section{nullptr, path};
+  fail("config", section.key(idle[0].name), " = ", idle[0].value.dump(),
+       " has no effect: it needs ", idle[0].needs, "; leave it out or change that");
+}
+
 namespace detail {
 
 void wrong_type(const std::string& key, std::string_view expected, const Json& value) {
@@ -82,6 +90,8 @@ void read_value(const Json& value, const std::string& key, const Field& field, s
   if (!value.is_string()) wrong_type(key, "a string", value);
   out = value.get<std::string>();
   field.check(key, out);
+  if (field.is_path && !out.empty())
+    out = std::filesystem::absolute(out).lexically_normal().string();
 }
 
 }  // namespace detail

@@ -42,7 +42,21 @@ class Field {
     return *this;
   }
 
+  // A file or folder: made absolute when it is read, so that what is kept means the same in any
+  // working directory. Empty stays empty.
+  Field& path() { return is_path = true, *this; }
+
+  // What the option acts on is there; otherwise it may only have its default, since it would do
+  // nothing: `what` then says what is missing ("train.optimizer = \"sgd\""). Several may be asked
+  // for; the first that is missing is said.
+  Field& needs(bool met, std::string_view what) {
+    if (!met && missing.empty()) missing = what;
+    return *this;
+  }
+
   std::string_view doc;
+  std::string_view missing;  // empty: the option has an effect
+  bool is_path = false;
   double min = -std::numeric_limits<double>::infinity();
   double max = std::numeric_limits<double>::infinity();
   bool min_open = false, max_open = false;
@@ -145,9 +159,32 @@ Json changed_options(const Options& options) {
   return changed;
 }
 
+// An option that was given and has no effect.
+struct IdleOption {
+  std::string name;
+  Json value;
+  std::string needs;
+};
+// Those of `options` that are not at their defaults although what they need is missing.
+template <class Options>
+std::vector<IdleOption> idle_options(const Options& options) {
+  std::vector<IdleOption> idle;
+  Json defaults = Json::object();
+  write_options(Options{}, defaults);
+  Options::fields(options, [&](std::string_view name, const auto& member, const Field& field) {
+    Json value = member;
+    if (!field.missing.empty() && value != defaults[std::string(name)])
+      idle.push_back({std::string(name), std::move(value), std::string(field.missing)});
+  });
+  return idle;
+}
+// Throws Error for the first of them; `path` is the section's ("train").
+void refuse_idle(const std::string& path, const std::vector<IdleOption>& idle);
+
 // One row per field for --help and the reference page.
 struct FieldHelp {
   std::string name, type, default_value, doc;
+  bool is_path = false;
 };
 template <class Options>
 std::vector<FieldHelp> describe_options() {
@@ -159,7 +196,8 @@ std::vector<FieldHelp> describe_options() {
     for (size_t i = 0; i < field.choices.size(); ++i)
       doc += (i == 0 ? " One of: " : ", ") + field.choices[i];
     rows.push_back(
-        {std::string(name), std::string(detail::type_name<T>()), Json(member).dump(), doc});
+        {std::string(name), std::string(detail::type_name<T>()), Json(member).dump(), doc,
+         field.is_path});
   });
   return rows;
 }

@@ -21,11 +21,6 @@ std::shared_ptr<ParameterSet> change_since(const ParameterSet& before, train::Tr
   auto change = std::make_shared<ParameterSet>(before.shared_layout());
   trainer.store(*change);
   subtract(change->values(), before.values(), change->values());
-  for (const ParameterInfo& tensor : change->layout().tensors()) {
-    if (tensor.role != Role::kCounter) continue;
-    for (float& value : change->values(tensor))
-      value = std::min(value, ExactAccumulator::kMaxValue);
-  }
   return change;
 }
 

@@ -3,7 +3,6 @@
 #include <functional>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "espalier/client/algorithm.h"
 #include "espalier/client/client_state.h"

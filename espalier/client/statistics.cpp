@@ -9,14 +9,12 @@ wire::Update Statistics::run(ClientContext& context, const wire::Task& task) con
   context.trainer.load(*task.payload(wire::kModel).values);
   wire::Update update;
   update.num_samples = static_cast<double>(context.samples.size());
-  update.payloads.push_back(
-      {wire::kStatistics,
-       std::make_shared<ParameterSet>(context.trainer.statistics(
-           context.dataset, context.samples, static_cast<size_t>(task.train.batch_size))),
-       update.num_samples});
-  // Two passes per batch, forward and backward.
-  update.scalars[wire::kMacs] =
-      6.0 * static_cast<double>(context.trainer.macs_per_sample()) * update.num_samples;
+  train::NormStatistics found = context.trainer.statistics(
+      context.dataset, context.samples, static_cast<size_t>(task.train.batch_size));
+  update.scalars[wire::kMacs] = static_cast<double>(found.macs);
+  update.payloads.push_back({wire::kStatistics,
+                             std::make_shared<ParameterSet>(std::move(found.values)),
+                             update.num_samples});
   update.scalars[wire::kTrainSeconds] = thread_cpu_seconds() - started;
   return update;
 }

@@ -18,6 +18,12 @@ enum class Kind : uint8_t {
   kTokens,  // int32 token ids, one sequence per sample
 };
 
+// How pixels become inputs, per channel: (pixel/255 − mean)/stddev. It belongs to the model: what
+// was trained with one is of no use with another.
+struct Normalization {
+  std::vector<float> mean, stddev;
+};
+
 // Labeled samples, immutable once built and shared by every worker. Images stay uint8 in memory; a
 // batch is gathered, augmented and normalized in one pass. Any number of threads may read.
 struct Dataset {
@@ -73,6 +79,9 @@ struct Augmentation {
 // `indices`; null means none.
 void gather(const Dataset& dataset, std::span<const uint32_t> indices,
             const Augmentation* augmentation, Key key, std::span<float> out);
+// The largest magnitude among the values of these samples, for data that are used as they are
+// (kFloat); 0 for images and tokens.
+float largest_input(const Dataset& dataset, std::span<const uint32_t> samples);
 // Token ids (kTokens) and labels as the int64 that the trainer wants.
 void gather_tokens(const Dataset& dataset, std::span<const uint32_t> indices,
                    std::span<int64_t> out);

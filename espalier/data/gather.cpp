@@ -174,6 +174,18 @@ void gather(const Dataset& dataset, std::span<const uint32_t> indices,
   }
 }
 
+float largest_input(const Dataset& dataset, std::span<const uint32_t> samples) {
+  if (dataset.kind != Kind::kFloat) return 0;
+  const size_t size = dataset.sample_size();
+  std::vector<float> values(size);
+  float largest = 0;
+  for (const uint32_t sample : samples) {
+    gather(dataset, {&sample, 1}, nullptr, Key(0), values);
+    for (const float value : values) largest = std::max(largest, std::abs(value));
+  }
+  return largest;
+}
+
 void gather_tokens(const Dataset& dataset, std::span<const uint32_t> indices,
                    std::span<int64_t> out) {
   const size_t values = dataset.sample_size();

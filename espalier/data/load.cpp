@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <tuple>
 
 #include "espalier/base/error.h"
 #include "espalier/base/named_rows.h"
@@ -65,8 +66,12 @@ const std::vector<DatasetRow>& dataset_rows() {
   return rows;
 }
 
-DataSource load_dataset(const DataOptions& options, Key key) {
+DataSource load_dataset(const DataOptions& options, Key key, const Normalization* normalization) {
   LoadedData loaded = find_row(dataset_rows(), options.name, "data", "data set").load(options, key);
+  if (normalization != nullptr && loaded.train.kind == Kind::kImage) {
+    for (Dataset* part : {&loaded.train, &loaded.test})
+      std::tie(part->mean, part->stddev) = std::tie(normalization->mean, normalization->stddev);
+  }
   DataSource source{finish(std::move(loaded.train), options.max_train_samples),
                     finish(std::move(loaded.test), options.max_test_samples)};
   if (source.train->sample_shape != source.test->sample_shape ||

@@ -34,47 +34,70 @@ struct DataOptions {
 
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {
+    constexpr const char* kSynthetic = "data.name = \"synthetic\"";
+    const bool synthetic = self.name == "synthetic", owners = self.synthetic_clients > 0;
     visit("name", self.name, Field("The data set; `espalier list datasets` shows them."));
     visit(
         "root", self.root,
         Field(
             "Folder of the files; empty means the usual places: $ESPALIER_DATA/NAME, ./data/NAME, "
             "~/.local/share/espalier/NAME and, for fashion-mnist, "
-            "/usr/share/datasets/fashion-mnist."));
+            "/usr/share/datasets/fashion-mnist.")
+            .path()
+            .needs(!synthetic, "a data set that is read from files"));
     visit("split", self.split,
           Field("emnist: which of its data sets.")
-              .one_of({"balanced", "byclass", "bymerge", "digits", "letters", "mnist"}));
+              .one_of({"balanced", "byclass", "bymerge", "digits", "letters", "mnist"})
+              .needs(self.name == "emnist", "data.name = \"emnist\""));
     visit("max_train_samples", self.max_train_samples,
           Field("Use only the first so many training samples; 0 uses all.").at_least(0));
     visit("max_test_samples", self.max_test_samples,
           Field("Use only the first so many test samples; 0 uses all.").at_least(0));
     visit("synthetic_train_samples", self.synthetic_train_samples,
-          Field("synthetic: number of training samples.").at_least(1).at_most(1e9));
+          Field("synthetic: number of training samples.")
+              .at_least(1)
+              .at_most(1e9)
+              .needs(synthetic, kSynthetic));
     visit("synthetic_test_samples", self.synthetic_test_samples,
-          Field("synthetic: number of test samples.").at_least(1).at_most(1e9));
+          Field("synthetic: number of test samples.")
+              .at_least(1)
+              .at_most(1e9)
+              .needs(synthetic, kSynthetic));
     visit("synthetic_classes", self.synthetic_classes,
-          Field("synthetic: number of classes.").at_least(2).at_most(100000));
+          Field("synthetic: number of classes.")
+              .at_least(2)
+              .at_most(100000)
+              .needs(synthetic, kSynthetic));
     visit("synthetic_shape", self.synthetic_shape,
           Field("synthetic: shape of a sample; three numbers make images of channels, height, "
                 "width, any other count "
                 "makes float32 values.")
               .at_least(1)
-              .at_most(1 << 20));
+              .at_most(1 << 20)
+              .needs(synthetic, kSynthetic));
     visit("synthetic_noise", self.synthetic_noise,
           Field("synthetic: standard deviation of the noise; the class prototypes have 1.")
               .at_least(0)
-              .at_most(100));
+              .at_most(100)
+              .needs(synthetic, kSynthetic)
+              .needs(!owners, "data.synthetic_clients = 0"));
     visit("synthetic_clients", self.synthetic_clients,
           Field("synthetic: number of natural clients, each with its own distribution as in "
                 "Synthetic(alpha, beta) of "
                 "FedProx (Li et al. 2020); 0 makes one distribution without owners.")
               .at_least(0)
-              .at_most(1e6));
+              .at_most(1e6)
+              .needs(synthetic, kSynthetic));
     visit("synthetic_alpha", self.synthetic_alpha,
           Field("synthetic: variance, over the clients, of the mean of their labeling models.")
-              .at_least(0));
+              .at_least(0)
+              .needs(synthetic, kSynthetic)
+              .needs(owners, "data.synthetic_clients above 0"));
     visit("synthetic_beta", self.synthetic_beta,
-          Field("synthetic: variance, over the clients, of the mean of their inputs.").at_least(0));
+          Field("synthetic: variance, over the clients, of the mean of their inputs.")
+              .at_least(0)
+              .needs(synthetic, kSynthetic)
+              .needs(owners, "data.synthetic_clients above 0"));
   }
 };
 
@@ -92,8 +115,15 @@ struct DatasetRow {
 const std::vector<DatasetRow>& dataset_rows();
 
 // Throws Error on an unknown name (with the nearest known one) and on everything a reader finds
-// wrong.
-DataSource load_dataset(const DataOptions& options, Key key);
+// wrong. `normalization`: of the model that will see the images, instead of the data set's own; it
+// must have their channels.
+DataSource load_dataset(const DataOptions& options, Key key,
+                        const Normalization* normalization = nullptr);
+
+// Labeled samples from one file as docs/data.md describes them, for a model that was made for
+// samples `like` these (a Dataset without any): of its kind, shape and normalization, with labels
+// and tokens that it knows. Throws Error that says what differs.
+Dataset load_samples(const std::filesystem::path& file, const Dataset& like);
 
 // Where `name` is looked for: `root` alone when it is given, else the usual places in order.
 std::vector<std::filesystem::path> data_folders(std::string_view name, const std::string& root);

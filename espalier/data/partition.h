@@ -25,16 +25,26 @@ struct PartitionOptions {
     visit("name", self.name, Field("How the training samples are divided among the clients."));
     visit("clients", self.clients,
           Field("Number of clients; natural partitions take all owners when 0.").at_least(0));
-    visit("alpha", self.alpha, Field("dirichlet: concentration; smaller is more uneven.").above(0));
+    constexpr const char* kDirichlet = "data.partition.name = \"dirichlet\"";
+    const bool dirichlet = self.name == "dirichlet";
+    visit("alpha", self.alpha,
+          Field("dirichlet: concentration; smaller is more uneven.")
+              .above(0)
+              .needs(dirichlet, kDirichlet));
     visit("classes_per_client", self.classes_per_client,
-          Field("shards: distinct classes each client holds.").at_least(1));
+          Field("shards: distinct classes each client holds.")
+              .at_least(1)
+              .needs(self.name == "shards", "data.partition.name = \"shards\""));
     visit("samples_per_client", self.samples_per_client,
           Field("iid: each client draws this many distinct samples, independently of the others, "
                 "so that any number of "
                 "clients can be declared; 0 divides the data set evenly.")
-              .at_least(0));
+              .at_least(0)
+              .needs(self.name == "iid", "data.partition.name = \"iid\""));
     visit("min_samples", self.min_samples,
-          Field("dirichlet: redrawn until every client has this many samples.").at_least(1));
+          Field("dirichlet: redrawn until every client has this many samples.")
+              .at_least(1)
+              .needs(dirichlet, kDirichlet));
   }
 };
 

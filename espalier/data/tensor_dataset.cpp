@@ -193,4 +193,32 @@ LoadedData load_safetensors(const DataOptions& options, Key) {
   return tensor_datasets(read(paths[0]), read(paths[1]));
 }
 
+Dataset load_samples(const std::filesystem::path& path, const Dataset& like) {
+  const auto file = SafetensorsFile::parse(read_file_maybe_gzip(path), path.string());
+  Dataset samples = read_part(file);
+  const auto kind_name = [](Kind kind) {
+    return kind == Kind::kImage ? "uint8 images" : kind == Kind::kFloat ? "values" : "tokens";
+  };
+  if (samples.kind != like.kind || samples.sample_shape != like.sample_shape) {
+    fail(file.where(), "the model was made for ", kind_name(like.kind), " of shape ",
+         shape_text(like.sample_shape), " per sample, but the inputs are ",
+         kind_name(samples.kind), " of ", shape_text(samples.sample_shape));
+  }
+  if (const int64_t most = largest(samples.labels); most >= like.num_classes) {
+    fail(file.where(), "the model knows the classes 0 to ", like.num_classes - 1,
+         ", but the labels go up to ", most);
+  }
+  if (const int64_t most = largest(samples.tokens);
+      samples.kind == Kind::kTokens && most >= like.vocabulary) {
+    fail(file.where(), "the model knows the tokens 0 to ", like.vocabulary - 1,
+         ", but the inputs go up to ", most);
+  }
+  samples.num_classes = like.num_classes;
+  samples.vocabulary = like.vocabulary;
+  samples.mean = like.mean;
+  samples.stddev = like.stddev;
+  samples.validate();
+  return samples;
+}
+
 }  // namespace espalier::data

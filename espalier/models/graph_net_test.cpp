@@ -76,6 +76,58 @@ TEST_P(GraphNets, GradientsEqualAutograd) {
 }
 #endif
 
+uint64_t training_macs(const Graph& graph, Type type = Type::kFloat) {
+  const Problem problem(graph, 6);
+  GraphNet net(graph, type);
+  ParameterSet weights = problem.weights, gradient(graph.layout);
+  return net.train(problem.batch, weights.values(), gradient.values(), nullptr).macs;
+}
+
+// Forward, gradients of the weights, and gradients of the inputs but for the layer that reads the
+// samples.
+TEST(TrainingProducts, AreCountedPerLayerAndDirection) {
+  ModelOptions mlp;
+  mlp.name = "mlp";
+  mlp.hidden = {5};
+  EXPECT_EQ(training_macs(graph_of(mlp, {8})), 6U * (2 * 8 * 5 + 3 * 5 * 10));
+  ModelOptions resnet;
+  resnet.name = "resnet8";
+  resnet.width = 0.25;
+  const Graph graph = graph_of(resnet, {3, 8, 8});
+  const uint64_t first = uint64_t{4} * 64 * 27;  // the first convolution's forward pass
+  EXPECT_EQ(training_macs(graph), 6 * (3 * graph.macs - first));
+  EXPECT_EQ(dense_training_macs(graph), 3 * graph.macs - first);
+}
+
+// A convolution in front of a pooling looks at the outputs alone that the pooling has chosen and
+// the ReLU has let pass.
+TEST(TrainingProducts, LeaveOutWhatAPoolingThrowsAway) {
+  GraphBuilder builder("pooled", {16, 8, 8});
+  const int conv = builder.conv("conv", kGraphInput,
+                                {.channels = 4, .kernel = 3, .padding = 1, .relu = true});
+  builder.flatten(builder.max_pool(conv, 2));
+  builder.linear("fc", 2, 10, false);
+  const Graph graph = std::move(builder).finish();
+  GraphBuilder front("pooled", {16, 8, 8});
+  const int same =
+      front.conv("conv", kGraphInput, {.channels = 4, .kernel = 3, .padding = 1, .relu = true});
+  front.flatten(front.max_pool(same, 2));
+  const Graph pooled = std::move(front).finish();
+  const Problem problem(graph, 6);
+  ParameterSet weights(pooled.layout);
+  for (const ParameterInfo& tensor : pooled.layout->tensors())
+    std::ranges::copy(problem.weights.values(*graph.layout->find(tensor.name)),
+                      weights.values(tensor).begin());
+  std::vector<float> values(6 * 4 * 16);
+  GraphNet(pooled, Type::kFloat).predict(problem.batch, weights.values(), {}, values);
+  const auto positive = static_cast<uint64_t>(
+      std::ranges::count_if(values, [](float value) { return value > 0; }));
+  ASSERT_GT(positive, 0U);
+  const uint64_t taps = 16 * 9, linear = 3 * 64 * 10;
+  EXPECT_EQ(training_macs(graph), 6 * (4 * 64 * taps + linear) + positive * taps);
+  EXPECT_LT(training_macs(graph), 6 * dense_training_macs(graph));
+}
+
 #ifdef ESPALIER_TORCH
 TEST_P(GraphNets, EvaluationEqualsLibtorch) {
   const Graph graph = graph_of(GetParam());

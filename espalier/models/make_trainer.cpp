@@ -1,5 +1,7 @@
 #include "espalier/models/make_trainer.h"
 
+#include <algorithm>
+
 #include "espalier/base/error.h"
 #include "espalier/models/foreign.h"
 #include "espalier/models/models.h"
@@ -64,6 +66,22 @@ const std::vector<ModelRow>& model_rows() {
     return all;
   }();
   return rows;
+}
+
+std::vector<IdleOption> idle_model_options(const ModelOptions& model) {
+  std::vector<IdleOption> idle;
+  for (const auto& [key, value] : changed_options(model).items()) {
+    std::string readers;
+    bool reads = false;
+    for (const ModelRow& row : model_rows()) {
+      if (std::find(row.options.begin(), row.options.end(), key) == row.options.end()) continue;
+      reads = reads || row.name == model.name;
+      readers += (readers.empty() ? "" : ", ") + row.name;
+    }
+    if (!readers.empty() && !reads)
+      idle.push_back({key, value, "another model than " + model.name + " (" + readers + ")"});
+  }
+  return idle;
 }
 
 std::shared_ptr<const ParameterLayout> model_layout(const ModelOptions& model,

@@ -36,7 +36,11 @@ std::vector<std::string> unit_notes(const ModelOptions& model, const DataSpec& d
 // Names and one-line descriptions for `espalier list models`.
 struct ModelRow {
   std::string name, summary;
+  // The keys of [model] that only some models read, and this one does.
+  std::vector<std::string> options = {};
 };
 const std::vector<ModelRow>& model_rows();
+// Keys that are not at their defaults although only other models read them, with these models.
+std::vector<IdleOption> idle_model_options(const ModelOptions& model);
 
 }  // namespace espalier::models

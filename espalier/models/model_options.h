@@ -33,7 +33,8 @@ struct ModelOptions {
           Field("Convolutional nets: factor on the number of channels and units.").above(0));
     visit("fc_units", self.fc_units,
           Field("cnn: units of the fully connected layer; 0: 512 times width.").at_least(0));
-    visit("norm", self.norm, Field("resnet: normalization layers.").one_of({"batch", "group"}));
+    visit("norm", self.norm, Field("resnets: normalization layers; group: groups of 8 channels, or of the largest "
+                "smaller number that divides them.").one_of({"batch", "group"}));
     visit("gates", self.gates,
           Field("Convolutional nets: judge the channels of each sample (see ADP); \"gated\" scales "
                 "normalized channels, \"fbs\" is Gao et al. 2019.")
@@ -47,9 +48,10 @@ struct ModelOptions {
     visit("embedding", self.embedding, Field("lstm: size of the token embedding.").at_least(1));
     visit("lstm_units", self.lstm_units, Field("lstm: hidden units of each layer.").at_least(1));
     visit("lstm_layers", self.lstm_layers, Field("lstm: number of layers.").at_least(1));
-    visit("file", self.file, Field("torchscript: path of the scripted module."));
+    visit("file", self.file, Field("torchscript: path of the scripted module.").path());
     visit("init", self.init,
-          Field("Safetensors file with the initial weights; empty draws them from the seed."));
+          Field("Safetensors file with the initial weights; empty draws them from the seed.")
+              .path());
   }
 };
 

@@ -7,7 +7,8 @@ namespace espalier::models {
 const ForeignEngine& foreign_engine() {
   static const ForeignEngine none = {
       {{{"torchscript",
-         "A scripted PyTorch module of your own; this program was built without libtorch."},
+         "A scripted PyTorch module of your own; this program was built without libtorch.",
+         {"file"}},
         nullptr,
         nullptr}},
       nullptr,

@@ -27,6 +27,7 @@ class ConvLayer final : public Layer {
     weight_ = tensor_offset(c.layout, n.weight);
     bias_ = n.bias == kNone ? kNoSlot : tensor_offset(c.layout, n.bias);
     values_ = static_cast<size_t>(c.batch * n.out.size());
+    taps_ = static_cast<uint64_t>(n.in.channels * n.kernel * n.kernel);
 
     const auto type = onednn_type(type_);
     const auto f32 = memory::data_type::f32;
@@ -93,6 +94,11 @@ class ConvLayer final : public Layer {
            gradient_weights_.scratch_bytes() +
            (sparse_shape_.batch > 0 ? sparse_conv_scratch_bytes(sparse_shape_, slots.dx != kNoSlot)
                                     : 0);
+  }
+
+  uint64_t forward_macs() const override { return values_ * taps_; }
+  uint64_t backward_macs() const override {
+    return (sparse_ ? sparse_scratch_.walked : values_) * taps_ * (slots.dx != kNoSlot ? 2 : 1);
   }
 
   void forward(const Frame& frame) override {
@@ -215,6 +221,7 @@ class ConvLayer final : public Layer {
   SparseConvShape sparse_shape_{};
   SparseConvScratch sparse_scratch_;
   size_t tap_bytes_ = 0;
+  uint64_t taps_ = 0;  // products under one output
   size_t weight_ = 0, bias_ = kNoSlot, values_ = 0, scratch_bytes_ = 0;
   Step forward_, data_, gradient_;
   Reorder forward_weights_, data_weights_, gradient_weights_;

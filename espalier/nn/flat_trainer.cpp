@@ -165,6 +165,24 @@ void FlatTrainer::teach(const FitHooks& hooks, std::span<const uint32_t> indices
   batch.taught = taught_;
 }
 
+namespace {
+
+constexpr double kDivergedLoss = 1e12;
+constexpr float kLargeInput = 100;  // far from what weights are drawn for
+
+[[noreturn]] void refuse_divergence(const std::string& what, const data::Dataset& dataset,
+                                    std::span<const uint32_t> samples, const FitResult& result,
+                                    const StepOptions& options) {
+  const float largest = data::largest_input(dataset, samples);
+  fail("train", "training diverged: ", what, " after ", result.steps, " steps at learning rate ",
+       options.lr, "; ",
+       largest > kLargeInput
+           ? concat("the inputs reach ", largest, ": scale them to about 1, or lower train.lr")
+           : std::string("lower train.lr or set train.clip_norm"));
+}
+
+}  // namespace
+
 FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
                            const StepOptions& options, const FitHooks& hooks, Key key) {
   check(dataset);
@@ -208,15 +226,15 @@ FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_
       loss += sums.loss;
       correct += sums.correct;
       result.samples += indices.size();
-      result.macs += indices.size() *
-                     (nest == nullptr ? 3 * net_->macs_per_sample() : nest->step_macs_per_sample());
+      result.macs += sums.macs;
       ++result.steps;
     }
-    if (!std::isfinite(loss)) {
-      fail("train/fit", "the training loss is not finite after ", result.steps,
-           " steps at learning rate ", options.lr, "; lower train.lr or set train.clip_norm");
-    }
+    if (!std::isfinite(loss)) refuse_divergence("its loss is not finite", dataset, samples, result, options);
   }
+  // What no aggregation would take: said here, where the cause is known.
+  const double mean_loss = loss / static_cast<double>(result.samples);
+  if (mean_loss > kDivergedLoss)
+    refuse_divergence(concat("its loss is ", mean_loss), dataset, samples, result, options);
   result.loss = loss / static_cast<double>(result.samples);
   result.accuracy = static_cast<double>(correct) / static_cast<double>(result.samples);
   return result;
@@ -224,7 +242,7 @@ FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_
 
 // A layer's running value after a batch is (1 − m)·r + m·b, with a momentum m that is the layer's
 // own business; from r = 0 and from r = 1 the batch's b follows without knowing m.
-ParameterSet FlatTrainer::statistics(const data::Dataset& dataset,
+NormStatistics FlatTrainer::statistics(const data::Dataset& dataset,
                                      std::span<const uint32_t> samples, size_t batch_size) {
   check(dataset);
   std::vector<ParameterInfo> tensors;
@@ -234,13 +252,14 @@ ParameterSet FlatTrainer::statistics(const data::Dataset& dataset,
     tensors.push_back({.name = tensor.name, .shape = tensor.shape, .role = tensor.role});
     sources.push_back(&tensor);
   }
-  ParameterSet out(std::make_shared<const ParameterLayout>(std::move(tensors)));
-  if (samples.empty() || out.size() == 0) return out;
+  NormStatistics found{ParameterSet(std::make_shared<const ParameterLayout>(std::move(tensors)))};
+  ParameterSet& out = found.values;
+  if (samples.empty() || out.size() == 0) return found;
   AlignedVector<float> weights = weights_;
   const auto run = [&](const Batch& batch, float start) {
     for (const ParameterInfo* source : sources)
       std::fill_n(weights.begin() + source->offset, source->size, start);
-    net_->train(batch, weights, gradients_, nullptr);
+    found.macs += net_->train(batch, weights, gradients_, nullptr).macs;
     std::vector<float> after;
     for (const ParameterInfo* source : sources)
       after.insert(after.end(), weights.begin() + source->offset,
@@ -261,7 +280,7 @@ ParameterSet FlatTrainer::statistics(const data::Dataset& dataset,
     out.values()[i] = static_cast<float>(sums[i] / static_cast<double>(samples.size()));
   // What training leaves zero must be zero again.
   std::fill(gradients_.begin(), gradients_.end(), 0.0f);
-  return out;
+  return found;
 }
 
 void FlatTrainer::predict(const data::Dataset& dataset, std::span<const uint32_t> samples,

@@ -27,7 +27,7 @@ class FlatTrainer final : public Trainer {
   void store(ParameterSet& weights) const override;
   FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
                 const StepOptions& options, const FitHooks& hooks, Key key) override;
-  ParameterSet statistics(const data::Dataset& dataset, std::span<const uint32_t> samples,
+  NormStatistics statistics(const data::Dataset& dataset, std::span<const uint32_t> samples,
                           size_t batch_size) override;
   std::vector<int64_t> feature_shape() const override { return net_->feature_shape(); }
   std::vector<size_t> extractor_tensors() const override { return net_->extractor_tensors(); }

@@ -78,6 +78,7 @@ int GraphBuilder::add(Node node) {
          graph_.input.height, "×", graph_.input.width, ": nothing is left after layer ",
          graph_.nodes.size() + 1, "; use larger images or a smaller model");
   }
+  graph_.macs += node_macs(node);
   graph_.nodes.push_back(node);
   return static_cast<int>(graph_.nodes.size()) - 1;
 }
@@ -107,7 +108,6 @@ int GraphBuilder::conv(const std::string& name, int from, const Conv& conv) {
   if (conv.bias) {
     node.bias = tensor(name + ".bias", {conv.channels}, Role::kBias, conv.he ? Init{} : init);
   }
-  graph_.macs += static_cast<uint64_t>(node.out.size() * fan_in);
   return add(node);
 }
 
@@ -117,7 +117,6 @@ int GraphBuilder::linear(const std::string& name, int from, int64_t features, bo
   const Init init = uniform_init(in.size());
   node.weight = tensor(name + ".weight", {features, in.size()}, Role::kWeight, init);
   node.bias = tensor(name + ".bias", {features}, Role::kBias, init);
-  graph_.macs += static_cast<uint64_t>(features * in.size());
   return add(node);
 }
 
@@ -161,7 +160,6 @@ int GraphBuilder::gate(const std::string& conv, int from, int64_t channels) {
   node.weight =
       tensor(conv + ".gate.weight", {channels, in.channels}, Role::kWeight, he_init(in.channels));
   node.bias = tensor(conv + ".gate.bias", {channels}, Role::kBias, {Init::kConstant, 1});
-  graph_.macs += static_cast<uint64_t>(channels * in.channels);
   return add(node);
 }
 
@@ -213,8 +211,44 @@ int GraphBuilder::lstm(const std::string& name, int from, const Lstm& lstm) {
   node.recurrent = tensor(name + ".weight_hh" + end, {rows, lstm.units}, Role::kWeight, init);
   node.bias = tensor(name + ".bias_ih" + end, {rows}, Role::kBias, init);
   node.recurrent_bias = tensor(name + ".bias_hh" + end, {rows}, Role::kBias, init);
-  graph_.macs += static_cast<uint64_t>(in.width * rows * (in.channels + lstm.units));
   return add(node);
+}
+
+uint64_t node_macs(const Node& node) {
+  // Unsigned: a model that is refused for its size must not overflow first.
+  const auto size = [](int64_t value) { return static_cast<uint64_t>(value); };
+  const uint64_t in = size(node.in.channels), out = size(node.out.channels);
+  switch (node.op) {
+    case Op::kConv:
+      return out * size(node.out.pixels()) * in * size(node.kernel * node.kernel);
+    case Op::kLinear:
+      return out * in * size(node.in.pixels());
+    case Op::kGate:
+      return out * in;
+    case Op::kLstm:
+      return size(node.in.width) * 4 * out * (in + out);
+    default:
+      return 0;
+  }
+}
+
+std::vector<bool> needed_gradients(const Graph& graph) {
+  std::vector<bool> needed;
+  for (const Node& node : graph.nodes) {
+    const bool before = node.input >= 0 && needed[static_cast<size_t>(node.input)];
+    needed.push_back(node.weight != kNone || node.bias != kNone || node.gate != kNone || before);
+  }
+  return needed;
+}
+
+uint64_t dense_training_macs(const Graph& graph) {
+  const std::vector<bool> needed = needed_gradients(graph);
+  uint64_t macs = 0;
+  for (const Node& node : graph.nodes) {
+    const bool dx = node.input >= 0 && needed[static_cast<size_t>(node.input)];
+    macs += node_macs(node) * (dx ? 3 : 2);
+  }
+  return macs;
 }
 
 Graph GraphBuilder::finish() && {

@@ -85,6 +85,17 @@ struct Graph {
 // its groups anew. Throws Error when `units` does not fit the layout's groups.
 Graph narrow(const Graph& graph, std::span<const int64_t> units);
 
+// Multiply-accumulates of a node's forward pass for one sample; 0 for elementwise ones.
+uint64_t node_macs(const Node& node);
+// Whether the gradient of each node's output is needed: something trainable stands before it or in
+// it.
+std::vector<bool> needed_gradients(const Graph& graph);
+// Multiply-accumulates of one sample's training pass where every layer computes all of its
+// gradients densely, as libtorch does: forward, the weights' gradients, and the inputs' where
+// something trainable stands before. (GraphNet skips what pooling throws away, and counts as it
+// goes.)
+uint64_t dense_training_macs(const Graph& graph);
+
 inline constexpr float kNormEpsilon = 1e-5f;
 inline constexpr float kNormMomentum = 0.1f;  // weight of the batch in the running statistics
 

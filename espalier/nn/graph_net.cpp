@@ -18,17 +18,6 @@ size_t means_bytes(const Shape& shape, int64_t batch) {
   return static_cast<size_t>(batch * shape.channels) * sizeof(float);
 }
 
-// Whether the gradient of each node's output is needed: something trainable stands before it or in
-// it.
-std::vector<bool> find_trained(const Graph& graph) {
-  std::vector<bool> trained;
-  for (const Node& node : graph.nodes) {
-    const bool before = node.input >= 0 && trained[static_cast<size_t>(node.input)];
-    trained.push_back(node.weight != kNone || node.bias != kNone || node.gate != kNone || before);
-  }
-  return trained;
-}
-
 }  // namespace
 
 std::unique_ptr<Layer> make_layer(const LayerContext& context) {
@@ -162,7 +151,7 @@ GraphNet::Plan GraphNet::make_plan(int64_t batch, bool training) const {
 }
 
 void GraphNet::place_gradients(int64_t batch, Plan& plan, ArenaPlanner& arena) const {
-  const std::vector<bool> trained = find_trained(graph_);
+  const std::vector<bool> trained = needed_gradients(graph_);
   std::vector<std::vector<size_t>> parts(
       graph_.nodes.size());  // the gradient of each output, in up to two parts
   std::vector<size_t> even(graph_.nodes.size(), kNoSlot);  // and that of a gate
@@ -245,10 +234,14 @@ BatchSums GraphNet::train(const Batch& batch, std::span<float> weights, std::spa
   LossSums sums =
       batch_loss(batch, frame.at<float>(p.logits), num_classes(), frame.at<float>(p.dlogits));
   for (const auto& layer : p.layers) sums.loss += layer->penalty();
+  uint64_t macs = 0;
   for (auto layer = p.layers.rbegin(); layer != p.layers.rend(); ++layer) {
-    if ((*layer)->slots.dy != kNoSlot) (*layer)->backward(frame);
+    macs += (*layer)->forward_macs();
+    if ((*layer)->slots.dy == kNoSlot) continue;
+    (*layer)->backward(frame);
+    macs += (*layer)->backward_macs();
   }
-  return {sums.loss, sums.correct};
+  return {sums.loss, sums.correct, macs};
 }
 
 std::span<const float> GraphNet::forward_training(const Batch& batch, std::span<float> weights) {

@@ -128,7 +128,6 @@ Graph narrow(const Graph& graph, std::span<const int64_t> units) {
         const bool he = init.kind == Init::kNormal;
         init = he ? he_init(fan_in) : uniform_init(fan_in);
         if (node.bias != kNone && !he) out.init[static_cast<size_t>(node.bias)] = init;
-        out.macs += static_cast<uint64_t>(node.out.size() * fan_in);
         break;
       }
       case Op::kGate: {
@@ -136,7 +135,6 @@ Graph narrow(const Graph& graph, std::span<const int64_t> units) {
         node.out.channels = extent(0);
         ESPALIER_CHECK(fan_in == node.in.channels);
         out.init[static_cast<size_t>(node.weight)] = he_init(fan_in);
-        out.macs += static_cast<uint64_t>(node.out.channels * fan_in);
         break;
       }
       case Op::kScale:
@@ -160,10 +158,10 @@ Graph narrow(const Graph& graph, std::span<const int64_t> units) {
         ESPALIER_CHECK(extent(1) == node.in.channels);
         for (const int tensor : {node.weight, node.recurrent, node.bias, node.recurrent_bias})
           out.init[static_cast<size_t>(tensor)] = uniform_init(hidden);
-        out.macs += static_cast<uint64_t>(node.in.width * 4 * hidden * (node.in.channels + hidden));
         break;
       }
     }
+    out.macs += node_macs(node);
   }
   return out;
 }

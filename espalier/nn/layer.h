@@ -89,6 +89,10 @@ class Layer {
   virtual bool gives_means() const { return false; }
   // Gates in training: what the last forward pass adds to the sum of the samples' losses.
   virtual double penalty() const { return 0; }
+  // Multiply-accumulates of the last forward and backward pass over the whole batch, as executed;
+  // what is done once per value is not counted.
+  virtual uint64_t forward_macs() const { return 0; }
+  virtual uint64_t backward_macs() const { return 0; }
   // Bytes of working memory outside the arena.
   virtual size_t owned_bytes() const { return 0; }
 

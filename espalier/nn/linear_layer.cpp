@@ -19,6 +19,11 @@ class LinearLayer final : public Layer {
     ESPALIER_CHECK(c.in == Type::kFloat && c.out == Type::kFloat, "linear layers work in fp32");
   }
 
+  uint64_t forward_macs() const override { return static_cast<uint64_t>(batch_ * in_ * out_); }
+  uint64_t backward_macs() const override {
+    return forward_macs() * (slots.dx != kNoSlot ? 2 : 1);
+  }
+
   void forward(const Frame& frame) override {
     float* y = frame.at<float>(slots.y);
     gemm('N', 'T', batch_, out_, in_, 1, frame.at<float>(slots.x), in_, frame.weights + weight_,

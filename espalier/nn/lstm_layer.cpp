@@ -61,6 +61,12 @@ class LstmLayer final : public Layer {
     }
   }
 
+  // The state before the first step is zero and has no gradient.
+  uint64_t forward_macs() const override { return input_macs() + recurrent_macs(steps_); }
+  uint64_t backward_macs() const override {
+    return input_macs() * (slots.dx != kNoSlot ? 2 : 1) + 2 * recurrent_macs(steps_ - 1);
+  }
+
   void backward(const Frame& frame) override {
     float* dy = frame.at<float>(slots.dy);
     float* dcell = scratch(frame, dcell_);
@@ -137,6 +143,12 @@ class LstmLayer final : public Layer {
     return in_area(frame, training_ ? slots.saved : slots.scratch, at);
   }
   int64_t step(int64_t t) const { return t * batch_ * units_; }
+  uint64_t input_macs() const {
+    return static_cast<uint64_t>(steps_ * batch_ * 4 * units_ * in_);
+  }
+  uint64_t recurrent_macs(int64_t steps) const {
+    return static_cast<uint64_t>(steps * batch_ * 4 * units_ * units_);
+  }
 
   // Of step t. Training keeps all steps, evaluation those that the next one reads.
   float* gates(const Frame& frame, int64_t t) const {

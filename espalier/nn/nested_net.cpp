@@ -161,22 +161,26 @@ BatchSums NestedNet::train(const Batch& batch, std::span<float> weights, std::sp
   Batch lesson = batch;
   lesson.classes = {};
   if (training_.masked_cross_entropy) lesson.classes = classes_;
-  step_macs_ = 3 * width.net->macs_per_sample();
+  uint64_t teacher_macs = 0;
   if (training_.distillation > 0 && &width != widest_) {
     take_weights(*widest_, weights);
     // Stays valid: the drawn width is another net.
     lesson.teacher = widest_->net->forward_training(batch, work_);
     lesson.loss = {1 - training_.distillation, training_.distillation, training_.temperature};
-    step_macs_ += widest_->net->macs_per_sample();
+    teacher_macs = widest_->net->macs_per_sample() * static_cast<uint64_t>(batch.size);
   }
-  if (width.map != nullptr || training_.scale != 1)
-    return train_copy(width, lesson, weights, gradients);
+  if (width.map != nullptr || training_.scale != 1) {
+    BatchSums sums = train_copy(width, lesson, weights, gradients);
+    sums.macs += teacher_macs;
+    return sums;
+  }
 
   if (training_.static_statistics) {
     kept_statistics_.clear();
     for (const auto& [from, to] : width.statistics) kept_statistics_.push_back(weights[to]);
   }
-  const BatchSums sums = width.net->train(lesson, weights, gradients, update);
+  BatchSums sums = width.net->train(lesson, weights, gradients, update);
+  sums.macs += teacher_macs;
   for (size_t i = 0; i < kept_statistics_.size(); ++i)
     weights[width.statistics[i].second] = kept_statistics_[i];
   kept_statistics_.clear();

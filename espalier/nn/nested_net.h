@@ -50,9 +50,6 @@ class NestedNet final : public Net {
   void start(const SubmodelTraining& training, std::span<const uint8_t> classes, Key key);
   // Whether train() hands an update on; otherwise it must be given none.
   bool can_fuse() const { return training_.widths.empty() && training_.scale == 1; }
-  // Multiply-accumulates of one sample of the last step, forward and backward (which counts as two
-  // forward passes), the teacher's forward pass included.
-  uint64_t step_macs_per_sample() const { return step_macs_; }
 
   const std::shared_ptr<const ParameterLayout>& layout() const override { return whole_.layout(); }
   uint64_t macs_per_sample() const override { return whole_.macs_per_sample(); }
@@ -61,7 +58,8 @@ class NestedNet final : public Net {
   uint64_t training_bytes(int64_t batch_size) const override {
     return whole_.training_bytes(batch_size);
   }
-  // The batch's own classes are replaced, and where a width is distilled, teacher and loss.
+  // The batch's own classes are replaced, and where a width is distilled, teacher and loss; the
+  // products are those of the drawn width and of its teacher's forward pass.
   BatchSums train(const Batch& batch, std::span<float> weights, std::span<float> gradients,
                   const SgdUpdate* update) override;
   std::span<const float> forward_training(const Batch& batch, std::span<float> weights) override {
@@ -96,7 +94,7 @@ class NestedNet final : public Net {
   SubmodelTraining training_;
   std::vector<uint8_t> classes_;
   Key key_{0};
-  uint64_t step_ = 0, step_macs_ = 0;
+  uint64_t step_ = 0;
   std::map<std::vector<int64_t>, Width> widths_;  // by units; the whole net is always there
   std::vector<const Width*> drawn_from_;
   const Width* widest_ = nullptr;

@@ -144,6 +144,7 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData& d,
   if (d.dx != nullptr) scratch.input_gradient.resize(image);
   scratch.entries.resize(num_entries(s, rows));
   scratch.counts.resize(s.out_channels);
+  scratch.walked = 0;
   std::fill(d.weight_gradient, d.weight_gradient + s.out_channels * filter, 0.0f);
   if (d.bias_gradient != nullptr)
     std::fill(d.bias_gradient, d.bias_gradient + s.out_channels, 0.0f);
@@ -162,6 +163,7 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData& d,
       for (size_t c = 0; c < s.out_channels; ++c) {
         const Entry* entries = scratch.entries.data() + c * (end - begin) * s.pooled_width;
         const size_t count = scratch.counts[c];
+        scratch.walked += count;
         if (d.bias_gradient != nullptr) {
           for (size_t i = 0; i < count; ++i) d.bias_gradient[c] += entries[i].gradient;
         }

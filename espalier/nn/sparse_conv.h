@@ -33,6 +33,7 @@ struct SparseConvScratch {
   AlignedVector<float> input, input_gradient;  // one padded image each
   std::vector<Entry> entries;                  // out_channels lists
   std::vector<uint32_t> counts;
+  uint64_t walked = 0;  // outputs of the last pass that had a gradient
 };
 
 // The gradient `dy` of the pooled values `y` (batch × pooled_height × pooled_width × out_channels),

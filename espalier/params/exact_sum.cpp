@@ -100,14 +100,48 @@ ESPALIER_KERNEL float largest_magnitude_of(const float* x, size_t count) {
 float largest_magnitude(std::span<const float> x) {
   return largest_magnitude_of(x.data(), x.size());
 }
+// Of both; NaN when either is.
+float largest_of(float largest, std::span<const float> x) {
+  const float other = largest_magnitude(x);
+  return other <= largest ? largest : other;
+}
+
+__extension__ using Int128 = __int128;
+
+// The integer nearest to value·2^bits, ties to even.
+Int128 fixed_point(double value, int bits) {
+  int exponent = 0;
+  const double mantissa = std::frexp(value, &exponent);  // in [1/2, 1)
+  const int shift = exponent - 53 + bits;
+  if (shift < 0) return std::llrint(std::ldexp(value, bits));
+  return static_cast<Int128>(std::ldexp(mantissa, 53)) * (static_cast<Int128>(1) << shift);
+}
+
+// sum / divisor, and −0 for 0, as divide() has it.
+float quotient(Int128 sum, double divisor) {
+  return static_cast<float>(-(static_cast<double>(-sum) / divisor));
+}
 
 }  // namespace
 
-ExactAccumulator::ExactAccumulator(size_t size, uint64_t max_contributions, double max_weight)
+std::vector<ExactAccumulator::Range> ExactAccumulator::wide(const ParameterLayout& layout) {
+  std::vector<Range> ranges;
+  for (const ParameterInfo& tensor : layout.tensors()) {
+    if (is_trainable(tensor.role) || tensor.size == 0) continue;
+    const auto begin = static_cast<size_t>(tensor.offset),
+               end = begin + static_cast<size_t>(tensor.size);
+    ranges.push_back({begin, end});
+  }
+  return ranges;
+}
+
+ExactAccumulator::ExactAccumulator(size_t size, uint64_t max_contributions, double max_weight,
+                                   std::vector<Range> wide)
     : size_(size),
       max_contributions_(max_contributions),
       max_weight_(max_weight),
       sums_(size, 0),
+      wide_(std::move(wide)),
       stripes_(std::make_unique<std::mutex[]>(size / kStripe + 1)) {
   ESPALIER_CHECK(max_contributions > 0 && max_weight > 0 && std::isfinite(max_weight));
   const int spent = ceil_log2(static_cast<double>(max_contributions)) + ceil_log2(max_weight);
@@ -119,6 +153,40 @@ ExactAccumulator::ExactAccumulator(size_t size, uint64_t max_contributions, doub
   // Tiny weights need no more than 62 bits either: the scale stays a normal double.
   fraction_bits_ = std::min(62 - spent - kLogMaxValue, 200);
   scale_ = std::ldexp(1.0, fraction_bits_);
+  wide_bits_ = std::min(126 - spent - kLogMaxWide, 200);
+  size_t narrow = 0, count = 0;
+  for (const Range& range : wide_) {
+    ESPALIER_CHECK(range.begin >= narrow && range.begin < range.end && range.end <= size);
+    if (range.begin > narrow) narrow_.push_back({narrow, range.begin});
+    wide_begin_.push_back(count);
+    count += range.end - range.begin;
+    narrow = range.end;
+  }
+  if (narrow < size) narrow_.push_back({narrow, size});
+  wide_sums_.resize(count, 0);
+}
+
+bool ExactAccumulator::is_wide(size_t index) const {
+  const auto after = std::upper_bound(wide_.begin(), wide_.end(), index,
+                                      [](size_t i, const Range& range) { return i < range.end; });
+  return after != wide_.end() && index >= after->begin;
+}
+
+template <class Body>
+void ExactAccumulator::each_wide(const CoordinateMap* map, Body&& body) const {
+  if (map == nullptr) {
+    for (const Range& range : wide_) body(range.begin, range.begin, range.end - range.begin);
+    return;
+  }
+  if (wide_.empty()) return;
+  for (const auto& block : map->blocks()) {
+    if (block.columns.empty() || !is_wide(block.full_offset)) continue;
+    for (size_t r = 0; r < block.rows.size(); ++r) {
+      const size_t base = block.full_offset + block.rows[r] * block.full_columns;
+      for (size_t j = 0; j < block.columns.size(); ++j)
+        body(block.small_offset + r * block.columns.size() + j, base + block.columns[j], 1);
+    }
+  }
 }
 
 float ExactAccumulator::check(std::span<const float> x, double weight,
@@ -133,11 +201,30 @@ float ExactAccumulator::check(std::span<const float> x, double weight,
   if (!(weight >= 0) || weight > max_weight_) {
     fail("params/exact_sum", "expected a weight from 0 to ", max_weight_, ", got ", weight);
   }
-  const float largest = largest_magnitude(x);
+  float largest = 0;
+  if (wide_.empty()) {
+    largest = largest_magnitude(x);
+  } else if (map == nullptr) {
+    for (const Range& range : narrow_)
+      largest = largest_of(largest, x.subspan(range.begin, range.end - range.begin));
+  } else {
+    for (const auto& block : map->blocks()) {
+      if (!block.columns.empty() && !is_wide(block.full_offset))
+        largest = largest_of(
+            largest, x.subspan(block.small_offset, block.rows.size() * block.columns.size()));
+    }
+  }
   if (!(largest <= kMaxValue)) {
     fail("params/exact_sum", "expected finite values of magnitude at most ", kMaxValue, ", got ",
-         largest, "; training diverged (lower the learning rate) or the sender is faulty");
+         largest, "; training diverged (lower train.lr, scale inputs that are far from 1) or the "
+         "sender is faulty");
   }
+  each_wide(map, [&](size_t at, size_t, size_t count) {
+    const float wide = largest_magnitude(x.subspan(at, count));
+    if (wide <= kMaxWide) return;
+    fail("params/exact_sum", "expected finite statistics of magnitude at most 2^", kLogMaxWide,
+         ", got ", wide, "; scale the inputs to about 1");
+  });
   return largest;
 }
 
@@ -153,6 +240,7 @@ void ExactAccumulator::add_checked(std::span<const float> x, double weight, floa
   }
   const double factor = weight * scale_;
   const bool small = factor * static_cast<double>(largest) < 0x1p50;
+  if (!wide_.empty()) add_wide(x, weight, map);
   if (map != nullptr) return add_mapped(x, factor, small, *map);
   const size_t num_stripes = (size_ + kStripe - 1) / kStripe;
   // Start at a place that differs between threads, so that concurrent adders rarely meet.
@@ -162,8 +250,30 @@ void ExactAccumulator::add_checked(std::span<const float> x, double weight, floa
     const size_t stripe = (start + i) % num_stripes;
     const size_t begin = stripe * kStripe, count = std::min(size_ - begin, kStripe);
     const std::lock_guard lock(stripes_[stripe]);
-    (small ? add_small : add_large)(x.data() + begin, factor, sums_.data() + begin, count);
+    if (wide_.empty()) {
+      (small ? add_small : add_large)(x.data() + begin, factor, sums_.data() + begin, count);
+      continue;
+    }
+    auto range = std::upper_bound(narrow_.begin(), narrow_.end(), begin,
+                                  [](size_t at, const Range& r) { return at < r.end; });
+    for (; range != narrow_.end() && range->begin < begin + count; ++range) {
+      const size_t first = std::max(begin, range->begin),
+                   last = std::min(begin + count, range->end);
+      (small ? add_small : add_large)(x.data() + first, factor, sums_.data() + first, last - first);
+    }
   }
+}
+
+void ExactAccumulator::add_wide(std::span<const float> x, double weight,
+                                const CoordinateMap* map) {
+  const std::lock_guard lock(wide_mutex_);
+  size_t range = 0;
+  each_wide(map, [&](size_t at, size_t full, size_t count) {
+    while (wide_[range].end <= full) ++range;
+    Int128* sums = wide_sums_.data() + wide_begin_[range] + (full - wide_[range].begin);
+    for (size_t i = 0; i < count; ++i)
+      sums[i] += fixed_point(weight * static_cast<double>(x[at + i]), wide_bits_);
+  });
 }
 
 void ExactAccumulator::add_mapped(std::span<const float> x, double factor, bool small,
@@ -183,6 +293,7 @@ void ExactAccumulator::add_mapped(std::span<const float> x, double factor, bool 
       const size_t begin = std::max(row, first) - row;
       row += block.rows.size();
       if (row <= first || block.columns.empty()) continue;
+      if (!wide_.empty() && is_wide(block.full_offset)) continue;
       const size_t end =
           block.rows.size() - (row > last ? std::min(row - last, block.rows.size()) : 0);
       const size_t num_columns = block.columns.size();
@@ -224,6 +335,17 @@ void ExactAccumulator::mean(double divisor, std::span<float> out) const {
   ESPALIER_CHECK(out.size() == size_ && divisor > 0, out.size(), " ", divisor);
   // The division by a power of two is exact, so it may as well be the divisor's.
   divide(sums_.data(), divisor * scale_, out.data(), size_);
+  const double wide_divisor = std::ldexp(divisor, wide_bits_);
+  each_wide(nullptr, [&](size_t at, size_t, size_t count) {
+    for (size_t i = 0; i < count; ++i)
+      out[at + i] = quotient(wide_sum(at + i), wide_divisor);
+  });
+}
+
+ExactAccumulator::Int128 ExactAccumulator::wide_sum(size_t index) const {
+  const auto after = std::upper_bound(wide_.begin(), wide_.end(), index,
+                                      [](size_t i, const Range& range) { return i < range.end; });
+  return wide_sums_[wide_begin_[static_cast<size_t>(after - wide_.begin())] + index - after->begin];
 }
 
 void ExactAccumulator::mean_covered(std::span<const Covering> contributions,
@@ -250,6 +372,9 @@ void ExactAccumulator::mean_covered(std::span<const Covering> contributions,
       divide_each(sums_.data() + begin, divisors.data(), out.data() + begin,
                   std::min(kStripe, size_ - begin));
     }
+    each_wide(nullptr, [&](size_t at, size_t, size_t count) {
+      for (size_t i = 0; i < count; ++i) out[at + i] = wide_share(at + i, everywhere);
+    });
     return;
   }
   std::vector<int64_t> divisors;
@@ -274,12 +399,23 @@ void ExactAccumulator::mean_covered(std::span<const Covering> contributions,
       }
       const size_t at = shape.full_offset + row * shape.full_columns;
       divide_each(sums_.data() + at, divisors.data(), out.data() + at, shape.full_columns);
+      if (shape.full_columns > 0 && is_wide(shape.full_offset)) {
+        for (size_t column = 0; column < shape.full_columns; ++column)
+          out[at + column] = wide_share(at + column, divisors[column]);
+      }
     }
   }
 }
 
+float ExactAccumulator::wide_share(size_t index, int64_t weight) const {
+  if (weight == 0) return -0.0f;
+  return quotient(wide_sum(index),
+                  std::ldexp(static_cast<double>(weight), wide_bits_ - fraction_bits_));
+}
+
 double ExactAccumulator::sum(size_t index) const {
-  return static_cast<double>(sums_[index]) / scale_;
+  if (!is_wide(index)) return static_cast<double>(sums_[index]) / scale_;
+  return std::ldexp(static_cast<double>(wide_sum(index)), -wide_bits_);
 }
 
 double ExactAccumulator::total_weight() const { return static_cast<double>(weight_sum_) / scale_; }
@@ -287,13 +423,16 @@ double ExactAccumulator::total_weight() const { return static_cast<double>(weigh
 void ExactAccumulator::merge(const ExactAccumulator& other) {
   ESPALIER_CHECK(other.size_ == size_ && other.fraction_bits_ == fraction_bits_);
   ESPALIER_CHECK(contributions_ + other.contributions_ <= max_contributions_);
+  ESPALIER_CHECK(other.wide_sums_.size() == wide_sums_.size());
   for (size_t i = 0; i < size_; ++i) sums_[i] += other.sums_[i];
+  for (size_t i = 0; i < wide_sums_.size(); ++i) wide_sums_[i] += other.wide_sums_[i];
   weight_sum_ += other.weight_sum_;
   contributions_ += other.contributions_;
 }
 
 void ExactAccumulator::reset() {
   std::fill(sums_.begin(), sums_.end(), 0);
+  std::fill(wide_sums_.begin(), wide_sums_.end(), 0);
   weight_sum_ = 0;
   contributions_ = 0;
 }

@@ -20,17 +20,30 @@
 //   fraction_bits = 62 − ⌈log2 S⌉ − ⌈log2 W⌉ − log2 kMaxValue,
 // and no sum can overflow. The error of a sum is at most S·2^-(fraction_bits+1); for 10 clients of
 // 600 samples that is 7e-11 of a sum, 1e-14 of a mean.
+//
+// The bound is for what is trained. Running statistics of unscaled inputs and counters have other
+// sizes: wide() coordinates are summed in 128 bits, up to 2^60 in magnitude and in finer steps.
 namespace espalier {
 
 class ExactAccumulator {
  public:
   static constexpr int kLogMaxValue = 12;
   static constexpr float kMaxValue = 4096.0f;  // 2^kLogMaxValue
+  static constexpr int kLogMaxWide = 60;
+  static constexpr float kMaxWide = 0x1p60f;
 
-  // `size` values; at most `max_contributions` ≥ 1 calls of add(), each with a weight of at most
+  // Coordinates [begin, end).
+  struct Range {
+    size_t begin = 0, end = 0;
+  };
+  // Those of a layout's statistics and counters, ascending.
+  static std::vector<Range> wide(const ParameterLayout& layout);
+
+  // `size` values, of which those in `wide` (ascending, disjoint) are wide; at most `max_contributions` ≥ 1 calls of add(), each with a weight of at most
   // `max_weight` > 0. Throws Error when contributions·weight exceeds 2^38 (fewer than 12 fraction
   // bits would be left).
-  ExactAccumulator(size_t size, uint64_t max_contributions, double max_weight);
+  ExactAccumulator(size_t size, uint64_t max_contributions, double max_weight,
+                   std::vector<Range> wide = {});
 
   // What a contribution covered: `map` as it was given to add_checked (null: all coordinates).
   struct Covering {
@@ -39,10 +52,10 @@ class ExactAccumulator {
   };
 
   // Adds weight·x. Throws Error, with nothing added, when x is not `size` long, a value is not
-  // finite or beyond kMaxValue, the weight is negative, not finite or above max_weight. Any thread.
+  // finite or beyond kMaxValue (a wide one: kMaxWide), the weight is negative, not finite or above max_weight. Any thread.
   void add(std::span<const float> x, double weight) { add_checked(x, weight, check(x, weight)); }
   // The two halves of add(), for callers that must check several sums before they change one:
-  // check() returns the largest magnitude in x, which add_checked() needs.
+  // check() returns the largest magnitude in x, wide values apart, which add_checked() needs.
   // With a map, x holds the values of its smaller buffer and is added to the coordinates that these
   // stand for; all others count as zero. The map's full size must be size().
   float check(std::span<const float> x, double weight, const CoordinateMap* map = nullptr) const;
@@ -71,10 +84,19 @@ class ExactAccumulator {
   void reset();
 
  private:
+  __extension__ using Int128 = __int128;
   static constexpr size_t kStripe =
       1 << 11;  // values per lock, which is then held for well under a microsecond
 
   void add_mapped(std::span<const float> x, double factor, bool small, const CoordinateMap& map);
+  void add_wide(std::span<const float> x, double weight, const CoordinateMap* map);
+  // body(place in x, place in the full buffer, how many) for every run of wide values.
+  template <class Body>
+  void each_wide(const CoordinateMap* map, Body&& body) const;
+  bool is_wide(size_t index) const;
+  Int128 wide_sum(size_t index) const;
+  // A wide sum over a weight in fixed point.
+  float wide_share(size_t index, int64_t weight) const;
 
   size_t size_;
   uint64_t max_contributions_;
@@ -82,6 +104,11 @@ class ExactAccumulator {
   int fraction_bits_;
   double scale_;
   std::vector<int64_t> sums_;
+  std::vector<Range> wide_, narrow_;  // of the full buffer; together they cover it
+  std::vector<size_t> wide_begin_;    // where each wide range stands in wide_sums_
+  int wide_bits_;
+  std::vector<Int128> wide_sums_;
+  std::mutex wide_mutex_;
   int64_t weight_sum_ = 0;
   uint64_t contributions_ = 0;
   std::mutex totals_mutex_;

@@ -77,6 +77,39 @@ TEST(ExactAccumulatorMap, EqualsAddingTheDenseVector) {
   }
 }
 
+// Which coordinates are wide changes how finely they are added, and nothing else.
+TEST(ExactAccumulatorMap, WideCoordinatesHaveTheSameSumsAndMeans) {
+  const auto layout = units_layout();
+  const auto size = static_cast<size_t>(layout->size());
+  std::vector<ExactAccumulator::Range> wide;  // every second tensor
+  for (size_t t = 1; t < layout->tensors().size(); t += 2) {
+    const ParameterInfo& tensor = layout->tensors()[t];
+    const auto begin = static_cast<size_t>(tensor.offset);
+    if (tensor.size > 0) wide.push_back({begin, begin + static_cast<size_t>(tensor.size)});
+  }
+  ASSERT_FALSE(wide.empty());
+  for (const size_t every_nth_whole : {size_t{0}, size_t{4}}) {
+    const auto all = contributions(*layout, 10, every_nth_whole);
+    ExactAccumulator narrow(size, 10, 400), mapped(size, 10, 400, wide), dense(size, 10, 400, wide);
+    for (const Contribution& c : all) {
+      add(narrow, c);
+      add(mapped, c);
+      dense.add(c.dense, c.weight);
+    }
+    std::vector<float> expected(size), mean(size), covered(size), covered_too(size);
+    narrow.mean(narrow.total_weight(), expected);
+    mapped.mean(mapped.total_weight(), mean);
+    narrow.mean_covered(covering(all), covered);
+    mapped.mean_covered(covering(all), covered_too);
+    for (size_t i = 0; i < size; ++i) {
+      ASSERT_EQ(mapped.sum(i), dense.sum(i)) << i;
+      ASSERT_FLOAT_EQ(mean[i], expected[i]) << i;
+      ASSERT_FLOAT_EQ(covered_too[i], covered[i]) << i;
+      ASSERT_EQ(std::signbit(covered_too[i]), std::signbit(covered[i])) << i;
+    }
+  }
+}
+
 TEST(ExactAccumulatorMap, OrderAndThreadsDoNotMatter) {
   const auto layout = units_layout();
   const auto size = static_cast<size_t>(layout->size());

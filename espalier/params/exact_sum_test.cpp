@@ -108,5 +108,40 @@ TEST(ExactAccumulator, SmallAndLargeRoundingAgree) {
   EXPECT_EQ(sum.sum(0), std::ldexp(2.0, -50));
 }
 
+
+// Statistics of raw columns and counters are far beyond what weights may be.
+TEST(ExactSum, WideCoordinatesTakeStatisticsAndCountersAsTheyAre) {
+  const std::vector<float> a = {1, 3e12f, -2e-9f, 16777216, 2}, b = {3, -5e17f, 7e-9f, 3, 4};
+  ExactAccumulator forwards(5, 2, 600, {{1, 4}}), backwards(5, 2, 600, {{1, 4}});
+  forwards.add(a, 37), forwards.add(b, 563);
+  backwards.add(b, 563), backwards.add(a, 37);
+  std::vector<float> x(5), y(5);
+  forwards.mean(600, x);
+  backwards.mean(600, y);
+  EXPECT_EQ(x, y);
+  for (size_t i = 0; i < 5; ++i) {
+    const double exact = (37.0 * a[i] + 563.0 * b[i]) / 600;
+    EXPECT_FLOAT_EQ(x[i], static_cast<float>(exact)) << i;
+  }
+  EXPECT_DOUBLE_EQ(forwards.sum(3), 37.0 * 16777216 + 563 * 3);
+  // The bound of what is trained is still there, and wide values have one too.
+  EXPECT_THROW(forwards.check(std::vector<float>{5000, 0, 0, 0, 0}, 1), Error);
+  EXPECT_THROW(forwards.check(std::vector<float>{0, 2e18f, 0, 0, 0}, 1), Error);
+  EXPECT_THROW(forwards.check(std::vector<float>{0, 0, 0, NAN, 0}, 1), Error);
+  EXPECT_THROW(forwards.check(std::vector<float>{0, 0, 0, 0, NAN}, 1), Error);
+  EXPECT_EQ(forwards.check(std::vector<float>{0.5f, 1e18f, 0, 0, -2}, 1), 2);
+
+  ExactAccumulator merged(5, 4, 600, {{1, 4}});
+  ExactAccumulator other(5, 4, 600, {{1, 4}});
+  merged.add(a, 37);
+  other.add(b, 563);
+  merged.merge(other);
+  merged.mean(600, y);
+  EXPECT_EQ(x, y);
+  merged.reset();
+  merged.add(std::vector<float>(5, 0.0f), 1);
+  merged.mean(1, y);
+  for (const float value : y) EXPECT_TRUE(value == 0 && std::signbit(value)) << "−0 for 0";
+}
 }  // namespace
 }  // namespace espalier

@@ -30,7 +30,7 @@ Json summary_from_metrics(const std::vector<Json>& metrics) {
       best = std::max(best.value_or(*accuracy), *accuracy);
     }
     if (const auto loss = number_in(line, "loss")) summary["final_loss"] = *loss;
-    updates += number_in(line, "clients").value_or(0);
+    updates += number_in(line, "clients_selected").value_or(0);
     failed += number_in(line, "clients_failed").value_or(0);
     train_seconds += number_in(line, "train_seconds").value_or(0);
     peak = std::max(peak, number_in(line, "peak_rss_bytes").value_or(0));

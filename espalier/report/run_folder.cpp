@@ -95,14 +95,73 @@ RunFolder RunFolder::create(const fs::path& path) {
     fail("report/run_folder", "expected a folder for the run, got a file: ", path.string(),
          "; choose another --out");
   }
+  RunFolder folder(path);
+  for (fs::path part = fs::absolute(path); !fs::exists(part, error); part = part.parent_path())
+    if (part.has_filename()) folder.made_.push_back(part);
   make_folder(path);
-  const bool empty = fs::is_empty(path, error);
+  const auto holds_something = [&](const fs::directory_entry& entry) {
+    return entry.path().filename() != folder.lock_path().filename();
+  };
+  fs::directory_iterator entries(path, error);
   if (error) fail("report/run_folder", "cannot list ", path.string(), ": ", error.message());
-  if (!empty) {
+  if (std::any_of(entries, fs::directory_iterator(), holds_something)) {
     fail("report/run_folder", path.string(),
          " is not empty and is not a run; choose a new or an empty folder for --out");
   }
-  return RunFolder(path);
+  folder.take_lock();
+  if (is_run(path)) {  // of a process that was faster and has ended
+    fail("report/run_folder", path.string(), " already holds a run; continue it with --resume ",
+         path.string(), ", or choose another --out");
+  }
+  return folder;
+}
+
+RunFolder RunFolder::create_beside(const fs::path& path) {
+  fs::path candidate = path;
+  for (int i = 2;; ++i) {
+    std::error_code error;
+    if (!fs::exists(candidate, error)) {
+      try {
+        return create(candidate);
+      } catch (const Error&) {
+        // Taken by another process in this moment, unless it cannot be made at all.
+        if (!fs::exists(candidate, error)) throw;
+      }
+    }
+    candidate = concat(path.string(), "-", i);
+  }
+}
+
+RunFolder RunFolder::resume(const fs::path& path) {
+  RunFolder folder = open(path);
+  folder.take_lock();
+  for (const fs::path& place : {path, checkpoint_path(path)}) {
+    std::error_code error;
+    std::vector<fs::path> torn;
+    for (const auto& entry : fs::directory_iterator(place, error))
+      if (entry.path().extension() == ".tmp") torn.push_back(entry.path());
+    for (const fs::path& file : torn) fs::remove(file, error);
+  }
+  return folder;
+}
+
+void RunFolder::take_lock() {
+  std::string holder;
+  lock_ = FileLock::try_take(lock_path(), holder);
+  if (!lock_) {
+    made_.clear();  // another's now
+    fail("report/run_folder", "the run in ", path_.string(), " is being written by ", holder,
+         "; wait for it or stop it");
+  }
+}
+
+// A folder that was made for a run that never began.
+void RunFolder::remove_unused() {
+  if (!is_ours() || is_run(path_)) return;
+  std::error_code error;
+  fs::remove(lock_path(), error);
+  for (const fs::path& folder : made_)
+    if (!fs::remove(folder, error)) break;  // not empty: something else is in it
 }
 
 RunFolder RunFolder::open(const fs::path& path) {
@@ -119,24 +178,40 @@ RunFolder RunFolder::open(const fs::path& path) {
 
 RunFolder::RunFolder(RunFolder&& other) noexcept
     : path_(std::move(other.path_)),
+      lock_(std::exchange(other.lock_, std::nullopt)),
+      made_(std::move(other.made_)),
       metrics_descriptor_(std::exchange(other.metrics_descriptor_, -1)),
       metrics_bytes_(other.metrics_bytes_) {}
 
 RunFolder& RunFolder::operator=(RunFolder&& other) noexcept {
   if (this != &other) {
     close_metrics();
+    remove_unused();
     path_ = std::move(other.path_);
+    lock_ = std::exchange(other.lock_, std::nullopt);
+    made_ = std::move(other.made_);
     metrics_descriptor_ = std::exchange(other.metrics_descriptor_, -1);
     metrics_bytes_ = other.metrics_bytes_;
   }
   return *this;
 }
 
-RunFolder::~RunFolder() { close_metrics(); }
+RunFolder::~RunFolder() {
+  close_metrics();
+  remove_unused();
+}
 
 void RunFolder::close_metrics() {
   if (metrics_descriptor_ >= 0) ::close(metrics_descriptor_);
   metrics_descriptor_ = -1;
+}
+
+std::vector<fs::path> RunFolder::files() const {
+  std::vector<fs::path> files;
+  std::error_code error;
+  for (const auto& entry : fs::recursive_directory_iterator(path_, error))
+    if (entry.is_regular_file(error) && entry.path() != report_path()) files.push_back(entry.path());
+  return files;
 }
 
 std::string RunFolder::name() const {
@@ -146,6 +221,7 @@ std::string RunFolder::name() const {
 }
 
 void RunFolder::write_config(std::string_view toml_text) const {
+  ESPALIER_CHECK(is_ours());
   write_text_file_atomic(config_path(), toml_text);
 }
 
@@ -167,6 +243,7 @@ void RunFolder::open_metrics() {
 }
 
 void RunFolder::append_metrics(const Json& line) {
+  ESPALIER_CHECK(is_ours());
   ESPALIER_CHECK(is_line(line), "a metrics line needs a round: ", line.dump());
   if (metrics_descriptor_ < 0) open_metrics();
   const std::string text = line.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
@@ -186,6 +263,7 @@ void RunFolder::append_metrics(const Json& line) {
 }
 
 uint64_t RunFolder::truncate_metrics(uint64_t rounds) {
+  ESPALIER_CHECK(is_ours());
   close_metrics();
   std::vector<Json> lines = metrics();
   const auto beyond = [&](const Json& line) {
@@ -203,6 +281,7 @@ std::vector<Json> RunFolder::metrics() const {
 }
 
 void RunFolder::write_summary(const Json& summary) const {
+  ESPALIER_CHECK(is_ours());
   write_text_file_atomic(summary_path(),
                          summary.dump(2, ' ', false, Json::error_handler_t::replace) + '\n');
 }
@@ -213,7 +292,30 @@ std::optional<Json> RunFolder::summary() const {
   return read_json_object(summary_path());
 }
 
+std::string RunFolder::write_ids(std::string_view what, uint64_t round,
+                                 const std::vector<uint64_t>& ids) const {
+  ESPALIER_CHECK(is_ours());
+  const std::string name = concat("participants/", round, "-", what, ".txt");
+  std::string text;
+  for (const uint64_t id : ids) text += std::to_string(id) + '\n';
+  make_folder(path_ / "participants");
+  write_text_file_atomic(path_ / name, text);
+  return name;
+}
+
+void RunFolder::write_data(const Json& data) const {
+  ESPALIER_CHECK(is_ours());
+  write_text_file_atomic(data_path(), data.dump(2) + '\n');
+}
+
+std::optional<Json> RunFolder::data() const {
+  std::error_code error;
+  if (!fs::exists(data_path(), error)) return std::nullopt;
+  return read_json_object(data_path());
+}
+
 void RunFolder::write_clients(const ClientHistogram& histogram) const {
+  ESPALIER_CHECK(is_ours());
   Json root;
   root["classes"] = histogram.classes;
   root["num_clients"] = std::max<uint64_t>(histogram.num_clients, histogram.clients.size());

@@ -20,10 +20,14 @@ using testing::HasSubstr;
 TEST(RunFolder, CreatesAndRefusesWhatItWouldOverwrite) {
   const TemporaryFolder base;
   const fs::path path = base.path() / "a" / "run";
+  { const RunFolder unused = RunFolder::create(path); }
+  EXPECT_FALSE(fs::exists(base.path() / "a")) << "a run that never began leaves nothing";
+  fs::create_directories(path);
+  { const RunFolder unused = RunFolder::create(path); }
+  EXPECT_TRUE(fs::is_empty(path)) << "an empty folder is fine, and stays the user's";
   const RunFolder folder = RunFolder::create(path);
   EXPECT_EQ(folder.name(), "run");
   EXPECT_FALSE(RunFolder::is_run(path));
-  EXPECT_NO_THROW(RunFolder::create(path)) << "an empty folder is fine";
 
   folder.write_config("rounds = 3\n");
   EXPECT_TRUE(RunFolder::is_run(path));
@@ -41,6 +45,23 @@ TEST(RunFolder, CreatesAndRefusesWhatItWouldOverwrite) {
               HasSubstr("no run folder"));
 }
 
+TEST(RunFolder, HasOneWriterAndSaysWho) {
+  const TemporaryFolder base;
+  const fs::path path = base.path() / "run";
+  {
+    const RunFolder writer = RunFolder::create(path);
+    EXPECT_THAT(error_of([&] { RunFolder::create(path); }),
+                HasSubstr(concat("process ", ::getpid(), " on ")));
+    EXPECT_EQ(RunFolder::create_beside(path).path(), path.string() + "-2");
+    writer.write_config("");
+    EXPECT_THAT(error_of([&] { RunFolder::resume(path); }), HasSubstr("being written by process"));
+    EXPECT_NO_THROW(RunFolder::open(path)) << "others may read";
+    write_text_file_atomic(path / "model.safetensors.4711.tmp", "half");
+  }
+  const RunFolder next = RunFolder::resume(path);
+  EXPECT_FALSE(fs::exists(path / "model.safetensors.4711.tmp"));
+}
+
 TEST(RunFolder, MetricsAreAppendedWholeAndSurviveATornLine) {
   const TemporaryFolder base;
   {
@@ -51,7 +72,7 @@ TEST(RunFolder, MetricsAreAppendedWholeAndSurviveATornLine) {
       folder.append_metrics({{"round", round}, {"loss", 1.0 / round}});
     EXPECT_EQ(read_text_file(folder.metrics_path()).find("{\"round\":1,\"loss\":1.0}\n"), 0u);
   }
-  RunFolder folder = RunFolder::open(base.path() / "run");
+  RunFolder folder = RunFolder::resume(base.path() / "run");
   std::ofstream(folder.metrics_path(), std::ios::app) << "{\"round\":4,\"lo";
   EXPECT_EQ(read_metrics(folder.metrics_path()).size(), 3u);
   folder.append_metrics({{"round", 4}});

@@ -74,7 +74,7 @@ inline RunFolder write_test_run(const std::filesystem::path& path, const TestRun
     }
     line["train_loss"] = 2.2 * std::exp(-t / 14) + 0.15 + 0.015 * noise.normal();
     line["train_accuracy"] = 0.1 + 0.85 * (1 - std::exp(-t / 14));
-    line["clients"] = 10;
+    line["clients_selected"] = 10;
     line["clients_failed"] = round % 31 == 0 ? 1 : 0;
     line["bytes_down"] = static_cast<uint64_t>(dense * run.down_ratio * clients);
     line["bytes_up"] = static_cast<uint64_t>(dense * run.up_ratio * clients);

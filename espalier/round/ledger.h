@@ -23,6 +23,8 @@ struct RoundRecord {
   double train_loss = 0, train_accuracy = 0;
   // Selected for training, and those of them whose update does not count.
   uint64_t clients = 0, clients_failed = 0;
+  // Who was selected, and who explored before; ascending.
+  std::vector<uint64_t> client_ids, explorer_ids;
   uint64_t deliveries_refused = 0;  // second, late or unsolicited answers, which nobody waited for
   // Down: every task that a client fetched, once; up: every awaited answer, faulty ones too.
   uint64_t bytes_down = 0, bytes_up = 0;

@@ -42,6 +42,12 @@ const Refusal kRefusals[] = {
                      "\" is for changes of weights; this strategy sends feature maps, which do not "
                      "repeat: set it to \"none\"");
      }},
+    {[](const Choices& c) { return asks(c, "residual") && c.uplink.lossless(); },
+     [](const Choices&) {
+       return std::string(
+           "error_feedback = \"residual\" has no effect: the uplink loses nothing; leave it out, or "
+           "give [[uplink]] a lossy stage");
+     }},
     {[](const Choices& c) { return c.traits.masks && asks(c, "ef21"); },
      [](const Choices&) {
        return std::string("error_feedback = \"ef21\" does not go with masks; set it to \"none\"");
@@ -102,13 +108,13 @@ void refuse_combinations(const Choices& choices) {
   }
 }
 
-Feedback choose_feedback(const Choices& choices, const codec::Codec& uplink) {
+Feedback choose_feedback(const Choices& choices) {
   const std::string& option = choices.run.error_feedback;
   if (!choices.traits.weights_travel) return Feedback::kNone;
   if (option == "residual") return Feedback::kResidual;
   if (option == "ef21") return Feedback::kEf21;
   const bool stay = units_stay(choices.submodel, choices.devices);
-  if (option == "auto" && stay && !uplink.unbiased() && !uplink.lossless())
+  if (option == "auto" && stay && !choices.uplink.unbiased() && !choices.uplink.lossless())
     return Feedback::kResidual;
   return Feedback::kNone;
 }

@@ -20,6 +20,7 @@ struct Choices {
   const RunOptions& run;
   const SubmodelOptions& submodel;
   const std::vector<DeviceOptions>& devices;
+  const codec::Codec& uplink;
 };
 
 // Throws Error for the first combination that does not work, with what to do about it.
@@ -30,7 +31,7 @@ enum class Feedback : uint8_t { kNone, kResidual, kEf21 };
 // "auto" decided by the codec and by whether what a client remembers still fits its next task: with
 // sub-models of other units in every round, or a strategy that sends no changes of weights, it does
 // not. For choices that are not refused.
-Feedback choose_feedback(const Choices& choices, const codec::Codec& uplink);
+Feedback choose_feedback(const Choices& choices);
 // The clients' update stages that do it (client/update_stages.h).
 std::vector<std::string> update_stages(Feedback feedback);
 

@@ -15,6 +15,7 @@ struct Case {
   bool delta = false;
   std::string submodel = "none";
   std::vector<DeviceOptions> devices = {};
+  bool lossless = false;  // the uplink
 };
 
 std::string refusal(const Case& c) {
@@ -26,8 +27,10 @@ std::string refusal(const Case& c) {
   SubmodelOptions submodel;
   submodel.name = c.submodel;
   submodel.keep = 0.5;
+  const auto uplink = codec::make_codec(
+      c.lossless ? Json::array() : Json::parse(R"([{"stage":"topk","keep":0.1}])"), "test");
   try {
-    refuse_combinations({c.traits, selection, run, submodel, c.devices});
+    refuse_combinations({c.traits, selection, run, submodel, c.devices, *uplink});
   } catch (const Error& error) {
     return error.what();
   }
@@ -54,6 +57,8 @@ TEST(Refusals, EveryRowAndItsNeighbour) {
       {"features without", "", features, "none"},
       {"masks with estimates", "does not go with masks", masks, "ef21"},
       {"masks with residuals", "", masks, "residual"},
+      {"residuals of nothing", "loses nothing", plain, "residual", false, "none", {}, true},
+      {"estimates of all", "", plain, "ef21", false, "none", {}, true},
       {"residuals of other units", "same units", plain, "residual", false, "federated-dropout"},
       {"residuals of the first units", "", plain, "residual", false, "ordered"},
       {"estimates of parts", "does not go with [submodel]", plain, "ef21", false, "ordered"},
@@ -102,7 +107,7 @@ TEST(Refusals, AutoIsResidualWhereWhatIsLostCanBeMadeUpFor) {
     run.error_feedback = option;
     SubmodelOptions submodel;
     submodel.name = submodels;
-    return choose_feedback({traits, selection, run, submodel, devices}, uplink);
+    return choose_feedback({traits, selection, run, submodel, devices, uplink});
   };
   const strategy::Traits plain, features{.weights_travel = false};
   EXPECT_EQ(choose(plain, "auto", "none", *biased), Feedback::kResidual);

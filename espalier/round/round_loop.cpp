@@ -42,6 +42,8 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
       devices_(setup.devices, setup.backend.num_clients(),
                Key(static_cast<uint64_t>(setup.run.seed)).child(Purpose::kDevices)),
       global_(std::make_shared<ParameterSet>(std::move(initial))) {
+  if (setup_.train.schedule.schedule_rounds == 0)
+    setup_.train.schedule.schedule_rounds = setup_.run.rounds;
   if (!setup_.selection.device.empty()) eligible_ = devices_.clients_of(setup_.selection.device);
   if (static_cast<uint64_t>(setup_.selection.clients_per_round) > num_eligible()) {
     fail("config", "strategy.clients_per_round is ", setup_.selection.clients_per_round,
@@ -49,9 +51,10 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
          setup_.selection.device.empty() ? "" : " of device '" + setup_.selection.device + "'",
          "; lower it or raise data.partition.clients");
   }
-  const Choices choices{traits_, setup_.selection, setup_.run, setup_.submodel, setup_.devices};
+  const Choices choices{traits_,           setup_.selection, setup_.run,
+                        setup_.submodel,   setup_.devices,   setup_.uplink};
   refuse_combinations(choices);
-  feedback_ = choose_feedback(choices, setup_.uplink);
+  feedback_ = choose_feedback(choices);
   if (setup_.run.delta_downlink) {
     delta_sender_ = std::make_unique<codec::DeltaSender>(setup_.downlink, global_->shared_layout());
   }
@@ -134,6 +137,8 @@ void RoundLoop::explore(const strategy::RoundInfo& round, uint64_t count, RoundR
   }
   record.exploration = {exchange.answered().size(), exchange.bytes_down(), exchange.bytes_up(),
                         exchange.macs()};
+  record.explorer_ids = clients;
+  std::sort(record.explorer_ids.begin(), record.explorer_ids.end());
   setup_.strategy.finish(info, errand.sums(), *global_);
 }
 
@@ -147,7 +152,7 @@ RoundRecord RoundLoop::run_round() {
                            Key(static_cast<uint64_t>(setup_.run.seed)).child(round),
                            setup_.train.step};
   info.train.lr =
-      train::lr_at_round(setup_.train.schedule, setup_.train.step.lr, round - 1, num_rounds);
+      train::lr_at_round(setup_.train.schedule, setup_.train.step.lr, round - 1);
   info.evaluates = evaluates(round);
 
   if (can_.preparation == nullptr) return train_round(info, wall);
@@ -190,6 +195,8 @@ RoundRecord RoundLoop::train_round(const strategy::RoundInfo& info, const Stopwa
 
   record.train_seconds = training.seconds();
   record.clients = clients.size();
+  record.client_ids = clients;
+  std::sort(record.client_ids.begin(), record.client_ids.end());
   record.clients_failed = exchange.failures().size();
   add_cost(exchange, "", record);
   record.client_seconds += exchange.client_seconds();

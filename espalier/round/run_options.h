@@ -17,7 +17,7 @@ struct RunOptions {
   // At least 0. The root of all keys (base/random.h): data, partition, initial weights, devices,
   // selection, order of samples, codecs.
   int64_t seed = 1;
-  // Of the whole run, 1 to 10^9. A cosine learning rate ends with the last one.
+  // Of the whole run, 0 to 10^9; 0: the initial model is written and nothing trained.
   int64_t rounds = 20;
   // In rounds. The last round is evaluated whatever it is; 0: only that one.
   int64_t eval_every = 1;
@@ -33,6 +33,8 @@ struct RunOptions {
   // Share of the test samples, 0 to 1; 0: no target. Only noted (Ledger::target_round), at the
   // first evaluation that finds it: the run goes on.
   double target_accuracy = 0;
+  // Whether the run's folder says who took part in which round.
+  bool record_clients = true;
   // "residual": Seide et al. 2014, Karimireddy et al. 2019; "ef21": Richtárik, Sokolov, Fatkhullin
   // 2021, algorithm 2 (codec/feedback.h). Both need an uplink that keeps more than it loses and one
   // state per client: "residual" clients that train the same units in every round, "ef21" whole
@@ -46,7 +48,10 @@ struct RunOptions {
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {
     visit("seed", self.seed, Field("Everything random in a run follows from it.").at_least(0));
-    visit("rounds", self.rounds, Field("Rounds to run.").at_least(1).at_most(1e9));
+    visit("rounds", self.rounds,
+          Field("Rounds to run; 0 writes the initial model and trains nothing.")
+              .at_least(0)
+              .at_most(1e9));
     visit("eval_every", self.eval_every,
           Field("Evaluate on the test samples every so many rounds, and after the last; 0: only "
                 "after the last.")
@@ -62,6 +67,9 @@ struct RunOptions {
                 "the test samples; 0: no target.")
               .at_least(0)
               .at_most(1));
+    visit("record_clients", self.record_clients,
+          Field("Write which clients took part in which round (metrics.jsonl, `clients`); false: "
+                "only how many."));
     visit("client_state_mb", self.client_state_mb,
           Field("Memory for what simulated clients remember between rounds (scaffold), in MB; more "
                 "goes to disk.")

@@ -2,29 +2,10 @@
 
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/process.h"
-#include "espalier/params/safetensors.h"
 #include "espalier/round/refusals.h"
 #include "espalier/strategy/client_algorithms.h"
 
 namespace espalier::run {
-
-Sources load_sources(const RunConfig& config) {
-  const Key seed(static_cast<uint64_t>(config.run.seed));
-  Sources sources;
-  sources.data = data::load_dataset(config.data, seed.child(Purpose::kData));
-  sources.partition =
-      data::make_partition(config.partition, *sources.data.train, seed.child(Purpose::kPartition));
-  // One replica for the shapes and the initial weights; the workers make their own.
-  const auto trainer = models::make_trainer(config.model, train::spec_of(*sources.data.train),
-                                            config.train.hardware);
-  sources.initial = ParameterSet(trainer->layout());
-  if (config.model.init.empty()) {
-    trainer->initialize(seed.child(Purpose::kInitialization), sources.initial);
-  } else {
-    read_parameters(SafetensorsFile::read(config.model.init), sources.initial);
-  }
-  return sources;
-}
 
 Assembly::Assembly(const RunConfig& config, Sources sources, const Options& options)
     : model_(config.model),
@@ -45,13 +26,13 @@ Assembly::Assembly(const RunConfig& config, Sources sources, const Options& opti
 
   const strategy::Traits traits = strategy_->traits();
   const round::Choices choices{traits, config.selection, config.run, config.submodel,
-                               config.devices};
+                               config.devices, *uplink_};
   client::ClientEnvironment environment{.algorithms = strategy::client_algorithms(),
                                         .downlink = *downlink_,
                                         .uplink = *uplink_,
                                         .limits = {layout, client::max_task_values(*layout)},
                                         .stages = client::find_update_stages(round::update_stages(
-                                            round::choose_feedback(choices, *uplink_)))};
+                                            round::choose_feedback(choices)))};
   simulator_ = std::make_unique<sim::SimBackend>(
       sim::SimBackend::Setup{data_, *partition_, *workers_, states_, environment});
   round::Backend& backend = options.wrap ? options.wrap(*simulator_) : *simulator_;

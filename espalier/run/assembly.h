@@ -13,21 +13,12 @@
 #include "espalier/params/parameter_set.h"
 #include "espalier/round/round_loop.h"
 #include "espalier/run/run_config.h"
+#include "espalier/run/sources.h"
 #include "espalier/sim/sim_backend.h"
 #include "espalier/sim/state_store.h"
 #include "espalier/train/workers.h"
 
 namespace espalier::run {
-
-// What a run is about: the data, who owns which of it, and the weights that it begins with.
-struct Sources {
-  data::DataSource data;
-  std::unique_ptr<data::Partition> partition;
-  ParameterSet initial;
-};
-// As the configuration says; everything random follows from its seed. Throws Error when something
-// is missing or does not fit.
-Sources load_sources(const RunConfig& config);
 
 // The parts of a run on this machine, put together from a configuration: strategy and codecs, the
 // clients and their backend, the evaluator, and the loop over all of them. The one place that knows

@@ -30,8 +30,9 @@ Json export_model(const ModelArguments& arguments, const std::string& runtime,
          "(ESPALIER_TORCH=OFF)");
   }
   const TrainedModel model = open_model("export", arguments);
+  refuse_overwriting(file, model.inputs);
   models::ExportedModel exported{
-      model.config.model, model.spec, {}, model.data.train->mean, model.data.train->stddev};
+      model.config.model, model.spec, {}, model.data.test->mean, model.data.test->stddev};
   Json out = {{"file", file.string()}, {"model", model.config.model.name}};
   if (prune) {
     const PrunedModel pruned = prune_model(model);

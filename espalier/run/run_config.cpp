@@ -1,5 +1,8 @@
 #include "espalier/run/run_config.h"
 
+#include <algorithm>
+
+#include "espalier/base/config.h"
 #include "espalier/base/error.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/model_options.h"
@@ -42,7 +45,80 @@ Json table_list(const Json& tree, const std::string& key) {
   return *found;
 }
 
+// A schedule that changes nothing, and the horizon of one that does.
+void check_schedule(RunConfig& config) {
+  train::ScheduleOptions& schedule = config.train.schedule;
+  if (schedule.lr_schedule == "step" && schedule.lr_decay == 1) {
+    fail("config",
+         "train.lr_schedule = \"step\" has no effect with train.lr_decay = 1; set it below 1");
+  }
+  if (schedule.lr_schedule != "cosine") return;
+  if (schedule.schedule_rounds == 0) schedule.schedule_rounds = config.run.rounds;
+  if (schedule.schedule_rounds > 0 && schedule.lr_warmup_rounds >= schedule.schedule_rounds) {
+    fail("config", "train.lr_warmup_rounds = ", schedule.lr_warmup_rounds,
+         " leaves no round for the cosine of ", schedule.schedule_rounds,
+         " rounds; lower it or raise train.schedule_rounds");
+  }
+}
+
+template <class Options>
+Options read_section(const ConfigSection& section, const std::vector<std::string>& other_keys) {
+  Options options;
+  read_options(section, other_keys, options);
+  return options;
+}
+
+// What a section says that its choice (its key "name") does not read.
+std::vector<IdleOption> idle_in(const std::string& path, const ConfigSection& section) {
+  if (path == "model") return models::idle_model_options(read_section<models::ModelOptions>(section, {}));
+  if (path == "data") return idle_options(read_section<data::DataOptions>(section, {"partition"}));
+  return idle_options(read_section<data::PartitionOptions>(section, {}));
+}
+
+// The table at a dotted path; null when there is none.
+Json* find_table(Json& tree, std::string_view path) {
+  Json* table = &tree;
+  while (!path.empty()) {
+    const size_t end = std::min(path.find('.'), path.size());
+    const auto found = table->find(path.substr(0, end));
+    if (found == table->end() || !found->is_object()) return nullptr;
+    table = &*found;
+    path.remove_prefix(std::min(end + 1, path.size()));
+  }
+  return table;
+}
+
 }  // namespace
+
+std::vector<std::string> override_config(Json& tree, const std::vector<std::string>& assignments) {
+  constexpr const char* kChoices[] = {"model", "data", "data.partition"};
+  Json file = tree;
+  for (const std::string& assignment : assignments) set_config_value(tree, assignment);
+  std::vector<std::string> notes;
+  for (const std::string path : kChoices) {
+    Json *before = find_table(file, path), *after = find_table(tree, path);
+    if (before == nullptr || after == nullptr ||
+        before->value("name", Json()) == after->value("name", Json())) {
+      continue;
+    }
+    for (const IdleOption& idle : idle_in(path, {after, path})) {
+      const std::string key = path + "." + idle.name;
+      const bool assigned =
+          std::any_of(assignments.begin(), assignments.end(), [&](const std::string& assignment) {
+            return assignment.substr(0, assignment.find('=')) == key;
+          });
+      if (assigned || !before->contains(idle.name)) continue;
+      after->erase(idle.name);
+      notes.push_back(concat(key, " = ", idle.value.dump(), " of the file is left out: it needs ",
+                             idle.needs));
+    }
+  }
+  return notes;
+}
+
+void refuse_idle_model_options(const RunConfig& config) {
+  refuse_idle("model", models::idle_model_options(config.model));
+}
 
 RunConfig read_run_config(const Json& tree) {
   RunConfig config;
@@ -80,6 +156,10 @@ RunConfig read_run_config(const Json& tree) {
   for (size_t i = 0; i < devices.size(); ++i) {
     read_options({&devices[i], concat("devices[", i, "]")}, {}, config.devices.emplace_back());
   }
+  refuse_idle("data", idle_options(config.data));
+  refuse_idle("data.partition", idle_options(config.partition));
+  refuse_idle("train", idle_options(config.train));
+  check_schedule(config);
   config.downlink = table_list(tree, "downlink");
   config.uplink = table_list(tree, "uplink");
 
@@ -104,20 +184,37 @@ std::unique_ptr<strategy::Strategy> make_strategy(const RunConfig& config) {
   return row.create({&config.strategy, "strategy"}, selection_keys());
 }
 
-std::vector<SectionHelp> describe_config() {
-  std::vector<SectionHelp> sections = {
+namespace {
+
+std::vector<SectionHelp> shared_sections() {
+  return {
       {"", describe_options<round::RunOptions>()},
       {"data", describe_options<data::DataOptions>()},
       {"data.partition", describe_options<data::PartitionOptions>()},
       {"model", describe_options<models::ModelOptions>()},
       {"train", describe_options<train::TrainOptions>()},
       {"submodel", describe_options<round::SubmodelOptions>()},
-      {"devices (a list of tables, [[devices]])", describe_options<round::DeviceOptions>()},
-      {"strategy", describe_options<round::SelectionOptions>()},
   };
-  for (const strategy::StrategyRow& row : strategy::strategy_rows()) {
+}
+
+}  // namespace
+
+std::vector<SectionHelp> describe_config() {
+  std::vector<SectionHelp> sections = shared_sections();
+  sections.push_back({"devices (a list of tables, [[devices]])",
+                      describe_options<round::DeviceOptions>()});
+  sections.push_back({"strategy", describe_options<round::SelectionOptions>()});
+  for (const strategy::StrategyRow& row : strategy::strategy_rows())
     sections.push_back({"strategy, name = \"" + row.name + "\"", row.describe()});
-  }
+  return sections;
+}
+
+std::vector<SectionHelp> describe_config(const std::string& strategy) {
+  std::vector<SectionHelp> sections = shared_sections();
+  SectionHelp own{"strategy", describe_options<round::SelectionOptions>()};
+  for (FieldHelp& field : strategy::find_strategy(strategy).describe())
+    own.fields.push_back(std::move(field));
+  sections.push_back(std::move(own));
   return sections;
 }
 

@@ -33,9 +33,17 @@ struct RunConfig {
   Json resolved;
 };
 
-// Reads a parsed TOML tree. Throws Error for an unknown key or name, a wrong type or a value out of
-// range. A "version" key, which a resolved configuration carries, is accepted.
+// Reads a parsed TOML tree. Throws Error for an unknown key or name, a wrong type, a value out of
+// range, or one that would have no effect. A "version" key, which a resolved configuration carries,
+// is accepted. Keys of [model] that another model reads are left to refuse_idle_model_options():
+// what does not fit the data is worth saying first.
 RunConfig read_run_config(const Json& tree);
+void refuse_idle_model_options(const RunConfig& config);
+
+// Applies "key=value" assignments to a file's tree. Where they choose another model, data set or
+// partition than the file does, what the file says for its own choice goes; returns a line for each
+// such key.
+std::vector<std::string> override_config(Json& tree, const std::vector<std::string>& assignments);
 
 // The strategy of a configuration.
 std::unique_ptr<strategy::Strategy> make_strategy(const RunConfig& config);
@@ -46,5 +54,7 @@ struct SectionHelp {
   std::vector<FieldHelp> fields;
 };
 std::vector<SectionHelp> describe_config();
+// The sections that a configuration of this strategy has, each under its plain name.
+std::vector<SectionHelp> describe_config(const std::string& strategy);
 
 }  // namespace espalier::run

@@ -8,6 +8,7 @@
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/process.h"
 #include "espalier/report/run_folder.h"
+#include "espalier/run/sources.h"
 #include "espalier/train/evaluation.h"
 
 namespace espalier::run {
@@ -35,26 +36,81 @@ const Runtime& find_runtime(const std::string& name) {
   fail("evaluate", unknown_name_message("runtime", name, known));
 }
 
+namespace {
+
+// The model's own samples and those that it meets now must be of one kind.
+void require_fit(const data::Dataset& like, const data::Dataset& test, const std::string& root) {
+  const std::string where = root.empty() ? "data" : root;
+  if (test.kind != like.kind || test.sample_shape != like.sample_shape) {
+    fail(where, "the model was made for samples of shape ", shape_text(like.sample_shape),
+         ", but these have shape ", shape_text(test.sample_shape));
+  }
+  const auto most = *std::max_element(test.labels.begin(), test.labels.end());
+  if (most >= like.num_classes) {
+    fail(where, "the model knows the classes 0 to ", like.num_classes - 1,
+         ", but the test labels go up to ", most);
+  }
+}
+
+}  // namespace
+
 TrainedModel open_model(const std::string& command, const ModelArguments& arguments) {
   const bool is_run = report::RunFolder::is_run(arguments.target);
   if (!is_run && arguments.config.empty()) {
     fail(command, "expected a run folder, or a model file with --config CONFIG.toml, got ",
          arguments.target);
   }
-  std::filesystem::path model = arguments.target, config_path = arguments.config;
+  std::filesystem::path path = arguments.target, config_path = arguments.config;
+  std::optional<report::RunFolder> folder;
   if (is_run) {
-    const auto folder = report::RunFolder::open(arguments.target);
-    model = folder.model_path();
-    config_path = arguments.config.empty() ? folder.config_path() : config_path;
+    folder = report::RunFolder::open(arguments.target);
+    path = folder->model_path();
+    if (config_path.empty()) config_path = folder->config_path();
+    if (!std::filesystem::exists(path)) {
+      fail(command, "the run in ", folder->path().string(),
+           " has written no model yet; let it end, or go on with: espalier simulate --resume ",
+           folder->path().string());
+    }
   }
   Json tree = read_toml_file(config_path);
-  for (const std::string& assignment : arguments.assignments) set_config_value(tree, assignment);
-  run::RunConfig config = run::read_run_config(tree);
-  data::DataSource data = data::load_dataset(
-      config.data, Key(static_cast<uint64_t>(config.run.seed)).child(Purpose::kData));
+  std::vector<std::string> notes = override_config(tree, arguments.assignments);
+  TrainedModel model{.config = read_run_config(tree), .file = SafetensorsFile::read(path), .notes = std::move(notes)};
+  if (folder && arguments.config.empty()) use_kept_inputs(model.config, *folder);
   models::configure_thread();
-  const train::DataSpec spec = train::spec_of(*data.train);
-  return {std::move(config), std::move(data), spec, SafetensorsFile::read(model)};
+
+  const std::optional<data::Dataset> made_for = samples_of(model.file);
+  const bool own_model = make_strategy(model.config)->capabilities().own_model != nullptr;
+  if (made_for && !arguments.data.empty() && !own_model) {
+    model.data.train = std::make_shared<data::Dataset>(*made_for);  // nothing of it is needed
+  } else {
+    std::optional<data::Normalization> normalization;
+    if (made_for) normalization = {made_for->mean, made_for->stddev};
+    model.data = data::load_dataset(
+        model.config.data, Key(static_cast<uint64_t>(model.config.run.seed)).child(Purpose::kData),
+        normalization ? &*normalization : nullptr);
+  }
+  const data::Dataset& like = made_for ? *made_for : *model.data.train;
+  model.spec = train::spec_of(like);
+  if (!arguments.data.empty()) {
+    model.data.test =
+        std::make_shared<data::Dataset>(data::load_samples(arguments.data, like));
+  } else {
+    require_fit(like, *model.data.test, model.config.data.root);
+    const auto kept = folder ? folder->data() : std::nullopt;
+    const std::string difference =
+        kept ? data_difference(*kept, *model.data.test, "test") : std::string();
+    if (!difference.empty())
+      model.notes.push_back("not the run's own test samples: " + difference);
+  }
+
+  model.inputs = {path, config_path, arguments.data};
+  for (const InputFile& input : input_files(model.config)) model.inputs.push_back(input.path);
+  for (const std::filesystem::path& place : data::data_folders(model.config.data.name, model.config.data.root)) {
+    std::error_code ignored;
+    for (const auto& entry : std::filesystem::directory_iterator(place, ignored))
+      model.inputs.push_back(entry.path());
+  }
+  return model;
 }
 
 std::unique_ptr<train::Trainer> make_trainer(const TrainedModel& model) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -17,16 +18,20 @@ namespace espalier::run {
 struct TrainedModel {
   run::RunConfig config;
   data::DataSource data;
-  train::DataSpec spec;
+  train::DataSpec spec;  // of the samples that the model was made for
   SafetensorsFile file;
+  std::vector<std::string> notes;             // what a person should know of data that differ
+  std::vector<std::filesystem::path> inputs;  // everything that was read
 };
 
 // Opens a run folder, or a safetensors file that `config` describes (it also replaces a run's own
-// configuration); `assignments` are key=value pairs over it. `command` begins the messages. Also
-// prepares this thread for Trainers. Throws Error.
+// configuration); `assignments` are key=value pairs over it. `data`: a file of samples to evaluate
+// on instead of the test samples. Images are normalized as the model was trained, whatever data are
+// read. `command` begins the messages. Also prepares this thread for Trainers. Throws Error.
 struct ModelArguments {
   std::string target, config;
   std::vector<std::string> assignments;
+  std::string data = {};
 };
 TrainedModel open_model(const std::string& command, const ModelArguments& arguments);
 

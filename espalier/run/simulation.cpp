@@ -1,7 +1,10 @@
 #include "espalier/run/simulation.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <functional>
+#include <set>
 #include <sstream>
 
 #include "espalier/base/clock.h"
@@ -10,6 +13,7 @@
 #include "espalier/base/file.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/params/safetensors.h"
+#include "espalier/report/human.h"
 
 namespace espalier::run {
 
@@ -19,14 +23,61 @@ std::filesystem::path checkpoint_file(const report::RunFolder& folder) {
   return folder.checkpoint_path() / "checkpoint.safetensors";
 }
 
-// What must not change between a run and its continuation: everything but how long it runs and how
-// often it is looked at.
-uint64_t configuration_fingerprint(const Json& resolved) {
-  Json kept = resolved;
-  for (const char* key :
-       {"rounds", "eval_every", "eval_batch", "checkpoint_every", "client_state_mb"})
-    kept.erase(key);
-  return round::fingerprint(kept.dump());
+// Keys that may differ between a run and its continuation: how long it runs, how often it is looked
+// at, and where the files lie whose contents are compared.
+std::vector<std::string> free_keys(const RunConfig& config) {
+  std::vector<std::string> keys = {"version",    "rounds",           "eval_every",
+                                   "eval_batch", "checkpoint_every", "client_state_mb",
+                                   "record_clients",
+                                   "data.root",  "train.schedule_rounds"};
+  for (const InputFile& input : input_files(config)) keys.push_back(input.key);
+  return keys;
+}
+
+bool is_free(const std::vector<std::string>& keys, const std::string& key) {
+  return std::find(keys.begin(), keys.end(), key) != keys.end();
+}
+
+// Every other key with its value.
+std::map<std::string, Json> kept_values(const RunConfig& config) {
+  std::map<std::string, Json> values;
+  const auto keys = free_keys(config);
+  const std::function<void(const Json&, const std::string&)> walk = [&](const Json& tree,
+                                                                       const std::string& path) {
+    for (const auto& [name, value] : tree.items()) {
+      const std::string key = path.empty() ? name : path + "." + name;
+      if (value.is_object()) {
+        walk(value, key);
+      } else if (!is_free(keys, key)) {
+        values[key] = value;
+      }
+    }
+  };
+  walk(config.resolved, "");
+  return values;
+}
+
+uint64_t configuration_fingerprint(const RunConfig& config) {
+  return round::fingerprint(Json(kept_values(config)).dump());
+}
+
+// A run goes on as what it was: says which key is another one.
+void refuse_changes(const RunConfig& now, const report::RunFolder& folder) {
+  const RunConfig before = read_run_config(read_toml_file(folder.config_path()));
+  const auto old_values = kept_values(before), new_values = kept_values(now);
+  const auto text = [](const std::map<std::string, Json>& values, const std::string& key) {
+    const auto found = values.find(key);
+    return found == values.end() ? std::string("absent") : found->second.dump();
+  };
+  std::set<std::string> keys;
+  for (const auto* values : {&old_values, &new_values})
+    for (const auto& [key, value] : *values) keys.insert(key);
+  for (const std::string& key : keys) {
+    if (text(old_values, key) == text(new_values, key)) continue;
+    fail("simulate", key, " was ", text(old_values, key), " in the rounds before and is ",
+         text(new_values, key), " now; a run goes on with the same configuration but for rounds, "
+         "train.schedule_rounds, eval_every, eval_batch, checkpoint_every and client_state_mb");
+  }
 }
 
 // What strategies measure of how much is left or sent; the last round's is in the summary.
@@ -41,25 +92,57 @@ std::string width_key(double width) {
 
 }  // namespace
 
-Simulation::Simulation(RunConfig config, size_t num_threads, const std::filesystem::path& folder)
+Simulation::Simulation(RunConfig config, size_t num_threads, report::RunFolder* folder)
     : config_(std::move(config)),
-      configuration_(configuration_fingerprint(config_.resolved)),
+      folder_(folder),
+      configuration_(configuration_fingerprint(config_)),
       num_threads_(num_threads) {
   Assembly::Options options{.num_threads = num_threads};
-  if (!folder.empty()) {
-    options.scratch = folder;
-    options.states = report::RunFolder::checkpoint_path(folder) / "clients";
+  std::optional<Json> kept;
+  if (folder != nullptr) {
+    options.scratch = folder->path();
+    options.states = folder->checkpoint_path() / "clients";
+    if (std::filesystem::exists(checkpoint_file(*folder))) {
+      refuse_changes(config_, *folder);
+      kept = folder->data();
+    }
+    if (report::RunFolder::is_run(folder->path())) use_kept_inputs(config_, *folder);
   }
-  assembly_.emplace(config_, load_sources(config_), options);
-  parameters_ = loop().global().size();
+  Sources sources = load_sources(config_, num_threads, kept ? &*kept : nullptr);
+  sizes_ = sources.sizes;
+  assembly_.emplace(config_, std::move(sources), options);
+  values_ = loop().global().size();
   check_device_memory();
 }
 
 std::vector<std::string> Simulation::notes() const {
-  if (!loop().submodels().active()) return {};
-  std::vector<std::string> notes = models::unit_notes(config_.model, train::spec_of(*data().train));
-  for (std::string& note : notes) note = concat("[submodel] ", note);
+  std::vector<std::string> notes = notes_;
+  const train::ScheduleOptions& schedule = config_.train.schedule;
+  if (schedule.lr_schedule == "cosine" && config_.run.rounds > schedule.schedule_rounds) {
+    notes.push_back(concat(
+        "the cosine of train.lr_schedule ends with round ", schedule.schedule_rounds,
+        "; later rounds keep its last rate, ",
+        train::lr_at_round(schedule, config_.train.step.lr, schedule.schedule_rounds),
+        " (--set train.schedule_rounds=", config_.run.rounds, " draws it anew over all rounds)"));
+  }
+  if (loop().submodels().active()) {
+    for (const std::string& note :
+         models::unit_notes(config_.model, train::spec_of(*data().train)))
+      notes.push_back(concat("[submodel] ", note));
+  }
   return notes;
+}
+
+std::string Simulation::size_line() const {
+  const auto bytes = [](uint64_t count) {
+    return report::human_bytes(static_cast<double>(count));
+  };
+  return concat(config_.model.name, ": ",
+                report::human_count(static_cast<double>(sizes_.parameters)), " parameters, ",
+                bytes(sizes_.message), " per message in float32; at least ",
+                bytes(sizes_.total(num_threads_)), " of memory (server ", bytes(sizes_.server),
+                ", ", num_threads_, num_threads_ == 1 ? " client" : " clients", " at a time ",
+                bytes(sizes_.client), " each, data ", bytes(sizes_.data), ")");
 }
 
 // A device that could not hold its sub-model while training is refused before the run.
@@ -79,8 +162,6 @@ void Simulation::check_device_memory() const {
   }
 }
 
-void Simulation::attach(report::RunFolder& folder) { folder_ = &folder; }
-
 void Simulation::resume() {
   ESPALIER_CHECK(folder_ != nullptr);
   const auto path = checkpoint_file(*folder_);
@@ -92,9 +173,12 @@ void Simulation::resume() {
   }
   round::Checkpoint checkpoint = round::read_checkpoint(path, loop().global().shared_layout());
   if (checkpoint.configuration != configuration_) {
-    fail("simulate", path.string(),
-         " was written with another configuration; only rounds, eval_every and checkpoint_every "
-         "may change");
+    fail("simulate", path.string(), " was written with another configuration than that of ",
+         folder_->config_path().string(), "; was one of the two replaced?");
+  }
+  if (static_cast<int64_t>(checkpoint.round) > config_.run.rounds) {
+    fail("simulate", "the run has completed ", checkpoint.round, " rounds; rounds = ",
+         config_.run.rounds, " would be fewer: raise it to go on");
   }
   assembly_->states().keep_only(checkpoint.state_versions);
   loop().restore(std::move(checkpoint));
@@ -114,17 +198,33 @@ void Simulation::resume() {
       if (const auto found = report::number_in(line, share)) last_shares_[share] = *found;
     }
   }
-  if (!lines.empty()) wall_before_ = report::number_in(lines.back(), "wall_seconds").value_or(0);
+  if (lines.empty()) return;
+  wall_before_ = report::number_in(lines.back(), "wall_seconds").value_or(0);
+  const RunConfig before = read_run_config(read_toml_file(folder_->config_path()));
+  const int64_t old_rounds = before.train.schedule.schedule_rounds,
+                new_rounds = config_.train.schedule.schedule_rounds;
+  if (old_rounds != new_rounds) {
+    notes_.push_back(concat(
+        "train.schedule_rounds was ", old_rounds, " and is ", new_rounds,
+        ": the learning rate goes from ", report::number_in(lines.back(), "lr").value_or(0), " to ",
+        train::lr_at_round(config_.train.schedule, config_.train.step.lr,
+                           loop().rounds_completed())));
+  }
 }
 
 void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_t* stop) {
   wall_.restart();
   if (folder_ != nullptr && loop().rounds_completed() == 0) {
+    keep_inputs(config_, *folder_);
+    folder_->write_data(describe_data(data()));
     write_clients();
     make_folder(folder_->checkpoint_path());
   }
   if (progress != nullptr) {
-    loop().on_client = [progress](uint64_t done, uint64_t total) {
+    // Of the first client of this process; after a whole round the progress knows better.
+    const auto first = std::make_shared<std::atomic<bool>>(true);
+    loop().on_client = [this, progress, first](uint64_t done, uint64_t total) {
+      if (first->exchange(false)) note_duration(*progress, total);
       progress->update_clients(done, total);
     };
   }
@@ -163,11 +263,25 @@ void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_
   folder_->write_summary(summary());
 }
 
+// What the run will take, as far as its first client tells.
+void Simulation::note_duration(report::Progress& progress, uint64_t clients) const {
+  constexpr double kWorthSaying = 60;
+  const double one = wall_.seconds();
+  const double waves = std::ceil(static_cast<double>(clients) / static_cast<double>(num_threads_));
+  const double rounds = static_cast<double>(config_.run.rounds - loop().rounds_completed());
+  const double seconds = one * waves * rounds;
+  if (seconds < kWorthSaying) return;
+  progress.note(concat("about ", report::human_seconds(seconds), " for ", rounds, " rounds of ",
+                       clients, " clients, by the first client's ", report::human_seconds(one),
+                       " (evaluation apart)"));
+}
+
 // The global parameters as they are; with parts of its own, every set under its name.
 void Simulation::write_model() {
   const std::map<std::string, std::string> metadata = {
       {"format", "pt"},
       {"model", config_.model.name},
+      {kSamplesEntry, describe_samples(*data().train).dump()},
       {"rounds", std::to_string(loop().rounds_completed())},
       {"espalier", ESPALIER_VERSION}};
   strategy::OwnModel* own = assembly_->strategy().capabilities().own_model;
@@ -195,6 +309,16 @@ uint64_t Simulation::peak_bytes() const {
 
 double Simulation::wall_seconds() const { return wall_before_ + wall_.seconds(); }
 
+// Who took part, in the line itself or, when they are many, in a file that the line names.
+void Simulation::write_ids(const std::vector<uint64_t>& ids, const char* what, uint32_t round,
+                           Json& line) const {
+  if (ids.size() <= report::kMaxIdsInLine) {
+    line[what] = ids;
+  } else if (folder_ != nullptr) {
+    line[concat(what, "_file")] = folder_->write_ids(what, round, ids);
+  }
+}
+
 Json Simulation::metrics_line(const round::RoundRecord& record) const {
   const round::Ledger& ledger = loop().ledger();
   Json line = Json::object();
@@ -203,7 +327,12 @@ Json Simulation::metrics_line(const round::RoundRecord& record) const {
   if (record.loss) line["loss"] = *record.loss;
   line["train_loss"] = record.train_loss;
   line["train_accuracy"] = record.train_accuracy;
-  line["clients"] = record.clients;
+  line["clients_selected"] = record.clients;
+  if (config_.run.record_clients) {
+    write_ids(record.client_ids, "clients", record.round, line);
+    if (!record.explorer_ids.empty())
+      write_ids(record.explorer_ids, "explorers", record.round, line);
+  }
   line["clients_failed"] = record.clients_failed;
   if (record.deliveries_refused > 0) line["deliveries_refused"] = record.deliveries_refused;
   line["bytes_down"] = record.bytes_down;
@@ -271,7 +400,8 @@ Json Simulation::summary() const {
   out["dataset"] = config_.data.name;
   out["partition"] = config_.partition.name;
   out["clients"] = partition().num_clients();
-  out["parameters"] = parameters_;
+  out["parameters"] = loop().global().layout().num_trainable();
+  out["travelling_values"] = values_;
   out["seed"] = config_.run.seed;
   out["rounds"] = config_.run.rounds;
   out["rounds_completed"] = loop().rounds_completed();
@@ -298,7 +428,7 @@ Json Simulation::summary() const {
   if (!assembly_->strategy().traits().weights_travel) {
     out["dense_bytes_per_client_round"] = nullptr;
   } else {
-    out["dense_bytes_per_client_round"] = parameters_ * sizeof(float);
+    out["dense_bytes_per_client_round"] = values_ * sizeof(float);
   }
   out["downlink"] = assembly_->downlink().describe();
   out["uplink"] = assembly_->uplink().describe();

@@ -2,9 +2,7 @@
 
 #include <csignal>
 #include <filesystem>
-#include <functional>
 #include <map>
-#include <memory>
 #include <optional>
 #include <string>
 
@@ -23,13 +21,10 @@ namespace espalier::run {
 class Simulation {
  public:
   // Loads the data, partitions it and makes the model; everything that can be wrong with a
-  // configuration shows here.
-  // `folder`: where the run will be written, for what does not fit into memory; nothing is made
-  // there yet. Empty: the run leaves nothing.
-  Simulation(RunConfig config, size_t num_threads, const std::filesystem::path& folder = {});
-
-  // Where to write; without it nothing is written. Before run() or resume(); must outlive this.
-  void attach(report::RunFolder& folder);
+  // configuration shows here. `folder`: where the run is written, or goes on (it then holds a
+  // configuration); null: the run leaves nothing. Must outlive this. Nothing but scratch files is
+  // written there before run().
+  Simulation(RunConfig config, size_t num_threads, report::RunFolder* folder = nullptr);
 
   // Goes on from the folder's checkpoint.
   void resume();
@@ -40,8 +35,10 @@ class Simulation {
   // One round, without folder and progress: for benchmarks.
   round::RoundRecord step() { return loop().run_round(); }
 
-  // What a person should know before the run: layers whose units could not be found out.
+  // What a person should know before the run (after resume(), where it goes on), a line each.
   std::vector<std::string> notes() const;
+  // Parameters, bytes of a message and memory, in one line.
+  std::string size_line() const;
   bool finished() const { return loop().finished(); }
   Json summary() const;
   const round::RoundLoop& loop() const { return assembly_->loop(); }
@@ -51,22 +48,27 @@ class Simulation {
 
  private:
   void check_device_memory() const;
+  void note_duration(report::Progress& progress, uint64_t clients) const;
   void write_checkpoint();
   void write_model();
   void write_clients() const;
   double wall_seconds() const;
   uint64_t peak_bytes() const;
+  void write_ids(const std::vector<uint64_t>& ids, const char* what, uint32_t round,
+                 Json& line) const;
   Json metrics_line(const round::RoundRecord& record) const;
 
   RunConfig config_;
   report::RunFolder* folder_ = nullptr;
   std::optional<Assembly> assembly_;  // always set once constructed
   uint64_t configuration_;
-  uint64_t parameters_ = 0;
+  std::vector<std::string> notes_;
+  RunSizes sizes_;
+  uint64_t values_ = 0;  // of the model as it begins: trained ones, statistics and counters
   std::map<std::string, double> last_shares_;  // of what the strategy measured, for the summary
   uint64_t peak_before_ = 0;                   // memory of the processes before this one
   std::map<double, double> last_widths_;       // accuracies of submodel.eval_widths
-  uint32_t checkpointed_ = 0;
+  std::optional<uint32_t> checkpointed_;  // the round of the checkpoint that was written last
   size_t num_threads_;
   Stopwatch wall_;
   double wall_before_ = 0;  // of the processes before this one, for a resumed run

@@ -200,8 +200,8 @@ TEST(Export, OurFilesAreTorchScriptModels) {
     float largest = 1;
     for (const float value : a) largest = std::max(largest, std::abs(value));
     for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-5 * largest);
-    const ParameterSet x = ours->statistics(set, first_samples(kSamples), kSamples);
-    const ParameterSet y = theirs->statistics(set, first_samples(kSamples), kSamples);
+    const ParameterSet x = ours->statistics(set, first_samples(kSamples), kSamples).values;
+    const ParameterSet y = theirs->statistics(set, first_samples(kSamples), kSamples).values;
     for (const ParameterInfo& tensor : x.layout().tensors()) {
       const auto p = x.values(tensor), q = y.values(tensor.name);
       for (size_t i = 0; i < p.size(); ++i) ASSERT_NEAR(p[i], q[i], 1e-4) << tensor.name;

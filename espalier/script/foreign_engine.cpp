@@ -10,7 +10,8 @@ namespace espalier::models {
 
 const ForeignEngine& foreign_engine() {
   static const ForeignEngine libtorch = {
-      {{{"torchscript", "A scripted PyTorch module of your own (`file`), trained as it is."},
+      {{{"torchscript", "A scripted PyTorch module of your own (`file`), trained as it is.",
+         {"file"}},
         script::make_script_net,
         script::script_unit_notes}},
       torch::make_torch_graph_net,

@@ -262,7 +262,7 @@ TEST(Submodels, StaticStatisticsAreTheGlobalModelsOverTheClientsSamples) {
   for (uint64_t client = 0; client < 12; ++client) {
     std::vector<uint32_t> samples;
     run.partition().samples(client, samples);
-    const ParameterSet mine = trainer->statistics(*run.data().train, samples, 10);
+    const ParameterSet mine = trainer->statistics(*run.data().train, samples, 10).values;
     for (const ParameterInfo& tensor : mine.layout().tensors()) {
       auto& sums = expected[tensor.name];
       sums.resize(static_cast<size_t>(tensor.size));

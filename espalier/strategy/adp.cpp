@@ -1,7 +1,6 @@
 #include "espalier/strategy/adp.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "espalier/base/error.h"
 #include "espalier/models/model_options.h"

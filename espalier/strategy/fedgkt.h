@@ -3,7 +3,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,7 +40,10 @@ struct FedGktOptions : FedGktClientOptions {
     visit("server_model", self.server_model,
           Field("The server's net, on the clients' feature maps; `espalier list models`."));
     visit("server_file", self.server_file,
-          Field("server_model = \"torchscript\": path of the scripted module."));
+          Field("server_model = \"torchscript\": path of the scripted module.")
+              .path()
+              .needs(self.server_model == "torchscript",
+                     "strategy.server_model = \"torchscript\""));
     visit("server_epochs", self.server_epochs,
           Field("Passes over the uploaded samples per round (paper: 20 IID, 10 otherwise).")
               .at_least(1));
@@ -54,7 +56,11 @@ struct FedGktOptions : FedGktClientOptions {
     visit("server_optimizer", self.server_optimizer,
           Field("The server's optimizer.").one_of({"sgd", "adam", "adamw"}));
     visit("server_lr", self.server_lr, Field("The server's learning rate.").above(0));
-    visit("server_momentum", self.server_momentum, Field("sgd: momentum.").at_least(0).below(1));
+    visit("server_momentum", self.server_momentum,
+          Field("sgd: momentum.")
+              .at_least(0)
+              .below(1)
+              .needs(self.server_optimizer == "sgd", "strategy.server_optimizer = \"sgd\""));
     visit("server_weight_decay", self.server_weight_decay, Field("L2 penalty.").at_least(0));
     visit("server_amsgrad", self.server_amsgrad,
           Field("adam: keep the largest second moment (Reddi et al. 2018)."));
@@ -64,7 +70,9 @@ struct FedGktOptions : FedGktClientOptions {
               .above(0)
               .at_most(1));
     visit("server_lr_patience", self.server_lr_patience,
-          Field("Rounds without a higher accuracy before that.").at_least(0));
+          Field("Rounds without a higher accuracy before that.")
+              .at_least(0)
+              .needs(self.server_lr_factor < 1, "strategy.server_lr_factor below 1"));
     visit("server_precision", self.server_precision,
           Field("The server's arithmetic.").one_of({"fp32", "bf16"}));
     visit("server_device", self.server_device,
@@ -81,7 +89,8 @@ struct FedGktOptions : FedGktClientOptions {
               .one_of({"synchronous", "asynchronous"}));
     visit("pretrained_extractor", self.pretrained_extractor,
           Field("Safetensors file with the extractor's tensors by name, from which every client "
-                "starts; empty: drawn from the seed."));
+                "starts; empty: drawn from the seed.")
+              .path());
     FedGktClientOptions::upload_fields(self, visit);
     visit("memory_limit_mb", self.memory_limit_mb,
           Field("Encoded feature maps that the server keeps in memory, in MB; what exceeds it lies "

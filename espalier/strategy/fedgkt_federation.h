@@ -40,7 +40,7 @@ class SpyTrainer final : public train::Trainer {
     }
     return trainer_->fit(dataset, samples, options, hooks, key);
   }
-  ParameterSet statistics(const data::Dataset& dataset, std::span<const uint32_t> samples,
+  train::NormStatistics statistics(const data::Dataset& dataset, std::span<const uint32_t> samples,
                           size_t batch_size) override {
     return trainer_->statistics(dataset, samples, batch_size);
   }

@@ -1,7 +1,6 @@
 #include "espalier/strategy/fednova.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "espalier/base/error.h"
 #include "espalier/strategy/fednova_client.h"

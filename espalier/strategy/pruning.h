@@ -1,9 +1,6 @@
 #pragma once
 
-#include <map>
 #include <memory>
-#include <mutex>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -88,7 +85,8 @@ struct PruningOptions : WeightingOptions {
               .at_least(0)
               .at_most(1));
     visit("refresh_rounds", self.refresh_rounds,
-          Field("Prune anew every so many rounds (not in the last) with what that round's clients "
+          Field("Prune anew in the rounds start_round + R, start_round + 2R, … (not in the last) "
+                "with what that round's clients "
                 "report; they then train and send all weights of the units that are left. 0: "
                 "never. With end_round: rounds between two steps; 0 is every round.")
               .at_least(0));
@@ -104,8 +102,8 @@ struct PruningOptions : WeightingOptions {
         "exploration_patience", self.exploration_patience,
         Field("A client stops exploring after this many epochs without a lower loss.").at_least(1));
     visit("exploration_holdout", self.exploration_holdout,
-          Field("Share of a client's samples that it holds out for that loss; 0: the training "
-                "loss.")
+          Field("Share of a client's samples that it holds out for that loss; 0: it watches the "
+                "mean training loss of the epoch.")
               .at_least(0)
               .at_most(0.9));
   }
@@ -118,8 +116,8 @@ struct PruningOptions : WeightingOptions {
     visit("start_round", self.start_round,
           Field("The round before which pruning begins.").at_least(1).at_most(1e9));
     visit("end_round", self.end_round,
-          Field("Raise the sparsity gradually until this round, s·(1 − (1 − t)³) (Zhu and Gupta "
-                "2017); 0: at once.")
+          Field("Raise the sparsity gradually until this round, s·(1 − (1 − t)³) with t = (r − "
+                "start + 1)/(end − start + 1) in round r (Zhu and Gupta 2017); 0: at once.")
               .at_least(0)
               .at_most(1e9));
     visit("seconds_per_mac", self.seconds_per_mac,
@@ -154,7 +152,8 @@ struct AutoFlipOptions : PruningOptions {
               .at_least(0)
               .at_most(1));
     visit("init_from_exploration", self.init_from_exploration,
-          Field("Start from the mean of the explored weights instead of the initial ones."));
+          Field("Start from the mean of the explored weights, weighted by `weighting`, instead of "
+                "the initial ones."));
   }
 };
 

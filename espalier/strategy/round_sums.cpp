@@ -24,8 +24,10 @@ void RoundSums::add(uint64_t client, const wire::Update& update) {
     for (const wire::Payload& payload : update.payloads) {
       auto& sum = sums_[payload.name];
       if (!sum) {
-        const size_t size = map != nullptr ? map->full_size() : payload.values->size();
-        sum = std::make_unique<ExactAccumulator>(size, max_clients_, max_weight_);
+        const ParameterLayout& layout =
+            map != nullptr ? *update.submodel->full_layout() : payload.values->layout();
+        sum = std::make_unique<ExactAccumulator>(layout.size(), max_clients_, max_weight_,
+                                                 ExactAccumulator::wide(layout));
       }
       targets.push_back(sum.get());
     }

@@ -4,8 +4,6 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -216,6 +214,7 @@ StrategyRow strategy_row(std::string name, std::string summary) {
       [](const ConfigSection& section, const std::vector<std::string>& other_keys, Json& table) {
         typename T::Options options;
         read_options(section, other_keys, options);
+        refuse_idle("strategy", idle_options(options));
         write_options(options, table);
       },
       [] { return describe_options<typename T::Options>(); }};

@@ -22,6 +22,8 @@ class TorchModel {
   virtual ~TorchModel() = default;
   virtual const std::shared_ptr<const ParameterLayout>& layout() const = 0;
   virtual uint64_t macs_per_sample() const = 0;
+  // Of a training pass: forward and the gradients that autograd computes.
+  virtual uint64_t training_macs_per_sample() const = 0;
   virtual void initialize(Key key, ParameterSet& out) const = 0;
   // Shape of one sample as the model wants it.
   virtual std::vector<int64_t> sample_shape() const = 0;

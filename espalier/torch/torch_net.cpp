@@ -41,6 +41,7 @@ class TorchNet final : public Net {
       const at::Tensor& logits = output.logits;
       at::Tensor slope = at::empty({logits.size(0), logits.size(1)}, at::kFloat);
       BatchSums result = sums(batch, logits.detach(), slope.data_ptr<float>());
+      result.macs = static_cast<uint64_t>(batch.size) * model_->training_macs_per_sample();
       ::torch::autograd::variable_list roots = {logits},
                                        slopes = {slope.to(logits.device(), logits.scalar_type())};
       if (output.penalty.defined()) {
@@ -190,6 +191,7 @@ class TorchGraph final : public TorchModel {
   explicit TorchGraph(Graph graph) : graph_(std::move(graph)) {}
   const std::shared_ptr<const ParameterLayout>& layout() const override { return graph_.layout; }
   uint64_t macs_per_sample() const override { return graph_.macs; }
+  uint64_t training_macs_per_sample() const override { return dense_training_macs(graph_); }
   void initialize(Key key, ParameterSet& out) const override {
     draw_parameters(graph_.init, key, out);
   }

@@ -42,23 +42,37 @@ struct StepOptions {
   template <class Self, class Visitor>
   static void optimizer_fields(Self& self, Visitor&& visit) {
     visit("optimizer", self.optimizer, Field("Client optimizer.").one_of({"sgd", "adam", "adamw"}));
-    visit("lr", self.lr, Field("Client learning rate in the first round after warm-up.").above(0));
-    visit("momentum", self.momentum, Field("sgd: momentum.").at_least(0).below(1));
-    visit("nesterov", self.nesterov, Field("sgd: Nesterov's form of momentum."));
+    visit("lr", self.lr,
+          Field("Client learning rate in the first round after warm-up; rounds = 0, not 0 here, "
+                "gives the initial model.")
+              .above(0));
+    constexpr const char* kSgd = "train.optimizer = \"sgd\"";
+    constexpr const char* kAdam = "train.optimizer = \"adam\" or \"adamw\"";
+    const bool sgd = self.optimizer == "sgd";
+    visit("momentum", self.momentum, Field("sgd: momentum.").at_least(0).below(1).needs(sgd, kSgd));
+    visit("nesterov", self.nesterov,
+          Field("sgd: Nesterov's form of momentum.")
+              .needs(sgd, kSgd)
+              .needs(self.momentum > 0, "train.momentum above 0"));
     visit("weight_decay", self.weight_decay,
           Field("L2 penalty (sgd, adam) or decoupled decay (adamw).").at_least(0));
-    visit("beta1", self.beta1, Field("adam: decay of the first moment.").at_least(0).below(1));
-    visit("beta2", self.beta2, Field("adam: decay of the second moment.").at_least(0).below(1));
-    visit("epsilon", self.epsilon, Field("adam: added to the denominator.").above(0));
+    visit("beta1", self.beta1,
+          Field("adam: decay of the first moment.").at_least(0).below(1).needs(!sgd, kAdam));
+    visit("beta2", self.beta2,
+          Field("adam: decay of the second moment.").at_least(0).below(1).needs(!sgd, kAdam));
+    visit("epsilon", self.epsilon,
+          Field("adam: added to the denominator.").above(0).needs(!sgd, kAdam));
     visit("amsgrad", self.amsgrad,
-          Field("adam: keep the largest second moment (Reddi et al. 2018)."));
+          Field("adam: keep the largest second moment (Reddi et al. 2018).").needs(!sgd, kAdam));
     visit("epochs", self.epochs, Field("Passes over the client's samples per round.").at_least(1));
     visit("max_steps", self.max_steps,
           Field("Stop a client after this many optimizer steps; 0 is no limit.").at_least(0));
     visit("batch_size", self.batch_size,
           Field("Samples per step; the last batch of an epoch may be smaller.").at_least(1));
     visit("clip_norm", self.clip_norm,
-          Field("Clip the gradient's L2 norm to this; 0 is off.").at_least(0));
+          Field("Clip the L2 norm of the loss's gradient to this, before a strategy adds proximal or "
+                "control terms and before weight decay; 0 is off.")
+              .at_least(0));
   }
 
   // How samples are varied; apart, because the order of keys in a file has the schedule before it.

@@ -6,7 +6,7 @@
 
 namespace espalier::train {
 
-double lr_at_round(const ScheduleOptions& schedule, double lr, int64_t round, int64_t num_rounds) {
+double lr_at_round(const ScheduleOptions& schedule, double lr, int64_t round) {
   const int64_t warmup = schedule.lr_warmup_rounds;
   if (round < warmup) return lr * static_cast<double>(round + 1) / static_cast<double>(warmup);
   const int64_t past = round - warmup;
@@ -14,8 +14,9 @@ double lr_at_round(const ScheduleOptions& schedule, double lr, int64_t round, in
     return lr * std::pow(schedule.lr_decay, static_cast<double>(past / schedule.lr_step_rounds));
   }
   if (schedule.lr_schedule == "cosine") {
-    const auto span = static_cast<double>(std::max<int64_t>(1, num_rounds - warmup));
-    const double part = std::min(1.0, static_cast<double>(past) / span);
+    const int64_t span = std::max<int64_t>(1, schedule.schedule_rounds - warmup);
+    const double part =
+        static_cast<double>(std::min(past, span - 1)) / static_cast<double>(span);
     return lr * 0.5 * (1 + std::cos(std::numbers::pi * part));
   }
   return lr;

@@ -67,8 +67,17 @@ struct FitResult {
   double accuracy = 0;  // of the training predictions, same average
   uint64_t steps = 0;
   uint64_t samples = 0;  // seen, all epochs together
-  // Multiply-accumulates of all passes; a backward pass counts as two forward ones. Narrower widths
-  // count as what they are, a teacher's forward pass is in it.
+  // Multiply-accumulates of all passes as the engine executed them: forward, gradients of weights,
+  // gradients of inputs where somebody wants them; elementwise work is not counted. Narrower widths
+  // count as what they are, a teacher's forward pass is in it. (libtorch's passes are counted from
+  // shapes.)
+  uint64_t macs = 0;
+};
+
+// What the normalization layers see of samples: a set of the layout's tensors of role kStatistic
+// alone, and the multiply-accumulates that it took.
+struct NormStatistics {
+  ParameterSet values;
   uint64_t macs = 0;
 };
 
@@ -118,10 +127,9 @@ class Trainer {
                         const StepOptions& options, const FitHooks& hooks, Key key) = 0;
 
   // The normalization layers' statistics of the loaded weights over the samples, the mean over
-  // their batches: a set of the layout's tensors of role kStatistic alone. The weights stay as they
-  // are.
-  virtual ParameterSet statistics(const data::Dataset& dataset, std::span<const uint32_t> samples,
-                                  size_t batch_size) = 0;
+  // their batches. The weights stay as they are.
+  virtual NormStatistics statistics(const data::Dataset& dataset, std::span<const uint32_t> samples,
+                                    size_t batch_size) = 0;
 
   // What the model sends on when it is cut in two (FedGKT's extractor and classifier): the shape of
   // one sample's feature map, channels × height × width for images. Empty: the model names no such

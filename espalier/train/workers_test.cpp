@@ -32,7 +32,7 @@ class Counting final : public Trainer {
                 const FitHooks&, Key) override {
     return {};
   }
-  ParameterSet statistics(const data::Dataset&, std::span<const uint32_t>, size_t) override {
+  NormStatistics statistics(const data::Dataset&, std::span<const uint32_t>, size_t) override {
     return {};
   }
   void predict(const data::Dataset&, std::span<const uint32_t>, const data::Augmentation*, Key,

@@ -71,7 +71,7 @@ with Folder() as folder:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
-    check(process.returncode == 0 and "--resume" in error, f"Ctrl-C: exit {process.returncode}: {error}")
+    check(process.returncode == 3 and "--resume" in error, f"Ctrl-C: exit {process.returncode}: {error}")
     ok(run("simulate", "--resume", folder / "stopped", "--set", "rounds=40", "--quiet")) if len(metrics(folder / "stopped")) <= 40 else None
     if len(metrics(folder / "stopped")) == 40:
         check((folder / "stopped/model.safetensors").read_bytes() == expected, "stopped and resumed")

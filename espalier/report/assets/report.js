@@ -199,7 +199,7 @@
     sent_share: "Share of an update that is sent", exploration_epochs: "Epochs of exploration",
     exploration_clients: "Explorers", exploration_bytes_down: "Exploration, down", exploration_bytes_up: "Exploration, up",
     exploration_macs: "Exploration MACs",
-    macs: "Client MACs", lr: "Learning rate", peak_rss_bytes: "Peak memory", clients: "Clients", clients_failed: "Failed clients",
+    macs: "Client MACs", lr: "Learning rate", peak_rss_bytes: "Peak memory", clients_selected: "Clients", clients_failed: "Failed clients",
   };
   const seriesOf = (keys, xKey, log) => {
     const out = [];
@@ -275,7 +275,7 @@
     widths.forEach((key) => { labels[key] = "width " + key.slice(widthPrefix.length); });
     if (!several) chart(all, widths, "round", "Test accuracy of sub-models", "by round");
     else widths.forEach((key) => chart(all, [key], "round", `Test accuracy, ${labels[key]}`, "by round"));
-    for (const key of ["macs", "lr", "peak_rss_bytes", "clients"]) chart(all, [key], "round", labels[key], "by round");
+    for (const key of ["macs", "lr", "peak_rss_bytes", "clients_selected"]) chart(all, [key], "round", labels[key], "by round");
     if (runs.some((run) => run.columns.clients_failed?.some((value) => value > 0))) {
       chart(all, ["clients_failed"], "round", labels.clients_failed, "per round");
     }

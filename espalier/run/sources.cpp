@@ -1,0 +1,192 @@
+#include "espalier/run/sources.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <stdexcept>
+
+#include "espalier/base/config.h"
+#include "espalier/base/error.h"
+#include "espalier/base/file.h"
+#include "espalier/data/fingerprint.h"
+#include "espalier/data/load.h"
+#include "espalier/models/make_trainer.h"
+#include "espalier/models/models.h"
+
+namespace espalier::run {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kKinds[] = {"image", "float", "tokens"};
+
+// The value of a dotted key; null when there is none.
+const Json* find_value(const Json& tree, const std::string& key) {
+  const Json* value = &tree;
+  for (size_t begin = 0; begin <= key.size();) {
+    const size_t end = std::min(key.find('.', begin), key.size());
+    if (!value->is_object()) return nullptr;
+    const auto found = value->find(key.substr(begin, end - begin));
+    if (found == value->end()) return nullptr;
+    value = &*found;
+    begin = end + 1;
+  }
+  return value;
+}
+
+std::string path_at(const Json& tree, const std::string& key) {
+  const Json* value = find_value(tree, key);
+  return value != nullptr && value->is_string() ? value->get<std::string>() : "";
+}
+
+std::string hex(uint64_t value) {
+  char text[17];
+  std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(value));
+  return text;
+}
+
+Json describe_part(const data::Dataset& part) {
+  return {{"samples", part.size()}, {"fingerprint", hex(data::fingerprint(part))}};
+}
+
+}  // namespace
+
+Sources load_sources(const RunConfig& config, size_t num_threads, const Json* kept) {
+  const Key seed(static_cast<uint64_t>(config.run.seed));
+  Sources sources;
+  sources.data = data::load_dataset(config.data, seed.child(Purpose::kData));
+  if (kept != nullptr) {
+    for (const auto& [part, dataset] : {std::pair("train", sources.data.train.get()),
+                                        std::pair("test", sources.data.test.get())}) {
+      const std::string difference = data_difference(*kept, *dataset, part);
+      if (!difference.empty()) {
+        fail("simulate", "the data are not those of the rounds before: ", difference,
+             config.data.root.empty() ? "" : " (" + config.data.root + ")",
+             "; bring them back, set data.root to where they are, or start a new run");
+      }
+    }
+  }
+  sources.partition =
+      data::make_partition(config.partition, *sources.data.train, seed.child(Purpose::kPartition));
+  const train::DataSpec spec = train::spec_of(*sources.data.train);
+  // A graph tells its size before anything is allocated for it.
+  if (const auto graph = models::build_graph(config.model, spec); graph != nullptr) {
+    require_memory(config.model.name, run_sizes(*graph->layout, sources.data, 0), num_threads,
+                   machine_memory());
+  }
+  // One replica for the shapes and the initial weights; the workers make their own.
+  const auto trainer = models::make_trainer(config.model, spec, config.train.hardware);
+  refuse_idle_model_options(config);
+  const train::StepOptions& step = config.train.step;
+  sources.sizes = run_sizes(*trainer->layout(), sources.data,
+                            trainer->training_bytes(step.batch_size, step));
+  require_memory(config.model.name, sources.sizes, num_threads, machine_memory());
+  sources.initial = ParameterSet(trainer->layout());
+  if (config.model.init.empty()) {
+    trainer->initialize(seed.child(Purpose::kInitialization), sources.initial);
+  } else {
+    read_parameters(SafetensorsFile::read(config.model.init), sources.initial);
+  }
+  return sources;
+}
+
+std::vector<InputFile> input_files(const RunConfig& config) {
+  std::vector<InputFile> files;
+  for (const SectionHelp& section : describe_config(config.selection.name)) {
+    for (const FieldHelp& field : section.fields) {
+      const std::string key =
+          section.section.empty() ? field.name : section.section + "." + field.name;
+      if (!field.is_path || key == "data.root") continue;
+      if (const std::string path = path_at(config.resolved, key); !path.empty())
+        files.push_back({key, path});
+    }
+  }
+  return files;
+}
+
+void keep_inputs(const RunConfig& config, const report::RunFolder& folder) {
+  for (const InputFile& input : input_files(config)) {
+    const fs::path copy = folder.inputs_path() / input.key;
+    if (fs::exists(copy)) continue;  // of a run that was killed before its first checkpoint
+    make_folder(folder.inputs_path());
+    write_file_atomic(copy, read_file(input.path));
+  }
+}
+
+void use_kept_inputs(RunConfig& config, const report::RunFolder& folder) {
+  const Json before = read_toml_file(folder.config_path());
+  Json tree = config.resolved;
+  for (const InputFile& input : input_files(config)) {
+    const fs::path kept = fs::absolute(folder.inputs_path() / input.key);
+    if (!fs::exists(kept)) continue;
+    if (path_at(before, input.key) != input.path && input.path != kept &&
+        read_file(input.path) != read_file(kept)) {
+      fail("config", input.key, " = ", input.path.string(),
+           " is not the file that the run began with; leave the key out to use the run's copy (",
+           kept.string(), ")");
+    }
+    set_config_value(tree, concat(input.key, "=", Json(kept.string()).dump()));
+  }
+  RunConfig with_copies = read_run_config(tree);
+  with_copies.resolved = std::move(config.resolved);
+  config = std::move(with_copies);
+}
+
+Json describe_samples(const data::Dataset& dataset) {
+  Json out = {{"kind", kKinds[static_cast<size_t>(dataset.kind)]},
+              {"shape", dataset.sample_shape},
+              {"classes", dataset.num_classes}};
+  if (dataset.kind == data::Kind::kTokens) out["vocabulary"] = dataset.vocabulary;
+  if (!dataset.mean.empty()) {
+    out["mean"] = dataset.mean;
+    out["stddev"] = dataset.stddev;
+  }
+  return out;
+}
+
+std::optional<data::Dataset> samples_of(const SafetensorsFile& file) {
+  const auto entry = file.metadata().find(kSamplesEntry);
+  if (entry == file.metadata().end()) return std::nullopt;
+  try {
+    const Json json = Json::parse(entry->second);
+    data::Dataset dataset;
+    const auto kind = json.at("kind").get<std::string>();
+    const auto found = std::find(std::begin(kKinds), std::end(kKinds), kind);
+    if (found == std::end(kKinds)) throw std::invalid_argument(kind);
+    dataset.kind = static_cast<data::Kind>(found - std::begin(kKinds));
+    dataset.sample_shape = json.at("shape").get<std::vector<int64_t>>();
+    dataset.num_classes = json.at("classes").get<int64_t>();
+    dataset.vocabulary = json.value("vocabulary", int64_t{0});
+    dataset.mean = json.value("mean", std::vector<float>{});
+    dataset.stddev = json.value("stddev", std::vector<float>{});
+    bool sound = dataset.num_classes >= 1 && !dataset.sample_shape.empty() &&
+                 dataset.mean.size() == dataset.stddev.size();
+    for (const int64_t dimension : dataset.sample_shape) sound = sound && dimension >= 1;
+    if (dataset.kind == data::Kind::kImage) {
+      sound = sound && dataset.sample_shape.size() == 3 &&
+              dataset.mean.size() == static_cast<size_t>(dataset.sample_shape[0]);
+    }
+    if (!sound) throw std::invalid_argument("numbers that do not go together");
+    return dataset;
+  } catch (const std::exception&) {
+    fail(file.where(), "the metadata '", kSamplesEntry, "' is damaged: ", entry->second);
+  }
+}
+
+Json describe_data(const data::DataSource& data) {
+  return {{kSamplesEntry, describe_samples(*data.train)},
+          {"train", describe_part(*data.train)},
+          {"test", describe_part(*data.test)}};
+}
+
+std::string data_difference(const Json& kept, const data::Dataset& now, const std::string& part) {
+  const Json current = describe_part(now);
+  const Json before = kept.value(part, Json::object());
+  if (before == current) return "";
+  const std::string which = part == "train" ? "training" : "test";
+  const auto count = before.value("samples", size_t{0});
+  if (count != now.size()) return concat(now.size(), " ", which, " samples instead of ", count);
+  return concat("the ", now.size(), " ", which, " samples have other contents");
+}
+
+}  // namespace espalier::run
