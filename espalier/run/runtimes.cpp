@@ -74,7 +74,8 @@ TrainedModel open_model(const std::string& command, const ModelArguments& argume
   }
   Json tree = read_toml_file(config_path);
   std::vector<std::string> notes = override_config(tree, arguments.assignments);
-  TrainedModel model{.config = read_run_config(tree), .file = SafetensorsFile::read(path), .notes = std::move(notes)};
+  TrainedModel model{read_run_config(tree), {}, {}, SafetensorsFile::read(path), std::move(notes),
+                     {}};
   if (folder && arguments.config.empty()) use_kept_inputs(model.config, *folder);
   models::configure_thread();
 

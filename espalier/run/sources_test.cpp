@@ -59,7 +59,7 @@ TEST(Sources, OtherDataAreToldApart) {
   EXPECT_EQ(data_difference(kept, other, "train"), "");
   other.labels[0] = 1;
   EXPECT_EQ(data_difference(kept, other, "test"), "the 2 test samples have other contents");
-  other.labels.resize(1), other.pixels.resize(2);
+  other.labels = {0}, other.pixels = {1, 2};
   EXPECT_EQ(data_difference(kept, other, "train"), "1 training samples instead of 2");
 }
 

@@ -47,7 +47,7 @@ class TestRun {
           const std::vector<std::string>& assignments = {}, const Wrap& wrap = {}) {
     Json tree = parse_toml(kConfig, "test");
     set_config_value(tree, "strategy.name=" + strategy_name);
-    for (const auto& assignment : assignments) set_config_value(tree, assignment);
+    run::override_config(tree, assignments);
     config_ = run::read_run_config(tree);
     models::configure_process();
     run::Sources sources;

@@ -58,8 +58,8 @@ class ToyTrainer : public train::Trainer {
   }
 
   train::NormStatistics statistics(const data::Dataset&, std::span<const uint32_t>, size_t) override {
-    return ParameterSet(std::make_shared<const ParameterLayout>(
-        std::vector<ParameterInfo>{{"statistic", {1}, Role::kStatistic}}));
+    return {ParameterSet(std::make_shared<const ParameterLayout>(
+        std::vector<ParameterInfo>{{"statistic", {1}, Role::kStatistic}}))};
   }
   // One class, whose logit is minus the loss.
   void predict(const data::Dataset& dataset, std::span<const uint32_t> samples,
