@@ -8,7 +8,7 @@
 #include "apps/compare_command.h"
 #include "apps/data_command.h"
 #include "apps/report_command.h"
-#include "espalier/base/error.h"
+#include "espalier/base/detailed_error.h"
 #include "espalier/models/process.h"
 #include "espalier/train/trainer.h"
 
@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
       "  espalier simulate examples/fashion-mnist.toml --set strategy.name=fedprox --set rounds=5\n"
       "  espalier compare runs/first runs/second\n"
       "Each subcommand has --help with examples of its own.");
+  bool verbose = false;
   try {
     espalier::apps::add_simulate_command(app);
     espalier::apps::add_compare_command(app);
@@ -33,6 +34,10 @@ int main(int argc, char** argv) {
     espalier::apps::add_list_command(app);
     espalier::apps::add_data_command(app);
     espalier::apps::add_codec_command(app);
+    for (CLI::App* command : app.get_subcommands({})) {
+      command->add_flag("--verbose", verbose,
+                        "After an error, also what libtorch says of it, in full");
+    }
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& error) {
@@ -40,6 +45,8 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const espalier::Error& error) {
     std::fprintf(stderr, "espalier: %s\n", error.what());
+    const auto* detailed = dynamic_cast<const espalier::DetailedError*>(&error);
+    if (verbose && detailed != nullptr) std::fprintf(stderr, "%s\n", detailed->detail().c_str());
     return 2;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "espalier: unexpected failure: %s\n", error.what());

@@ -9,6 +9,7 @@ const ForeignEngine& foreign_engine() {
       {{{"torchscript",
          "A scripted PyTorch module of your own; this program was built without libtorch."},
         nullptr,
+        nullptr,
         nullptr}},
       nullptr,
       [](const std::string& device) {

@@ -4,7 +4,9 @@
 #include "espalier/models/process.h"
 #include "espalier/params/safetensors.h"
 #include "espalier/round/refusals.h"
+#include "espalier/run/model_checks.h"
 #include "espalier/strategy/client_algorithms.h"
+#include "espalier/train/rehearsal.h"
 
 namespace espalier::run {
 
@@ -21,8 +23,16 @@ Sources load_sources(const RunConfig& config) {
   if (config.model.init.empty()) {
     trainer->initialize(seed.child(Purpose::kInitialization), sources.initial);
   } else {
-    read_parameters(SafetensorsFile::read(config.model.init), sources.initial);
+    train::read_weights(SafetensorsFile::read(config.model.init), trainer->fixed(),
+                        sources.initial);
   }
+  sources.fixed = trainer->fixed();
+  check_output(config, *trainer);
+  check_units(config, train::spec_of(*sources.data.train), *trainer);
+  train::check_batches(*sources.partition, config.train.step);
+  train::rehearse(*trainer, sources.initial,
+                  {sources.data, *sources.partition, config.train.step,
+                   static_cast<size_t>(config.run.eval_batch)});
   return sources;
 }
 
@@ -30,6 +40,7 @@ Assembly::Assembly(const RunConfig& config, Sources sources, const Options& opti
     : model_(config.model),
       hardware_(config.train.hardware),
       data_(std::move(sources.data)),
+      fixed_(std::move(sources.fixed)),
       partition_(std::move(sources.partition)),
       strategy_(make_strategy(config)),
       downlink_(codec::make_codec(config.downlink, "downlink")),

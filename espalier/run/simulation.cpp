@@ -21,12 +21,16 @@ std::filesystem::path checkpoint_file(const report::RunFolder& folder) {
 
 // What must not change between a run and its continuation: everything but how long it runs and how
 // often it is looked at.
-uint64_t configuration_fingerprint(const Json& resolved) {
-  Json kept = resolved;
+uint64_t configuration_fingerprint(const RunConfig& config) {
+  Json kept = config.resolved;
   for (const char* key :
        {"rounds", "eval_every", "eval_batch", "checkpoint_every", "client_state_mb"})
     kept.erase(key);
-  return round::fingerprint(kept.dump());
+  std::string text = kept.dump();
+  // A module's file is the model: its code, and what of it is not trained.
+  if (!config.model.file.empty() && std::filesystem::is_regular_file(config.model.file))
+    text += sha256_hex(read_file(config.model.file));
+  return round::fingerprint(text);
 }
 
 // What strategies measure of how much is left or sent; the last round's is in the summary.
@@ -43,7 +47,7 @@ std::string width_key(double width) {
 
 Simulation::Simulation(RunConfig config, size_t num_threads, const std::filesystem::path& folder)
     : config_(std::move(config)),
-      configuration_(configuration_fingerprint(config_.resolved)),
+      configuration_(configuration_fingerprint(config_)),
       num_threads_(num_threads) {
   Assembly::Options options{.num_threads = num_threads};
   if (!folder.empty()) {
@@ -56,9 +60,13 @@ Simulation::Simulation(RunConfig config, size_t num_threads, const std::filesyst
 }
 
 std::vector<std::string> Simulation::notes() const {
-  if (!loop().submodels().active()) return {};
-  std::vector<std::string> notes = models::unit_notes(config_.model, train::spec_of(*data().train));
-  for (std::string& note : notes) note = concat("[submodel] ", note);
+  const train::DataSpec spec = train::spec_of(*data().train);
+  std::vector<std::string> notes;
+  for (const std::string& note : models::model_notes(config_.model, spec))
+    notes.push_back(concat("[model] ", note));
+  if (!loop().submodels().active()) return notes;
+  for (const std::string& note : models::unit_notes(config_.model, spec))
+    notes.push_back(concat("[submodel] ", note));
   return notes;
 }
 
@@ -94,7 +102,8 @@ void Simulation::resume() {
   if (checkpoint.configuration != configuration_) {
     fail("simulate", path.string(),
          " was written with another configuration; only rounds, eval_every and checkpoint_every "
-         "may change");
+         "may change",
+         config_.model.file.empty() ? "" : ", and the file of model.file must be the same");
   }
   assembly_->states().keep_only(checkpoint.state_versions);
   loop().restore(std::move(checkpoint));
@@ -172,7 +181,8 @@ void Simulation::write_model() {
       {"espalier", ESPALIER_VERSION}};
   strategy::OwnModel* own = assembly_->strategy().capabilities().own_model;
   if (own == nullptr) {
-    write_file_atomic(folder_->model_path(), write_safetensors(loop().global(), metadata));
+    write_file_atomic(folder_->model_path(),
+                      train::write_weights(loop().global(), assembly_->fixed(), metadata));
     return;
   }
   const auto parts = own->parts();

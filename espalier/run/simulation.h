@@ -40,7 +40,8 @@ class Simulation {
   // One round, without folder and progress: for benchmarks.
   round::RoundRecord step() { return loop().run_round(); }
 
-  // What a person should know before the run: layers whose units could not be found out.
+  // What a person should know before the run: of a module of theirs, and which layers' units could
+  // not be found out.
   std::vector<std::string> notes() const;
   bool finished() const { return loop().finished(); }
   Json summary() const;
