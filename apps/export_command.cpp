@@ -10,7 +10,7 @@ namespace {
 
 struct ExportArguments {
   run::ModelArguments model;
-  std::string out, runtime = "pruned";
+  std::string out, runtime;
   bool json = false;
 };
 
@@ -33,8 +33,9 @@ void add_export_command(CLI::App& app) {
       ->allow_extra_args(false);
   command->add_option("--runtime", arguments->runtime,
                       "pruned: the smallest network that computes the same, without the units that "
-                      "do nothing (default)\ndense: every unit, with the shapes of the run's "
-                      "model.safetensors");
+                      "do nothing\ndense: every unit, with the shapes of the run's "
+                      "model.safetensors\nDefault: pruned, and dense with a note for a model that "
+                      "has no smaller network");
   command->add_flag("--json", arguments->json, "Print one JSON object");
   command->footer(
       "Prints parameters, sizes, multiply-accumulates, accuracy and latency of the network that is "

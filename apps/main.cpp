@@ -14,7 +14,7 @@
 #include "apps/compare_command.h"
 #include "apps/data_command.h"
 #include "apps/report_command.h"
-#include "espalier/base/error.h"
+#include "espalier/base/detailed_error.h"
 #include "espalier/models/process.h"
 #include "espalier/train/trainer.h"
 
@@ -44,6 +44,7 @@ int run(int argc, char** argv) {
       "Each subcommand has --help with examples of its own.\n"
       "Exit codes: 0 done, 2 the input is wrong, 3 interrupted (simulate --resume goes on), 1 "
       "anything else.");
+  bool verbose = false;
   try {
     espalier::apps::add_simulate_command(app);
     espalier::apps::add_compare_command(app);
@@ -53,6 +54,10 @@ int run(int argc, char** argv) {
     espalier::apps::add_list_command(app);
     espalier::apps::add_data_command(app);
     espalier::apps::add_codec_command(app);
+    for (CLI::App* command : app.get_subcommands({})) {
+      command->add_flag("--verbose", verbose,
+                        "After an error, also what libtorch says of it, in full");
+    }
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& error) {
@@ -66,6 +71,8 @@ int run(int argc, char** argv) {
     return 1;
   } catch (const espalier::Error& error) {
     std::fprintf(stderr, "espalier: %s\n", error.what());
+    const auto* detailed = dynamic_cast<const espalier::DetailedError*>(&error);
+    if (verbose && detailed != nullptr) std::fprintf(stderr, "%s\n", detailed->detail().c_str());
     return 2;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "espalier: unexpected failure: %s\n", error.what());

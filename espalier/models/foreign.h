@@ -23,6 +23,7 @@ struct ForeignModel {
   std::unique_ptr<nn::Net> (*make)(const ModelOptions& options, const DataSpec& data,
                                    const std::string& device, std::span<const int64_t> units);
   std::vector<std::string> (*unit_notes)(const ModelOptions& options, const DataSpec& data);
+  std::vector<std::string> (*model_notes)(const ModelOptions& options, const DataSpec& data);
 };
 
 struct ForeignEngine {

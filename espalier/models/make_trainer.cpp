@@ -97,6 +97,12 @@ std::vector<std::string> unit_notes(const ModelOptions& model, const DataSpec& d
                                                               : std::vector<std::string>{};
 }
 
+std::vector<std::string> model_notes(const ModelOptions& model, const DataSpec& data) {
+  const ForeignModel* foreign = find_foreign(model.name);
+  return foreign != nullptr && foreign->model_notes != nullptr ? foreign->model_notes(model, data)
+                                                               : std::vector<std::string>{};
+}
+
 std::unique_ptr<Trainer> make_trainer(const ModelOptions& model, const DataSpec& data,
                                       const HardwareOptions& hardware,
                                       std::span<const int64_t> units) {

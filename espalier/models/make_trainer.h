@@ -33,6 +33,9 @@ std::shared_ptr<const ParameterLayout> model_layout(const ModelOptions& model,
 // models whose units are all known. Throws Error when the model cannot be made.
 std::vector<std::string> unit_notes(const ModelOptions& model, const DataSpec& data);
 
+// The same before the model is trained.
+std::vector<std::string> model_notes(const ModelOptions& model, const DataSpec& data);
+
 // Names and one-line descriptions for `espalier list models`.
 struct ModelRow {
   std::string name, summary;

@@ -23,6 +23,7 @@ struct ModelOptions {
   int64_t lstm_units = 256;
   int64_t lstm_layers = 2;
   std::string file;
+  std::string output;
   std::string init;
 
   template <class Self, class Visitor>
@@ -49,6 +50,9 @@ struct ModelOptions {
     visit("lstm_units", self.lstm_units, Field("lstm: hidden units of each layer.").at_least(1));
     visit("lstm_layers", self.lstm_layers, Field("lstm: number of layers.").at_least(1));
     visit("file", self.file, Field("torchscript: path of the scripted module.").path());
+    visit("output", self.output,
+          Field("torchscript: what of the module's tuple, list or dictionary the logits are: its "
+                "index or key; empty: it returns them alone, or (features, logits) for FedGKT."));
     visit("init", self.init,
           Field("Safetensors file with the initial weights; empty draws them from the seed.")
               .path());

@@ -8,7 +8,8 @@ const ForeignEngine& foreign_engine() {
   static const ForeignEngine none = {
       {{{"torchscript",
          "A scripted PyTorch module of your own; this program was built without libtorch.",
-         {"file"}},
+         {"file", "output"}},
+        nullptr,
         nullptr,
         nullptr}},
       nullptr,

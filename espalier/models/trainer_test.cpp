@@ -55,6 +55,26 @@ TEST(Trainer, LearnsBlocks) {
   }
 }
 
+TEST(Trainer, DropLastLeavesOutTheLastSmallBatch) {
+  const data::Dataset set = block_images({1, 8, 8}, 25, 5);
+  StepOptions options;
+  options.batch_size = 10;
+  options.epochs = 2;
+  options.drop_last = true;
+  for (const std::string model : {"mlp", "resnet8"}) {
+    const auto trainer = trainer_for(model, set);
+    ParameterSet weights(trainer->layout());
+    trainer->initialize(Key(1), weights);
+    trainer->load(weights);
+    const FitResult fit = trainer->fit(set, first_samples(25), options, {}, Key(2));
+    EXPECT_EQ(fit.steps, 4U);
+    EXPECT_EQ(fit.samples, 40U);
+    EXPECT_EQ(fit.macs, 3 * 40 * trainer->macs_per_sample());
+    EXPECT_THAT(error_of([&] { trainer->fit(set, first_samples(9), options, {}, Key(2)); }),
+                HasSubstr("train.drop_last leaves 9 samples without a batch of 10"));
+  }
+}
+
 TEST(Trainer, ParametersAndMultiplyAccumulates) {
   struct Row {
     std::string model;

@@ -49,7 +49,7 @@ void FlatTrainer::initialize(Key key, ParameterSet& out) {
   if (init_file_.empty()) {
     net_->initialize(key, out);
   } else {
-    read_parameters(SafetensorsFile::read(init_file_), out);
+    read_weights(SafetensorsFile::read(init_file_), fixed(), out);
   }
 }
 
@@ -92,6 +92,18 @@ void FlatTrainer::check(const data::Dataset& dataset) const {
          " and at most ", data_.num_classes, " classes, got ", shape_text(dataset.sample_shape),
          " and ", dataset.num_classes, " (data set ", dataset.name, ")");
   }
+}
+
+// What is drawn where nothing is trained depends on nothing but the batch.
+Key FlatTrainer::drawing_key(std::span<const uint32_t> samples) {
+  const Key key = Key(0x65766177).child(Purpose::kDropout);
+  return samples.empty() ? key : key.child(samples.front());
+}
+
+Batch FlatTrainer::unaugmented(const data::Dataset& dataset, std::span<const uint32_t> indices) {
+  Batch batch = gather(dataset, indices, nullptr, Key(0));
+  batch.key = drawing_key(indices);
+  return batch;
 }
 
 Batch FlatTrainer::gather(const data::Dataset& dataset, std::span<const uint32_t> indices,
@@ -204,6 +216,11 @@ FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_
   // the hooks' promise that statistics have zero gradients holds because nothing ever writes there.
   order_.assign(samples.begin(), samples.end());
   const auto batch_size = static_cast<size_t>(options.batch_size);
+  const size_t used = options.drop_last ? order_.size() / batch_size * batch_size : order_.size();
+  if (used == 0) {
+    fail("train/fit", "train.drop_last leaves ", order_.size(), " samples without a batch of ",
+         batch_size, "; lower train.batch_size or set train.drop_last = false");
+  }
   const auto max_steps = static_cast<uint64_t>(options.max_steps);
   FitResult result;
   double loss = 0;
@@ -212,16 +229,23 @@ FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_
   for (int64_t epoch = 0; epoch < options.epochs && !done(); ++epoch) {
     Stream(key.child(Purpose::kShuffle).child(static_cast<uint64_t>(epoch)))
         .shuffle(std::span(order_));
-    for (size_t begin = 0; begin < order_.size() && !done(); begin += batch_size) {
-      const auto indices =
-          std::span(order_).subspan(begin, std::min(batch_size, order_.size() - begin));
+    for (size_t begin = 0; begin < used && !done(); begin += batch_size) {
+      const auto indices = std::span(order_).subspan(begin, std::min(batch_size, used - begin));
       Batch batch = gather(dataset, indices, augmentation.any() ? &augmentation : nullptr,
                            key.child(Purpose::kAugmentation).child(result.steps));
       teach(hooks, indices, batch);
+      batch.key = key.child(Purpose::kDropout).child(result.steps);
+      batch.step = result.steps;
       const BatchSums sums = net.train(batch, weights_, gradients_, fuse ? &update : nullptr);
       if (options.clip_norm > 0) clip_norm(gradients_, segments, options.clip_norm);
       if (hooks.before_step) hooks.before_step(weights_, gradients_);
-      optimizer_.step(weights_, gradients_, segments);
+      if (const auto untouched = net.untouched(); untouched.empty()) {
+        optimizer_.step(weights_, gradients_, segments);
+      } else {
+        optimizer_.step(weights_, gradients_, segments_of(*layout(), [&](size_t i) {
+                          return std::ranges::find(untouched, i) == untouched.end();
+                        }));
+      }
       if (hooks.after_step) hooks.after_step(weights_);
       loss += sums.loss;
       correct += sums.correct;
@@ -266,14 +290,19 @@ NormStatistics FlatTrainer::statistics(const data::Dataset& dataset,
                    weights.begin() + source->offset + source->size);
     return after;
   };
+  std::vector<float> held;
+  for (const ParameterInfo* source : sources)
+    held.insert(held.end(), weights_.begin() + source->offset,
+                weights_.begin() + source->offset + source->size);
   std::vector<double> sums(out.size(), 0);
   for (size_t begin = 0; begin < samples.size(); begin += batch_size) {
     const auto part = samples.subspan(begin, std::min(batch_size, samples.size() - begin));
-    const Batch batch = gather(dataset, part, nullptr, Key(0));
+    const Batch batch = unaugmented(dataset, part);
     const std::vector<float> low = run(batch, 0), high = run(batch, 1);
     for (size_t i = 0; i < sums.size(); ++i) {
       const double momentum = 1 - (static_cast<double>(high[i]) - low[i]);
-      sums[i] += static_cast<double>(part.size()) * (momentum > 0 ? low[i] / momentum : 0);
+      // What training leaves alone is no running value and stays.
+      sums[i] += static_cast<double>(part.size()) * (momentum > 0 ? low[i] / momentum : held[i]);
     }
   }
   for (size_t i = 0; i < sums.size(); ++i)
@@ -297,20 +326,23 @@ void FlatTrainer::predict(const data::Dataset& dataset, std::span<const uint32_t
   for (const int64_t extent : shape) values *= static_cast<size_t>(extent);
   ESPALIER_CHECK(features.empty() || features.size() == values, features.size(), " values for ",
                  values, " of the feature maps");
-  const size_t classes = static_cast<size_t>(data_.num_classes);
-  if (!logits.empty() && net_->num_logits() != classes) {
-    fail("train/predict", "expected a model with a logit for each of ", classes, " classes, got ",
-         net_->num_logits(), " logits");
+  const size_t classes = net_->num_logits();
+  if (!logits.empty() && logits.size() == samples.size() * static_cast<size_t>(data_.num_classes) &&
+      logits.size() != samples.size() * classes) {
+    fail("train/predict", "expected a model with a logit for each of ", data_.num_classes,
+         " classes, got ", classes, " logits");
   }
   ESPALIER_CHECK(logits.empty() || logits.size() == samples.size() * classes, logits.size(),
-                 " logits for ", samples.size(), " samples of ", classes, " classes");
-  net_->predict(gather(dataset, samples, augmentation, key), weights_, features, logits);
+                 " logits for ", samples.size(), " samples of ", classes, " logits each");
+  Batch batch = gather(dataset, samples, augmentation, key);
+  batch.key = drawing_key(samples);
+  net_->predict(batch, weights_, features, logits);
 }
 
 EvalSums FlatTrainer::evaluate(const data::Dataset& dataset, std::span<const uint32_t> samples) {
   check(dataset);
   if (samples.empty()) return {};
-  const BatchSums sums = net_->evaluate(gather(dataset, samples, nullptr, Key(0)), weights_);
+  const BatchSums sums = net_->evaluate(unaugmented(dataset, samples), weights_);
   return {sums.loss, sums.correct, samples.size()};
 }
 

@@ -29,6 +29,9 @@ class FlatTrainer final : public Trainer {
                 const StepOptions& options, const FitHooks& hooks, Key key) override;
   NormStatistics statistics(const data::Dataset& dataset, std::span<const uint32_t> samples,
                           size_t batch_size) override;
+  const FixedTensors& fixed() const override { return net_->fixed(); }
+  bool opaque() const override { return net_->opaque(); }
+  size_t num_logits() const override { return net_->num_logits(); }
   std::vector<int64_t> feature_shape() const override { return net_->feature_shape(); }
   std::vector<size_t> extractor_tensors() const override { return net_->extractor_tensors(); }
   void predict(const data::Dataset& dataset, std::span<const uint32_t> samples,
@@ -43,6 +46,8 @@ class FlatTrainer final : public Trainer {
                     std::span<const uint32_t> samples, Key key);
   Batch gather(const data::Dataset& dataset, std::span<const uint32_t> indices,
                const data::Augmentation* augmentation, Key key);
+  Batch unaugmented(const data::Dataset& dataset, std::span<const uint32_t> indices);
+  static Key drawing_key(std::span<const uint32_t> samples);
   void check_loss(const FitHooks& hooks) const;
   // The loss that the hooks ask for, with the samples' teachers.
   void teach(const FitHooks& hooks, std::span<const uint32_t> indices, Batch& batch);

@@ -30,6 +30,10 @@ struct Batch {
   // One flag per class: 0 keeps its logit out of the cross-entropy; empty: all count.
   std::span<const uint8_t> classes = {};
   LossOptions loss = {};
+  // For what the net itself draws, and the batch's place in its fit. A net that remembers something
+  // outside of its weights remembers nothing at place 0.
+  Key key{0};
+  uint64_t step = 0;
 };
 
 struct BatchSums {
@@ -58,6 +62,10 @@ class Net {
   // updated in `weights` at once and their part of `gradients` is left as it was.
   virtual BatchSums train(const Batch& batch, std::span<float> weights, std::span<float> gradients,
                           const SgdUpdate* update) = 0;
+  // Indices of the trainable tensors that the last train() has found no gradient for, because
+  // nothing of the loss depends on them: theirs in `gradients` is 0, and no step changes them, as
+  // PyTorch's optimizers leave out parameters without a gradient.
+  virtual std::span<const size_t> untouched() const { return {}; }
   // Indices of the layout's tensors that train() updates when it is given an update.
   virtual std::vector<size_t> fused_tensors() const { return {}; }
 
@@ -78,6 +86,13 @@ class Net {
   // Trainer::feature_shape and Trainer::extractor_tensors.
   virtual std::vector<int64_t> feature_shape() const { return {}; }
   virtual std::vector<size_t> extractor_tensors() const { return {}; }
+
+  // Trainer::fixed and Trainer::opaque.
+  virtual const FixedTensors& fixed() const {
+    static const FixedTensors none;
+    return none;
+  }
+  virtual bool opaque() const { return false; }
 
   // Bytes of the buffers, beyond weights and gradients, in which train() works at this batch size.
   virtual uint64_t training_bytes(int64_t batch_size) const = 0;

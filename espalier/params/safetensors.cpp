@@ -125,6 +125,14 @@ SafetensorsFile SafetensorsFile::parse(Bytes bytes, std::string_view where) {
   SafetensorsFile file;
   file.bytes_ = std::move(bytes);
   file.where_ = where;
+  // What people have instead.
+  const std::string_view head(reinterpret_cast<const char*>(file.bytes_.data()),
+                              std::min<size_t>(file.bytes_.size(), 4));
+  if (head.starts_with("PK\x03\x04") || head.starts_with("\x80\x02")) {
+    fail(where,
+         "expected a safetensors file, got one of torch.save; write it with "
+         "safetensors.torch.save_file(model.state_dict(), \"weights.safetensors\")");
+  }
   ByteReader reader(file.bytes_, where);
   const auto header_size = reader.get<uint64_t>();
   if (header_size > kMaxHeader)

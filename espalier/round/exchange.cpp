@@ -148,7 +148,7 @@ void Exchange::run(Backend& backend) {
   for (const uint64_t client : clients) {
     std::unique_lock lock(mutex_);
     if (states_.at(client).wait == Wait::kAwaited)
-      settle(client, Wait::kFailed, "gave no answer", std::move(lock));
+      settle(client, Wait::kFailed, kNoAnswer, std::move(lock));
   }
 }
 

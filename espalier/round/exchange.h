@@ -20,6 +20,9 @@
 // more. What is asked and what the answers are for is an Errand's business.
 namespace espalier::round {
 
+// Why a client has failed that nothing was heard of.
+inline constexpr const char* kNoAnswer = "gave no answer";
+
 // What goes to one client.
 struct Outgoing {
   wire::Task task;  // kind, round, exchange and client are the exchange's

@@ -44,7 +44,7 @@ struct RoundRecord {
   std::map<double, double> width_accuracy;  // of the sub-models in submodel.eval_widths
   std::map<std::string, double> extra;      // what the strategy measured besides
   std::vector<std::string> failures;        // "client 17: reason", at most kMaxFailures
-  std::vector<std::string> notes;           // the strategy's, for a person
+  std::vector<std::string> notes;           // for a person
 
   static constexpr size_t kMaxFailures = 8;  // shown to a person; all are counted
   // "client 17 (when): reason", as long as there is room. `when` has its own leading space; empty:

@@ -41,7 +41,8 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
       plan_(setup.submodel, initial.shared_layout(), setup.devices),
       devices_(setup.devices, setup.backend.num_clients(),
                Key(static_cast<uint64_t>(setup.run.seed)).child(Purpose::kDevices)),
-      global_(std::make_shared<ParameterSet>(std::move(initial))) {
+      global_(std::make_shared<ParameterSet>(std::move(initial))),
+      failures_(static_cast<uint64_t>(setup.run.rounds)) {
   if (setup_.train.schedule.schedule_rounds == 0)
     setup_.train.schedule.schedule_rounds = setup_.run.rounds;
   if (!setup_.selection.device.empty()) eligible_ = devices_.clients_of(setup_.selection.device);
@@ -205,6 +206,11 @@ RoundRecord RoundLoop::train_round(const strategy::RoundInfo& info, const Stopwa
     throw RoundFailed(concat("[round] all ", clients.size(), " clients of round ", round,
                              " failed; ", record.failures.front()));
   }
+  FailureHistory::Verdict verdict = failures_.add(clients, exchange.failures());
+  if (!verdict.end.empty()) {
+    if (delta_sender_) set_downlink_state(std::move(delta_before));
+    throw RoundFailed(concat("[round] round ", round, ": ", verdict.end));
+  }
   const strategy::RoundSums& sums = errand.sums();
   record.train_loss = sums.weighted_mean_of(wire::kTrainLoss);
   record.train_accuracy = sums.weighted_mean_of(wire::kTrainAccuracy);
@@ -225,6 +231,7 @@ RoundRecord RoundLoop::train_round(const strategy::RoundInfo& info, const Stopwa
   strategy::RoundReport report = setup_.strategy.take_report();
   record.extra = std::move(report.figures);
   record.notes = std::move(report.notes);
+  std::ranges::move(verdict.notes, std::back_inserter(record.notes));
   if (info.evaluates) {
     if (plan_.options().static_batch_norm)
       collect_statistics(info, exchange.answered(), 1, *global_, record);

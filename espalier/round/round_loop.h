@@ -16,6 +16,7 @@
 #include "espalier/round/checkpoint.h"
 #include "espalier/round/devices.h"
 #include "espalier/round/exchange.h"
+#include "espalier/round/failure_history.h"
 #include "espalier/round/ledger.h"
 #include "espalier/round/refusals.h"
 #include "espalier/round/run_options.h"
@@ -26,7 +27,7 @@
 
 namespace espalier::round {
 
-// All clients of a round failed.
+// All clients of a round failed, or too many of them in one round after the other.
 class RoundFailed : public Error {
  public:
   using Error::Error;
@@ -61,7 +62,8 @@ class RoundLoop {
   RoundLoop(const Setup& setup, ParameterSet initial);
 
   // Runs the next round. A client's failure is recorded, not thrown. RoundFailed when all clients
-  // of the round failed, with the state as before the round; another Error when the model is no
+  // of the round failed, or half of them for the same reason round after round, with the state as
+  // before the round; another Error when the model is no
   // longer finite or storage failed: the run cannot go on from here.
   RoundRecord run_round();
 
@@ -126,6 +128,7 @@ class RoundLoop {
   uint32_t exchanges_ = 0;  // of the round in progress
   std::shared_ptr<ParameterSet> global_;
   Ledger ledger_;
+  FailureHistory failures_;
   Feedback feedback_;
   std::map<std::string, ParameterSet> estimates_;     // EF21
   std::unique_ptr<codec::DeltaSender> delta_sender_;  // delta downlink

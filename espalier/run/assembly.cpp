@@ -3,7 +3,9 @@
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/process.h"
 #include "espalier/round/refusals.h"
+#include "espalier/run/model_checks.h"
 #include "espalier/strategy/client_algorithms.h"
+#include "espalier/train/rehearsal.h"
 
 namespace espalier::run {
 
@@ -11,6 +13,7 @@ Assembly::Assembly(const RunConfig& config, Sources sources, const Options& opti
     : model_(config.model),
       hardware_(config.train.hardware),
       data_(std::move(sources.data)),
+      fixed_(std::move(sources.fixed)),
       partition_(std::move(sources.partition)),
       strategy_(make_strategy(config)),
       downlink_(codec::make_codec(config.downlink, "downlink")),

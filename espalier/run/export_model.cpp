@@ -13,7 +13,8 @@ namespace espalier::run {
 // was asked for is written.
 Json export_model(const ModelArguments& arguments, const std::string& runtime,
                   const std::filesystem::path& file) {
-  const bool prune = runtime == "pruned";
+  const bool any = runtime.empty();
+  bool prune = any || runtime == "pruned";
   if (!prune && runtime != "dense") {
     fail("export", unknown_name_message("runtime", runtime, {"dense", "pruned"}));
   }
@@ -34,8 +35,19 @@ Json export_model(const ModelArguments& arguments, const std::string& runtime,
   models::ExportedModel exported{
       model.config.model, model.spec, {}, model.data.test->mean, model.data.test->stddev};
   Json out = {{"file", file.string()}, {"model", model.config.model.name}};
+  PrunedModel pruned;
   if (prune) {
-    const PrunedModel pruned = prune_model(model);
+    try {
+      pruned = prune_model(model);
+    } catch (const NotPrunable& error) {
+      if (!any) throw;
+      prune = false;
+      const std::string why = error.what();
+      out["note"] = concat("exported dense: ",
+                           why.substr(why.find("] ") + 2, why.rfind("; use") - why.find("] ") - 2));
+    }
+  }
+  if (prune) {
     out.update(describe(pruned));
     out["variants"] = measure(model, {{"dense", pruned.whole.get(), &pruned.dense},
                                       {"pruned", pruned.smaller.get(), &pruned.pruned}});
@@ -50,7 +62,7 @@ Json export_model(const ModelArguments& arguments, const std::string& runtime,
     return out;
   }
   const auto trainer = make_trainer(model);
-  const ParameterSet weights = read_weights(model, trainer->layout());
+  const ParameterSet weights = read_weights(model, *trainer);
   trainer->load(weights);
   out["variants"] = measure(model, {{"dense", trainer.get(), &weights}});
   const Bytes bytes = archive(exported, weights);

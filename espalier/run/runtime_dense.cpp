@@ -27,7 +27,7 @@ train::EvalSums evaluate_model(const TrainedModel& model, train::Trainer& traine
     return own->evaluate_saved({model.file, model.data, trainer});
   }
   ParameterSet weights(trainer.layout());
-  read_parameters(model.file, weights);
+  train::read_weights(model.file, trainer.fixed(), weights);
   trainer.load(weights);
   return evaluate_test(model, trainer);
 }

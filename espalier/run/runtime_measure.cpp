@@ -21,6 +21,11 @@ size_t eval_batch(const TrainedModel& model) {
   return std::min(static_cast<size_t>(model.config.run.eval_batch), model.data.test->size());
 }
 
+size_t logits_of(const TrainedModel& model, const train::Trainer& trainer) {
+  return trainer.num_logits() > 0 ? trainer.num_logits()
+                                  : static_cast<size_t>(model.spec.num_classes);
+}
+
 double quantile(std::vector<double> values, double q) {
   const auto rank = static_cast<size_t>(q * static_cast<double>(values.size() - 1) + 0.5);
   std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(rank),
@@ -34,7 +39,9 @@ std::vector<std::vector<double>> time_batches(const TrainedModel& model,
   constexpr size_t kWarmUp = 3, kMost = 300, kLeast = 10;
   constexpr double kBudgetSeconds = 3;  // of each variant
   const std::vector<uint32_t> samples = first_samples(batch);
-  std::vector<float> logits(batch * static_cast<size_t>(model.spec.num_classes));
+  std::vector<std::vector<float>> logits(variants.size());
+  for (size_t i = 0; i < variants.size(); ++i)
+    logits[i].resize(batch * logits_of(model, *variants[i].trainer));
   std::vector<std::vector<double>> seconds(variants.size());
   Stopwatch all;
   for (size_t repetition = 0; repetition < kWarmUp + kMost; ++repetition) {
@@ -43,7 +50,8 @@ std::vector<std::vector<double>> time_batches(const TrainedModel& model,
       // Each variant goes first as often as the others.
       const size_t which = (i + repetition) % variants.size();
       const Stopwatch time;
-      variants[which].trainer->predict(*model.data.test, samples, nullptr, Key(0), {}, logits);
+      variants[which].trainer->predict(*model.data.test, samples, nullptr, Key(0), {},
+                                       logits[which]);
       if (repetition >= kWarmUp) seconds[which].push_back(time.seconds());
     }
     if (repetition >= kWarmUp + kLeast &&
@@ -75,7 +83,8 @@ Json measure(const TrainedModel& model, const std::vector<Variant>& variants) {
         {"loss", sums.loss / count},
         {"parameters", variant.weights->layout().num_trainable()},
         {"nonzero_parameters", count_nonzero(*variant.weights)},
-        {"safetensors_bytes", write_safetensors(*variant.weights, {}).size()},
+        {"safetensors_bytes",
+         train::write_weights(*variant.weights, variant.trainer->fixed(), {}).size()},
         {"macs_per_sample", variant.trainer->macs_per_sample()},
     };
   }
@@ -108,7 +117,7 @@ void add_ratio(Json& variants) {
 LogitDifference compare_logits(const TrainedModel& model, train::Trainer& first,
                                train::Trainer& second) {
   const std::vector<uint32_t> all = first_samples(std::min<size_t>(1000, model.data.test->size()));
-  const size_t batch = eval_batch(model), classes = static_cast<size_t>(model.spec.num_classes);
+  const size_t batch = eval_batch(model), classes = logits_of(model, first);
   std::vector<float> a, b;
   LogitDifference found;
   for (size_t begin = 0; begin < all.size(); begin += batch) {

@@ -5,6 +5,7 @@
 #include "espalier/base/error.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/prune/structure.h"
+#include "espalier/run/model_checks.h"
 #include "espalier/run/runtime_measure.h"
 
 namespace espalier::run {
@@ -41,15 +42,13 @@ PrunedModel prune_model(const TrainedModel& model) {
   const run::RunConfig& config = model.config;
   PrunedModel out;
   out.whole = make_trainer(model);
-  out.dense = read_weights(model, out.whole->layout());
+  out.dense = read_weights(model, *out.whole);
   out.whole->load(out.dense);
   const ParameterLayout& layout = out.dense.layout();
   if (layout.groups().empty()) {
-    std::string why = "it has no hidden layers";
-    const auto notes = models::unit_notes(config.model, model.spec);
-    if (!notes.empty()) why = notes.front();
-    fail("runtime/pruned", "model '", config.model.name, "' has no units that can be removed (",
-         why, "); use --runtime dense");
+    throw NotPrunable(concat("[runtime/pruned] model '", config.model.name,
+                             "' has no units that can be removed (",
+                             why_no_units(config, model.spec), "); use --runtime dense"));
   }
   const submodel::Submodel live(out.dense.shared_layout(), prune::live_units(out.dense));
   out.pruned = live.extract(out.dense);
@@ -59,11 +58,11 @@ PrunedModel prune_model(const TrainedModel& model) {
       models::make_trainer(config.model, model.spec, config.train.hardware, out.units), out.pruned);
   const LogitDifference found = check_agreement(model, out);
   if (!(found.difference <= kTolerance * std::max(1.0, found.largest))) {
-    fail("runtime/pruned", "without the ", out.removed,
-         " units that are zero the logits of model '", config.model.name, "' change by ",
-         found.difference,
-         ", because it has layers that look at all channels, zero or not, as group normalization "
-         "and gates do; use --runtime dense");
+    throw NotPrunable(concat(
+        "[runtime/pruned] without the ", out.removed, " units that are zero the logits of model '",
+        config.model.name, "' change by ", found.difference,
+        ", because it has layers that look at all channels, zero or not, as group normalization "
+        "and gates do; use --runtime dense"));
   }
   out.logit_difference = found.difference;
   return out;

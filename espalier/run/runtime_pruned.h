@@ -1,5 +1,6 @@
 #pragma once
 
+#include "espalier/base/error.h"
 #include "espalier/run/runtimes.h"
 #include "espalier/submodel/submodel.h"
 
@@ -17,8 +18,14 @@ struct PrunedModel {
   double logit_difference = 0;
 };
 
-// Throws Error when the model has no units that can be removed, or when the smaller network does
-// not give the same logits (to 1e-4 of the largest).
+// There is no smaller network, and the dense one is whole.
+class NotPrunable : public Error {
+ public:
+  using Error::Error;
+};
+
+// Throws NotPrunable when the model has no units that can be removed, or when the smaller network
+// does not give the same logits (to 1e-4 of the largest); Error for everything else.
 PrunedModel prune_model(const TrainedModel& model);
 
 // What there is to say about it: {"units", "removed_units", "max_logit_difference", "note",

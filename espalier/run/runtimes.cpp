@@ -8,6 +8,7 @@
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/process.h"
 #include "espalier/report/run_folder.h"
+#include "espalier/run/model_checks.h"
 #include "espalier/run/sources.h"
 #include "espalier/train/evaluation.h"
 
@@ -115,19 +116,34 @@ TrainedModel open_model(const std::string& command, const ModelArguments& argume
 }
 
 std::unique_ptr<train::Trainer> make_trainer(const TrainedModel& model) {
-  return models::make_trainer(model.config.model, model.spec, model.config.train.hardware);
+  auto trainer = models::make_trainer(model.config.model, model.spec, model.config.train.hardware);
+  check_output(model.config, *trainer);
+  return trainer;
 }
 
-ParameterSet read_weights(const TrainedModel& model,
-                          const std::shared_ptr<const ParameterLayout>& layout) {
+namespace {
+
+ParameterSet read(const TrainedModel& model, const train::FixedTensors& fixed,
+                  const std::shared_ptr<const ParameterLayout>& layout) {
   if (make_strategy(model.config)->capabilities().own_model != nullptr) {
     fail("evaluate/model", "the model of strategy '", model.config.strategy.value("name", ""),
          "' consists of parts that work together, which only `espalier evaluate --runtime dense` "
          "can run");
   }
   ParameterSet weights(layout);
-  read_parameters(model.file, weights);
+  train::read_weights(model.file, fixed, weights);
   return weights;
+}
+
+}  // namespace
+
+ParameterSet read_weights(const TrainedModel& model, const train::Trainer& trainer) {
+  return read(model, trainer.fixed(), trainer.layout());
+}
+
+ParameterSet read_weights(const TrainedModel& model,
+                          const std::shared_ptr<const ParameterLayout>& layout) {
+  return read(model, {}, layout);
 }
 
 train::EvalSums evaluate_test(const TrainedModel& model, train::Trainer& trainer) {

@@ -37,8 +37,10 @@ TrainedModel open_model(const std::string& command, const ModelArguments& argume
 
 // A trainer of the whole model.
 std::unique_ptr<train::Trainer> make_trainer(const TrainedModel& model);
-// The weights, as the one model that `layout` describes. Throws Error when the file holds anything
+// The weights, as the one model that the trainer has. Throws Error when the file holds anything
 // else, or when the strategy's model has parts of its own: only the dense runtime knows those.
+ParameterSet read_weights(const TrainedModel& model, const train::Trainer& trainer);
+// The same for a model that has nothing besides its layout.
 ParameterSet read_weights(const TrainedModel& model,
                           const std::shared_ptr<const ParameterLayout>& layout);
 

@@ -117,6 +117,9 @@ Simulation::Simulation(RunConfig config, size_t num_threads, report::RunFolder* 
 
 std::vector<std::string> Simulation::notes() const {
   std::vector<std::string> notes = notes_;
+  const train::DataSpec spec = train::spec_of(*data().train);
+  for (const std::string& note : models::model_notes(config_.model, spec))
+    notes.push_back(concat("[model] ", note));
   const train::ScheduleOptions& schedule = config_.train.schedule;
   if (schedule.lr_schedule == "cosine" && config_.run.rounds > schedule.schedule_rounds) {
     notes.push_back(concat(
@@ -126,8 +129,7 @@ std::vector<std::string> Simulation::notes() const {
         " (--set train.schedule_rounds=", config_.run.rounds, " draws it anew over all rounds)"));
   }
   if (loop().submodels().active()) {
-    for (const std::string& note :
-         models::unit_notes(config_.model, train::spec_of(*data().train)))
+    for (const std::string& note : models::unit_notes(config_.model, spec))
       notes.push_back(concat("[submodel] ", note));
   }
   return notes;
@@ -286,7 +288,8 @@ void Simulation::write_model() {
       {"espalier", ESPALIER_VERSION}};
   strategy::OwnModel* own = assembly_->strategy().capabilities().own_model;
   if (own == nullptr) {
-    write_file_atomic(folder_->model_path(), write_safetensors(loop().global(), metadata));
+    write_file_atomic(folder_->model_path(),
+                      train::write_weights(loop().global(), assembly_->fixed(), metadata));
     return;
   }
   const auto parts = own->parts();

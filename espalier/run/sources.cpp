@@ -11,6 +11,8 @@
 #include "espalier/data/load.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/models.h"
+#include "espalier/run/model_checks.h"
+#include "espalier/train/rehearsal.h"
 
 namespace espalier::run {
 
@@ -85,8 +87,16 @@ Sources load_sources(const RunConfig& config, size_t num_threads, const Json* ke
   if (config.model.init.empty()) {
     trainer->initialize(seed.child(Purpose::kInitialization), sources.initial);
   } else {
-    read_parameters(SafetensorsFile::read(config.model.init), sources.initial);
+    train::read_weights(SafetensorsFile::read(config.model.init), trainer->fixed(),
+                        sources.initial);
   }
+  sources.fixed = trainer->fixed();
+  check_output(config, *trainer);
+  check_units(config, spec, *trainer);
+  train::check_batches(*sources.partition, step);
+  train::rehearse(*trainer, sources.initial,
+                  {sources.data, *sources.partition, step,
+                   static_cast<size_t>(config.run.eval_batch)});
   return sources;
 }
 

@@ -12,6 +12,7 @@
 #include "espalier/report/run_folder.h"
 #include "espalier/run/run_config.h"
 #include "espalier/run/sizes.h"
+#include "espalier/train/fixed_tensors.h"
 
 // What a run depends on, and what its folder keeps of that, so that going on with it or looking at
 // its model later does not depend on anything outside unseen: modules and initial weights are
@@ -24,6 +25,7 @@ struct Sources {
   data::DataSource data;
   std::unique_ptr<data::Partition> partition;
   ParameterSet initial;
+  train::FixedTensors fixed;  // what the model has besides
   RunSizes sizes;
 };
 // As the configuration says; everything random follows from its seed. With `kept`, the data.json of

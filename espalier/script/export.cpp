@@ -8,6 +8,7 @@
 #include "espalier/script/export_code.h"
 #include "espalier/script/export_module.h"
 #include "espalier/script/script_module.h"
+#include "espalier/script/script_random.h"
 
 namespace espalier::script {
 namespace {
@@ -31,6 +32,7 @@ std::string description(const ExportedModel& model, const ParameterLayout& layou
                 {"sample_shape", model.data.sample_shape},
                 {"num_classes", model.data.num_classes}};
   if (model.data.kind == data::Kind::kTokens) about["vocabulary"] = model.data.vocabulary;
+  if (!model.model.output.empty()) about["output"] = model.model.output;
   if (!model.mean.empty()) {
     about["normalization"] = {
         {"formula", "(pixel / 255 - mean) / stddev, per channel"},
@@ -44,8 +46,10 @@ std::string description(const ExportedModel& model, const ParameterLayout& layou
 }
 
 // The user's module with these values in the place of its own.
-::torch::jit::Module script_module(const ModelOptions& options, const ParameterSet& weights) {
-  ScriptModule module(options.file);
+::torch::jit::Module script_module(const ExportedModel& model, const ParameterSet& weights) {
+  ScriptModule module(model.model);
+  const RandomScope random(Key(0), true);
+  find_script_units(module, model.data);  // which of its tensors the layout has
   std::vector<at::Tensor> tensors = copy_tensors(weights.layout(), weights.values());
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (is_trainable(weights.layout().tensors()[i].role)) tensors[i].requires_grad_(true);
@@ -61,7 +65,7 @@ std::string description(const ExportedModel& model, const ParameterLayout& layou
     if (!model.units.empty()) *graph = narrow(*graph, model.units);
     return ModuleTree(weights).define(graph_code(*graph));
   }
-  return with_script_errors(model.model, [&] { return script_module(model.model, weights); });
+  return with_script_errors(model.model, [&] { return script_module(model, weights); });
 }
 
 }  // namespace

@@ -17,7 +17,8 @@ using namespace models;
 //
 // Its forward takes a batch and returns the logits (batch × classes) that our engine computes:
 // images as float NCHW, normalized; vectors as batch × features; token sequences as batch × length
-// of int64. (A user's own module returns what it always returned.) Its state_dict has our tensors
+// of int64. (A user's own module returns what it always returned; where that is more than logits,
+// "output" below says which part they are.) Its state_dict has our tensors
 // under our names. It is saved in evaluation mode; after .train() batch normalization uses and
 // updates its statistics as PyTorch's does, so the file can be trained further, by PyTorch or as
 // our model "torchscript".

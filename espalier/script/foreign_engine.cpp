@@ -2,6 +2,7 @@
 #include "espalier/models/foreign.h"
 #include "espalier/script/export.h"
 #include "espalier/script/script_net.h"
+#include "espalier/script/script_notes.h"
 #include "espalier/script/script_units.h"
 #include "espalier/torch/process.h"
 #include "espalier/torch/torch_net.h"
@@ -11,9 +12,10 @@ namespace espalier::models {
 const ForeignEngine& foreign_engine() {
   static const ForeignEngine libtorch = {
       {{{"torchscript", "A scripted PyTorch module of your own (`file`), trained as it is.",
-         {"file"}},
+         {"file", "output"}},
         script::make_script_net,
-        script::script_unit_notes}},
+        script::script_unit_notes,
+        script::script_model_notes}},
       torch::make_torch_graph_net,
       torch::check_device,
       script::torchscript_archive,

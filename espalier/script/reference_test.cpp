@@ -128,7 +128,7 @@ TEST(Reference, TorchScriptExplainsBadFiles) {
   options.file = "/nowhere/model.pt";
   EXPECT_THAT(message(), testing::HasSubstr("no such file"));
   options.file = (std::filesystem::path(ESPALIER_TRAIN_REFERENCE) / "scripted.json").string();
-  EXPECT_THAT(message(), testing::HasSubstr("cannot use the TorchScript module"));
+  EXPECT_THAT(message(), testing::HasSubstr("is no archive of TorchScript"));
   options.file = (std::filesystem::path(ESPALIER_TRAIN_REFERENCE) / "scripted.pt").string();
   EXPECT_THAT(message(), testing::HasSubstr("[batch, 50] logits, got [1, 5]"));
 }

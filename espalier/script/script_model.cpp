@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "espalier/params/coordinate_map.h"
 #include "espalier/script/script_module.h"
 #include "espalier/script/script_net.h"
+#include "espalier/script/script_random.h"
 #include "espalier/torch/torch_model.h"
 #include "espalier/torch/torch_net.h"
 
@@ -57,29 +59,27 @@ class MacCounter {
 class ScriptModel final : public torch::TorchModel {
  public:
   using Output = torch::TorchModel::Output;
-  ScriptModel(const ModelOptions& options, const DataSpec& data, std::span<const int64_t> units)
-      : shape_(data.sample_shape), module_(options.file), initial_(module_.initial()) {
+  ScriptModel(const ModelOptions& options, const DataSpec& data, const at::Device& device,
+              std::span<const int64_t> units)
+      : file_(options.file), shape_(data.sample_shape), module_(options) {
+    const RandomScope random(Key(0), true);
+    initial_ = module_.initial();
     layout_ = std::make_shared<const ParameterLayout>(module_.tensors());
     if (layout_->num_trainable() == 0) {
+      if (module_.num_frozen() > 0) {
+        fail("train/model", "every parameter of the TorchScript module is frozen (requires_grad = ",
+             "False); save it with those to train set to True (", file_, ")");
+      }
       fail("train/model", "the TorchScript module has no parameters to train; save it before ",
-           "torch.jit.freeze (", options.file, ")");
+           "torch.jit.freeze (", file_, ")");
     }
     probe(data);
     layout_ = find_script_units(module_, data).layout;
+    initial_ = module_.initial();
+    fixed_ = module_.fixed_tensors();
     if (!feature_shape_.empty()) extractor_ = find_script_extractor(module_, data);
-    if (units.empty()) return;
-    // The file's leading units.
-    const auto full = layout_;
-    layout_ = narrow_layout(*full, units);
-    std::vector<std::vector<uint32_t>> kept;
-    for (const int64_t count : units) {
-      kept.emplace_back(static_cast<size_t>(count));
-      std::iota(kept.back().begin(), kept.back().end(), 0U);
-    }
-    const CoordinateMap map(*full, *layout_, kept);
-    initial_.resize(map.small_size());
-    map.gather(module_.initial(), initial_);
-    probe(data);
+    if (!units.empty()) narrow(data, units);
+    if (!device.is_cpu()) module_.move_fixed(device);
   }
 
   const std::shared_ptr<const ParameterLayout>& layout() const override { return layout_; }
@@ -93,43 +93,139 @@ class ScriptModel final : public torch::TorchModel {
   int64_t num_logits() const override { return num_logits_; }
   std::vector<int64_t> feature_shape() const override { return feature_shape_; }
   std::vector<size_t> extractor_tensors() const override { return extractor_; }
+  const FixedTensors& fixed() const override { return fixed_; }
+  bool opaque() const override { return true; }
 
+  void collect(const std::vector<at::Tensor>& tensors) override { module_.collect(tensors); }
   Output forward(const std::vector<at::Tensor>& tensors, const at::Tensor& input,
-                 bool training) override {
-    module_.set(tensors);
-    // Modules are written for PyTorch's order in memory: a view() may need it.
-    auto [logits, features] = module_.run_all(input.clone(at::MemoryFormat::Contiguous), training);
-    return {std::move(logits), std::move(features)};
+                 const Pass& pass) override {
+    module_.set(tensors, pass.step == 0);
+    std::optional<RandomScope> random;
+    if (input.is_cpu() || module_.random()) random.emplace(pass.key, input.is_cpu());
+    const auto what = [&] {
+      return concat(pass.training ? "training" : "evaluation", " on ",
+                    batch_text(input.size(0), shape_));
+    };
+    try {
+      // Modules are written for PyTorch's order in memory: a view() may need it.
+      auto [logits, features] =
+          module_.run_all(input.clone(at::MemoryFormat::Contiguous), pass.training);
+      if (logits.dim() != 2 || logits.size(0) != input.size(0) || logits.size(1) != num_logits_) {
+        fail("train/model", "expected [", input.size(0), ", ", num_logits_,
+             "] logits of the module in ", what(), ", got ", shape_text(logits.sizes().vec()), " (",
+             file_, ")");
+      }
+      return {std::move(logits), std::move(features)};
+    } catch (const Error&) {
+      throw;
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception& error) {
+      const std::string words = own_words(error);
+      throw DetailedError(concat("[train/model] the module fails in ", what(), words,
+                                 words.empty() ? " (--verbose shows what libtorch says)" : ""),
+                          detail_of(error));
+    }
   }
 
  private:
+  // The file's leading units.
+  void narrow(const DataSpec& data, std::span<const int64_t> units) {
+    const auto full = layout_;
+    layout_ = narrow_layout(*full, units);
+    std::vector<std::vector<uint32_t>> kept;
+    for (const int64_t count : units) {
+      kept.emplace_back(static_cast<size_t>(count));
+      std::iota(kept.back().begin(), kept.back().end(), 0U);
+    }
+    const CoordinateMap map(*full, *layout_, kept);
+    initial_.resize(map.small_size());
+    map.gather(module_.initial(), initial_);
+    probe(data);
+  }
+
+  // The module on one sample in evaluation mode; what it cannot do is said in our words.
+  ScriptModule::Output try_sample(const DataSpec& data, int64_t token) {
+    std::vector<int64_t> shape = shape_;
+    shape.insert(shape.begin(), 1);
+    const bool tokens = data.kind == data::Kind::kTokens;
+    const at::Tensor input =
+        tokens ? at::full(shape, token, at::kLong) : at::zeros(shape, at::kFloat);
+    module_.set(copy_tensors(*layout_, initial_));
+    try {
+      return module_.run_all(input, false);
+    } catch (const Error&) {
+      throw;
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception& error) {
+      const std::string detail = detail_of(error), type = module_.other_type();
+      if (!type.empty()) {
+        throw DetailedError(
+            concat("[train/model] the module does not run in float32, which everything is trained "
+                   "in: ",
+                   type,
+                   "; save it with torch.jit.script(model.float()).save(\"model.pt\") "
+                   "(",
+                   file_, ")"),
+            detail);
+      }
+      if (tokens && token > 0) {
+        throw DetailedError(
+            concat("[train/model] the module runs on token 0, but not on token ", token,
+                   ", the data's last of ", data.vocabulary, own_words(error),
+                   "; give its embedding at least ", data.vocabulary, " rows (", file_, ")"),
+            detail);
+      }
+      const ParameterInfo& first = layout_->tensors().front();
+      throw DetailedError(
+          concat("[train/model] the module does not run on ",
+                 tokens ? "token ids" : "float32 samples", " of shape ", shape_text(shape_),
+                 own_words(error), " (its first parameter '", first.name, "' is ",
+                 shape_text(first.shape),
+                 "); change the module or the data so that they fit; --verbose shows what libtorch "
+                 "says (",
+                 file_, ")"),
+          detail);
+    }
+  }
+
   // One evaluation of one sample: does the module accept the data, and what does it cost?
   void probe(const DataSpec& data) {
     const at::NoGradGuard no_grad;
-    std::vector<int64_t> shape = shape_;
-    shape.insert(shape.begin(), 1);
-    module_.set(copy_tensors(*layout_, initial_));
+    if (data.kind == data::Kind::kTokens && data.vocabulary > 1) {
+      try_sample(data, 0);
+      try_sample(data, data.vocabulary - 1);
+    }
     const MacCounter counter;
-    const auto [logits, features] = module_.run_all(
-        at::zeros(shape, data.kind == data::Kind::kTokens ? at::kLong : at::kFloat), false);
-    if (logits.dim() != 2 || logits.size(1) < data.num_classes) {
+    const auto [logits, features] = try_sample(data, 0);
+    if (logits.dim() != 2 || logits.size(0) != 1 || logits.size(1) < data.num_classes) {
+      const bool few = logits.dim() == 2 && logits.size(0) == 1;
       fail("train/model", "expected the TorchScript module to return [batch, ", data.num_classes,
-           "] logits, got ", shape_text(logits.sizes().vec()));
+           "] logits, got ", shape_text(logits.sizes().vec()), " for one sample",
+           few ? concat("; give its last layer at least ", data.num_classes,
+                        " outputs, one for each class of the data")
+               : std::string("; return one row of logits for every sample"),
+           " (", file_, ")");
     }
     macs_ = MacCounter::total();
     num_logits_ = logits.size(1);
     if (!features.defined()) return;
     if (features.dim() < 2 || features.size(0) != 1) {
-      fail("train/model", "expected the TorchScript module to return ([batch, ...] features, ",
-           "logits), got features of shape ", shape_text(features.sizes().vec()));
+      fail("train/model", "the TorchScript module returns two tensors, which are ([batch, ...] ",
+           "features, logits), but the first is ", shape_text(features.sizes().vec()),
+           " for one sample; if it is something else, name the logits: model.output = \"1\" (",
+           file_, ")");
     }
     feature_shape_.assign(features.sizes().begin() + 1, features.sizes().end());
   }
 
+  std::string file_;
   std::vector<int64_t> shape_;
   ScriptModule module_;
   std::vector<float> initial_;
   std::shared_ptr<const ParameterLayout> layout_;
+  FixedTensors fixed_;
   uint64_t macs_ = 0;
   int64_t num_logits_ = 0;
   std::vector<int64_t> feature_shape_;
@@ -142,7 +238,8 @@ std::unique_ptr<nn::Net> make_script_net(const ModelOptions& options, const Data
                                          const std::string& device,
                                          std::span<const int64_t> units) {
   return with_script_errors(options, [&] {
-    return torch::make_torch_net(std::make_unique<ScriptModel>(options, data, units), device);
+    return torch::make_torch_net(
+        std::make_unique<ScriptModel>(options, data, at::Device(device), units), device);
   });
 }
 

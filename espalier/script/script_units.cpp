@@ -10,6 +10,7 @@
 
 #include "espalier/params/coordinate_map.h"
 #include "espalier/script/script_module.h"
+#include "espalier/script/script_random.h"
 #include "espalier/script/script_walk.h"
 
 namespace espalier::script {
@@ -39,6 +40,14 @@ class Derivation {
       axes_.emplace_back();
       for (const int64_t extent : tensor.shape) axes_.back().push_back(labels_.add_axis(extent));
     }
+    // Everybody has these whole, so that what they are coupled with stays whole, too.
+    for (const ParameterInfo& tensor : module.fixed()) {
+      fixed_axes_.emplace_back();
+      for (const int64_t extent : tensor.shape) {
+        fixed_axes_.back().push_back(labels_.add_axis(extent));
+        labels_.refuse(fixed_axes_.back().back(), concat("'", tensor.name, "' is frozen"));
+      }
+    }
   }
 
   void follow(const ScriptModule& original, const at::Tensor& input, bool training) {
@@ -49,9 +58,9 @@ class Derivation {
     module.train(training);
     ScriptWalk walk(labels_);
     // Converting to the file's type may have made other tensors than `values`.
-    size_t i = 0;
-    for (const auto& item : module.named_parameters()) walk.bind(item.value, axes_[i++]);
-    for (const auto& item : module.named_buffers()) walk.bind(item.value, axes_[i++]);
+    for (size_t i = 0; i < axes_.size(); ++i) walk.bind(copy.current(i), axes_[i]);
+    for (size_t i = 0; i < fixed_axes_.size(); ++i)
+      walk.bind(copy.current_fixed(i), fixed_axes_[i]);
     walk.run(module, input);
   }
 
@@ -70,7 +79,7 @@ class Derivation {
  private:
   std::vector<ParameterInfo> tensors_;
   ScriptLabels labels_;
-  std::vector<std::vector<ScriptLabels::Axis>> axes_;
+  std::vector<std::vector<ScriptLabels::Axis>> axes_, fixed_axes_;
 };
 
 // Drops units and looks whether the module behaves as the derivation says.
@@ -248,7 +257,7 @@ ScriptUnits find_script_units(ScriptModule& module, const DataSpec& data) {
     for (const bool training : {false, true})
       derivation.follow(module, random_samples(data, key), training);
   } catch (const std::exception& error) {
-    return {std::make_shared<const ParameterLayout>(module.tensors()),
+    return {module.fix_buffers(ParameterLayout(module.tensors())),
             {concat("the whole model: all units stay; ", cause(error))}};
   }
   std::vector<UnitGroup> groups = derivation.groups();
@@ -258,14 +267,15 @@ ScriptUnits find_script_units(ScriptModule& module, const DataSpec& data) {
   std::vector<bool> accepted(groups.size(), false);
   Check check(module, data, layout, key);
   accept(check, layout, 0, groups.size(), accepted, out.notes);
-  out.layout = keep_groups(layout, accepted);
+  out.layout = module.fix_buffers(*keep_groups(layout, accepted));
   return out;
 }
 
 std::vector<std::string> script_unit_notes(const ModelOptions& options, const DataSpec& data) {
   if (options.name != "torchscript") return {};
   return with_script_errors(options, [&] {
-    ScriptModule module(options.file);
+    ScriptModule module(options);
+    const RandomScope random(Key(0), true);
     return find_script_units(module, data).notes;
   });
 }

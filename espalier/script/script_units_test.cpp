@@ -40,7 +40,7 @@ class ScriptFile {
   ~ScriptFile() { std::filesystem::remove(options_.file); }
 
   ScriptFile& parameter(const std::string& name, std::vector<int64_t> shape) {
-    module_.register_parameter(name, numbers(shape), false);
+    module_.register_parameter(name, numbers(shape).requires_grad_(true), false);
     return *this;
   }
   // "conv_w" and "conv_b"
@@ -440,7 +440,8 @@ TEST(ScriptPair, OtherOutputsAreExplained) {
     file.net();
     FAIL();
   } catch (const Error& error) {
-    EXPECT_THAT(std::string(error.what()), HasSubstr("neither logits nor (features, logits)"));
+    EXPECT_THAT(std::string(error.what()),
+                HasSubstr("set model.output to what the logits are: \"0\" ([1, 5])"));
   }
 }
 

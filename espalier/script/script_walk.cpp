@@ -38,12 +38,19 @@ void ScriptWalk::run(const ::torch::jit::Module& module, const at::Tensor& input
   }
   run(graph->block());
   const c10::IValue& output = values_.at(graph->outputs()[0]);
-  std::vector<c10::IValue> parts = {output};
-  if (output.isTuple()) parts = output.toTupleRef().elements().vec();  // (features, logits)
-  for (const c10::IValue& part : parts) {
-    if (const Axes* axes = find(part); axes != nullptr) {
-      for (const Axis& axis : *axes) labels_.join_whole(axis);
-    }
+  join_whole(output);
+}
+
+// Whatever leaves the module: logits, features, and what else it returns.
+void ScriptWalk::join_whole(const c10::IValue& value) {
+  if (const Axes* axes = find(value); axes != nullptr) {
+    for (const Axis& axis : *axes) labels_.join_whole(axis);
+  } else if (value.isTuple()) {
+    for (const c10::IValue& part : value.toTupleRef().elements()) join_whole(part);
+  } else if (value.isList()) {
+    for (const c10::IValue& part : value.toListRef()) join_whole(part);
+  } else if (value.isGenericDict()) {
+    for (const auto& item : value.toGenericDict()) join_whole(item.value());
   }
 }
 

@@ -41,6 +41,7 @@ class ScriptWalk {
   void run(::torch::jit::Node* node);
   void run_operator(::torch::jit::Node* node);
   void apply(const Call& call);
+  void join_whole(const c10::IValue& value);
 
   // Labels of a tensor; nullptr when nothing is known of it.
   const Axes* find(const at::Tensor& tensor) const;

@@ -43,6 +43,9 @@ wire::Update ExplorationClient::run(client::ClientContext& context, const wire::
     fail("strategy/exploration", "client ", task.client, " has no samples to explore with");
   train::StepOptions options = task.train;
   options.epochs = 1;
+  // What is held out must not take the only batch away.
+  options.drop_last =
+      options.drop_last && static_cast<int64_t>(parts.train.size()) >= options.batch_size;
   train::OptimizerState optimizer;
   train::FitHooks hooks;
   hooks.optimizer = &optimizer;

@@ -46,6 +46,11 @@ void FedGkt::start(const ServerSetup& setup) {
     const auto client = models::make_trainer(setup.model, setup.data, {});
     feature_shape_ = client->feature_shape();
     extractor_ = client->extractor_tensors();
+    if (client->num_logits() != 0 &&
+        client->num_logits() != static_cast<size_t>(setup.data.num_classes)) {
+      fail(kWhere, "expected a client model with a logit for each of ", setup.data.num_classes,
+           " classes, got ", client->num_logits(), " logits; FedGKT distills class by class");
+    }
     if (feature_shape_.empty()) {
       fail(kWhere, "expected a client model that names a feature map, got model.name = \"",
            setup.model.name,

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/models/make_trainer.h"
 #include "espalier/models/weight_uses.h"
 #include "espalier/strategy/exploration_client.h"
 #include "espalier/strategy/pruning_client.h"
@@ -107,10 +108,12 @@ void Pruning::start(const ServerSetup& setup) {
   exact_evidence_ =
       setup.uplink == nullptr || setup.uplink->lossless() || !setup.uplink->unbiased();
   if (options_.server_momentum > 0) velocity_ = ParameterSet(setup.layout);
-  if ((options_.by_unit || options_.unit_threshold > 0) && setup.layout->groups().empty())
-    fail("config",
-         "the model states no units, so none can be pruned; set strategy.by_unit = false and "
-         "unit_threshold = 0, or use another model");
+  if ((options_.by_unit || options_.unit_threshold > 0) && setup.layout->groups().empty()) {
+    const auto notes = models::unit_notes(setup.model, setup.data);
+    fail("config", "the model states no units, so none can be pruned (",
+         notes.empty() ? "it has no hidden layers" : notes.front(),
+         "); set strategy.by_unit = false and unit_threshold = 0, or use another model");
+  }
   if (row_.evidence != prune::EvidenceKind::kImportance) return;
   for (const int64_t uses : models::weight_uses(setup.model, setup.data)) {
     // Of one step: forward and backward for every sample of a batch, and the optimizer once.

@@ -58,6 +58,9 @@ class SalientTrainer final : public train::Trainer {
                           size_t batch_size) override {
     return trainer_.statistics(dataset, samples, batch_size);
   }
+  const train::FixedTensors& fixed() const override { return trainer_.fixed(); }
+  bool opaque() const override { return trainer_.opaque(); }
+  size_t num_logits() const override { return trainer_.num_logits(); }
   std::vector<int64_t> feature_shape() const override { return trainer_.feature_shape(); }
   std::vector<size_t> extractor_tensors() const override { return trainer_.extractor_tensors(); }
   void predict(const data::Dataset& dataset, std::span<const uint32_t> samples,

@@ -31,14 +31,29 @@ class TorchModel {
   // Net::feature_shape and Net::extractor_tensors.
   virtual std::vector<int64_t> feature_shape() const { return {}; }
   virtual std::vector<size_t> extractor_tensors() const { return {}; }
+  // Net::fixed and Net::opaque.
+  virtual const FixedTensors& fixed() const {
+    static const FixedTensors none;
+    return none;
+  }
+  virtual bool opaque() const { return false; }
   struct Output {
     at::Tensor logits;
     at::Tensor features;  // undefined without a feature shape
     // Added to the sum of the samples' losses in training; undefined: none.
     at::Tensor penalty = {};
   };
+  // How the pass is made; key and step as in nn::Batch.
+  struct Pass {
+    bool training = false;
+    Key key{0};
+    uint64_t step = 0;
+  };
   virtual Output forward(const std::vector<at::Tensor>& tensors, const at::Tensor& input,
-                         bool training) = 0;
+                         const Pass& pass) = 0;
+  // After a pass in training mode, when its gradient is taken: writes what the model has put in the
+  // place of statistics and counters into `tensors`.
+  virtual void collect(const std::vector<at::Tensor>& tensors) { static_cast<void>(tensors); }
 };
 
 // Runs a TorchModel under autograd.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "espalier/base/detailed_error.h"
 #include "espalier/nn/gates.h"
 #include "espalier/nn/loss.h"
 #include "espalier/torch/torch_model.h"
@@ -11,16 +12,24 @@
 namespace espalier::torch {
 namespace {
 
+// The interpreter begins with where it was; what went wrong comes last.
+std::string last_line(std::string text) {
+  while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
+  const size_t line = text.rfind('\n');
+  return line == std::string::npos ? text : text.substr(line + 1);
+}
+
 // The one place where libtorch's failures become ours.
 template <class Body>
 auto guarded(Body body) {
   try {
     return body();
   } catch (const c10::Error& error) {
-    fail("train/libtorch", error.what_without_backtrace());
+    throw DetailedError(concat("[train/libtorch] ", last_line(error.what_without_backtrace())),
+                        error.what());
   } catch (const std::runtime_error& error) {  // TorchScript's interpreter
     if (dynamic_cast<const Error*>(&error) != nullptr) throw;
-    fail("train/libtorch", error.what());
+    throw DetailedError(concat("[train/libtorch] ", last_line(error.what())), error.what());
   }
 }
 
@@ -37,8 +46,14 @@ class TorchNet final : public Net {
                   const SgdUpdate*) override {
     return guarded([&] {
       const std::vector<at::Tensor> tensors = bind(weights.data(), true);
-      const TorchModel::Output output = model_->forward(tensors, input(batch), true);
+      const TorchModel::Output output = model_->forward(tensors, input(batch), pass(batch, true));
       const at::Tensor& logits = output.logits;
+      if (!logits.requires_grad()) {
+        fail("train/model",
+             "the logits depend on no parameter that can be trained: the module computes them "
+             "without gradients (torch.no_grad, detach), or every parameter that they depend on is "
+             "frozen");
+      }
       at::Tensor slope = at::empty({logits.size(0), logits.size(1)}, at::kFloat);
       BatchSums result = sums(batch, logits.detach(), slope.data_ptr<float>());
       result.macs = static_cast<uint64_t>(batch.size) * model_->training_macs_per_sample();
@@ -54,7 +69,9 @@ class TorchNet final : public Net {
         if (tensor.requires_grad()) leaves.push_back(tensor);
       }
       const auto found = ::torch::autograd::grad(roots, leaves, slopes, {}, false, true);
+      model_->collect(tensors);
       size_t next = 0;
+      untouched_.clear();
       for (size_t i = 0; i < tensors.size(); ++i) {
         const ParameterInfo& info = layout()->tensors()[i];
         const auto offset = static_cast<size_t>(info.offset), size = static_cast<size_t>(info.size);
@@ -63,8 +80,8 @@ class TorchNet final : public Net {
           if (gradient.defined()) {
             copy_out(gradient, gradients.subspan(offset, size));
           } else {
-            std::fill_n(gradients.begin() + info.offset, size,
-                        0.0f);  // a parameter that the model does not use
+            std::fill_n(gradients.begin() + info.offset, size, 0.0f);
+            untouched_.push_back(i);
           }
         } else {
           copy_out(tensors[i], weights.subspan(offset, size));
@@ -78,8 +95,9 @@ class TorchNet final : public Net {
     return guarded([&] {
       const at::NoGradGuard no_grad;
       const std::vector<at::Tensor> tensors = bind(weights.data(), false);
-      const at::Tensor found = model_->forward(tensors, input(batch), true).logits;
+      const at::Tensor found = model_->forward(tensors, input(batch), pass(batch, true)).logits;
       logits_ = found.to(at::kCPU, at::kFloat).contiguous();
+      model_->collect(tensors);
       for (size_t i = 0; i < tensors.size(); ++i) {
         const ParameterInfo& info = layout()->tensors()[i];
         if (is_trainable(info.role)) continue;
@@ -104,7 +122,8 @@ class TorchNet final : public Net {
     return guarded([&] {
       const at::NoGradGuard no_grad;
       const std::vector<at::Tensor> tensors = bind(const_cast<float*>(weights.data()), false);
-      return sums(batch, model_->forward(tensors, input(batch), false).logits, nullptr);
+      return sums(batch, model_->forward(tensors, input(batch), pass(batch, false)).logits,
+                  nullptr);
     });
   }
 
@@ -112,6 +131,9 @@ class TorchNet final : public Net {
     return {logits_.data_ptr<float>(), static_cast<size_t>(logits_.numel())};
   }
   size_t num_logits() const override { return static_cast<size_t>(model_->num_logits()); }
+  std::span<const size_t> untouched() const override { return untouched_; }
+  const FixedTensors& fixed() const override { return model_->fixed(); }
+  bool opaque() const override { return model_->opaque(); }
 
   // The whole model runs, whatever is wanted.
   void predict(const Batch& batch, std::span<const float> weights, std::span<float> features,
@@ -119,7 +141,7 @@ class TorchNet final : public Net {
     guarded([&] {
       const at::NoGradGuard no_grad;
       const std::vector<at::Tensor> tensors = bind(const_cast<float*>(weights.data()), false);
-      const TorchModel::Output found = model_->forward(tensors, input(batch), false);
+      const TorchModel::Output found = model_->forward(tensors, input(batch), pass(batch, false));
       const auto take = [](const at::Tensor& values, std::span<float> out, const char* what) {
         if (out.empty()) return;
         if (static_cast<size_t>(values.numel()) != out.size()) {
@@ -180,7 +202,12 @@ class TorchNet final : public Net {
     return {found.loss, found.correct};
   }
 
+  static TorchModel::Pass pass(const Batch& batch, bool training) {
+    return {training, batch.key, batch.step};
+  }
+
   std::unique_ptr<TorchModel> model_;
+  std::vector<size_t> untouched_;  // of the last train()
   at::Device device_;
   at::Tensor logits_;
 };
@@ -209,7 +236,8 @@ class TorchGraph final : public TorchModel {
   std::vector<size_t> extractor_tensors() const override { return nn::extractor_tensors(graph_); }
 
   Output forward(const std::vector<at::Tensor>& tensors, const at::Tensor& input,
-                 bool training) override {
+                 const Pass& pass) override {
+    const bool training = pass.training;
     std::vector<at::Tensor> values;
     at::Tensor penalty;
     const auto tensor = [&](int i) {

@@ -26,7 +26,11 @@ struct StepOptions {
   int64_t epochs = 1;
   int64_t max_steps = 0;
   int64_t batch_size = 10;  // samples per step; the last batch of an epoch may be smaller
-  double clip_norm = 0;     // L2 norm that the whole gradient is clipped to; 0: not
+  // Leaves out an epoch's last batch when it is smaller than batch_size: another sample's every
+  // epoch, for the order is drawn anew. A client with fewer samples than batch_size has no batch,
+  // which is an Error.
+  bool drop_last = false;
+  double clip_norm = 0;  // L2 norm that the whole gradient is clipped to; 0: not
   // Random crops after padding by so many pixels, mirroring, a blanked square of this side; each
   // drawn anew for every sample and pass. 0 and false: not.
   int64_t crop_padding = 0;
@@ -69,6 +73,8 @@ struct StepOptions {
           Field("Stop a client after this many optimizer steps; 0 is no limit.").at_least(0));
     visit("batch_size", self.batch_size,
           Field("Samples per step; the last batch of an epoch may be smaller.").at_least(1));
+    visit("drop_last", self.drop_last,
+          Field("Leave out the last batch of an epoch when it is smaller than batch_size."));
     visit("clip_norm", self.clip_norm,
           Field("Clip the L2 norm of the loss's gradient to this, before a strategy adds proximal or "
                 "control terms and before weight decay; 0 is off.")

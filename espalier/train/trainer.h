@@ -10,6 +10,7 @@
 #include "espalier/base/random.h"
 #include "espalier/data/dataset.h"
 #include "espalier/params/parameter_set.h"
+#include "espalier/train/fixed_tensors.h"
 #include "espalier/train/step_options.h"
 
 // The contract between federated algorithms and whatever trains a model: no model, no engine, no
@@ -116,13 +117,23 @@ class Trainer {
     return 2 * static_cast<uint64_t>(layout()->size()) * sizeof(float);
   }
 
+  // What the model has besides the tensors of its layout, which are all that is trained and sent.
+  virtual const FixedTensors& fixed() const {
+    static const FixedTensors none;
+    return none;
+  }
+  // Whether only running the model shows which batches it can do (rehearsal.h): one that somebody
+  // else wrote.
+  virtual bool opaque() const { return false; }
+
   virtual void load(const ParameterSet& weights) = 0;
   virtual void store(ParameterSet& weights) const = 0;
 
   // Trains the loaded weights on the given samples of `dataset`: `options.epochs` passes in an
   // order drawn from `key`, at the learning rate options.lr (schedules are applied by the caller).
-  // Throws Error when the loss is not finite, when hooks.submodel or hooks.optimizer do not fit the
-  // model, or when hooks.submodel distills and the hooks have a teacher or a loss of their own.
+  // Throws Error when the loss is not finite, when options.drop_last leaves no batch, when
+  // hooks.submodel or hooks.optimizer do not fit the model, or when hooks.submodel distills and the
+  // hooks have a teacher or a loss of their own.
   virtual FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
                         const StepOptions& options, const FitHooks& hooks, Key key) = 0;
 
@@ -140,12 +151,15 @@ class Trainer {
   virtual std::vector<size_t> extractor_tensors() const { return {}; }
   // Outputs in evaluation mode for the samples as one batch, in one forward pass. `features`:
   // samples × feature map (channel by channel, row by row, as Dataset::floats has them), `logits`:
-  // samples × classes; an empty span is not wanted. Only the extractor runs when no logits are.
-  // `augmentation` as in training, that of a sample drawn from `key` and its position; null: none.
-  // Throws Error for features of a model that names none.
+  // samples × num_logits(), an empty span is not wanted. Only the extractor runs when no logits
+  // are. `augmentation` as in training, that of a sample drawn from `key` and its position; null:
+  // none. Throws Error for features of a model that names none.
   virtual void predict(const data::Dataset& dataset, std::span<const uint32_t> samples,
                        const data::Augmentation* augmentation, Key key, std::span<float> features,
                        std::span<float> logits) = 0;
+
+  // Logits of a sample, at least one for every class of the data; 0: as many as it has.
+  virtual size_t num_logits() const { return 0; }
 
   // Loss and correct predictions of the given samples, as one batch, without training.
   virtual EvalSums evaluate(const data::Dataset& dataset, std::span<const uint32_t> samples) = 0;
