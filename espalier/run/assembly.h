@@ -47,6 +47,8 @@ class Assembly {
   const data::Partition& partition() const { return *partition_; }
   const codec::Codec& downlink() const { return *downlink_; }
   const codec::Codec& uplink() const { return *uplink_; }
+  // What a person should know before the first round.
+  const std::vector<std::string>& notes() const { return notes_; }
   // What the simulated clients remember.
   sim::SimStateStore& states() { return states_; }
   // A replica of the whole model.
@@ -56,6 +58,7 @@ class Assembly {
   models::ModelOptions model_;
   train::HardwareOptions hardware_;
   data::DataSource data_;
+  std::vector<std::string> notes_;
   std::unique_ptr<data::Partition> partition_;
   std::unique_ptr<strategy::Strategy> strategy_;
   std::unique_ptr<codec::Codec> downlink_, uplink_;
