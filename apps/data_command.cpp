@@ -9,6 +9,8 @@
 #include "espalier/data/fetch.h"
 #include "espalier/data/load.h"
 #include "espalier/data/partition_summary.h"
+#include "espalier/run/run_config.h"
+#include "espalier/run/sources.h"
 
 namespace espalier::apps {
 
@@ -48,27 +50,13 @@ void add_flags(CLI::App& command, Options& options, const std::string& name_flag
   });
 }
 
-// The ranges that a configuration file would be checked against.
-template <class Options>
-void check_ranges(const Options& options) {
-  Options::fields(options, [&](std::string_view name, const auto& member, const Field& field) {
-    using T = std::remove_cvref_t<decltype(member)>;
-    if constexpr (std::is_same_v<T, std::vector<int64_t>>) {
-      for (const int64_t value : member) field.check(flag(name), static_cast<double>(value));
-    } else if constexpr (std::is_same_v<T, std::string>) {
-      field.check(flag(name), member);
-    } else {
-      field.check(flag(name), static_cast<double>(member));
-    }
-  });
-}
-
-// As a run with this seed loads it.
-data::DataSource load(Arguments& arguments) {
-  arguments.data.name = arguments.name;
-  check_ranges(arguments.data);
-  return data::load_dataset(arguments.data,
-                            Key(static_cast<uint64_t>(arguments.seed)).child(Purpose::kData));
+// The configuration that these flags are short for: what it refuses is refused here, with the same
+// words.
+run::RunConfig configuration(const Arguments& arguments) {
+  Json tree = {{"seed", arguments.seed}, {"data", changed_options(arguments.data)}};
+  tree["data"]["name"] = arguments.name;
+  tree["data"]["partition"] = changed_options(arguments.partition);
+  return run::read_run_config(tree);
 }
 
 std::string_view kind_name(data::Kind kind) {
@@ -97,9 +85,10 @@ Json info_json(const data::DataSource& source) {
               {"num_classes", train.num_classes},
               {"train_samples", train.size()},
               {"test_samples", source.test->size()},
-              {"natural_clients", train.client_names.size()},
+              {"natural_clients", train.owners().size()},
               {"train_class_counts", class_counts(train)},
               {"test_class_counts", class_counts(*source.test)}};
+  out["notes"] = source.notes;
   if (train.kind == data::Kind::kTokens) out["vocabulary"] = train.vocabulary;
   if (train.kind == data::Kind::kImage) {
     out["mean"] = train.mean;
@@ -133,28 +122,30 @@ void print_info(const data::DataSource& source) {
   if (train.client_of_sample.empty())
     std::cout << "none\n";
   else
-    std::cout << train.client_names.size() << "\n";
+    std::cout << train.owners().size() << "\n";
   const auto counts = class_counts(train);
   const auto [least, most] = std::minmax_element(counts.begin(), counts.end());
   std::cout << "per class        " << *least << " to " << *most << " training samples\n";
+  for (const std::string& note : source.notes) std::cout << "note: " << note << "\n";
 }
 
-void run_partition(Arguments& arguments) {
-  check_ranges(arguments.partition);
-  const data::DataSource source = load(arguments);
-  const auto partition =
-      data::make_partition(arguments.partition, *source.train,
-                           Key(static_cast<uint64_t>(arguments.seed)).child(Purpose::kPartition));
+void run_partition(const Arguments& arguments) {
+  const run::RunConfig config = configuration(arguments);
+  const data::DataSource source = run::load_data(config);
+  std::vector<std::string> notes = source.notes;
+  const auto partition = run::divide(config, source, &notes);
   const auto summary = data::summarize(*partition, *source.train, kMaxCountedClients);
   if (!arguments.json) {
     std::cout << source.train->name << ", " << arguments.partition.name << ", seed "
               << arguments.seed << "\n\n"
               << data::to_text(summary, static_cast<size_t>(arguments.rows));
+    for (const std::string& note : notes) std::cout << "note: " << note << "\n";
     return;
   }
   Json out = {{"name", source.train->name}, {"seed", arguments.seed}};
   write_options(arguments.partition, out["partition"] = Json::object());
   out.update(data::to_json(summary));
+  out["notes"] = notes;
   std::cout << out.dump() << "\n";
 }
 
@@ -214,7 +205,7 @@ void add_data_command(CLI::App& app) {
   info->add_option("--seed", describing->seed, "Seed of the run, for drawn data.")
       ->capture_default_str();
   info->callback([describing] {
-    const data::DataSource source = load(*describing);
+    const data::DataSource source = run::load_data(configuration(*describing));
     if (describing->json)
       std::cout << info_json(source).dump() << "\n";
     else

@@ -42,7 +42,8 @@ void print_figures(const Json& figures, bool json) {
     return;
   }
   for (const auto& [key, value] : figures.items()) {
-    if (!value.is_object()) std::printf("%-20s %s\n", key.c_str(), cell(key, value).c_str());
+    if (!value.is_structured() || (value.is_array() && !value.empty()))
+      std::printf("%-20s %s\n", key.c_str(), cell(key, value).c_str());
   }
   if (!figures.contains("variants")) return;
   std::vector<std::vector<std::string>> rows = {{""}};
@@ -50,6 +51,7 @@ void print_figures(const Json& figures, bool json) {
   for (const auto& [name, variant] : figures["variants"].items()) {
     rows[0].push_back(name);
     for (const auto& [key, value] : variant.items()) {
+      if (value.is_object()) continue;
       if (std::find(keys.begin(), keys.end(), key) == keys.end()) keys.push_back(key);
     }
   }

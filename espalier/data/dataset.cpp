@@ -61,6 +61,25 @@ size_t Dataset::sample_size() const {
   return values;
 }
 
+std::vector<uint32_t> Dataset::owners() const {
+  std::vector<uint8_t> known(client_names.size(), 0);
+  for (const uint32_t client : client_of_sample) known[client] = 1;
+  std::vector<uint32_t> found;
+  for (size_t k = 0; k < known.size(); ++k) {
+    if (known[k] != 0) found.push_back(static_cast<uint32_t>(k));
+  }
+  return found;
+}
+
+void check_augmentation(const Dataset& dataset, const Augmentation& augmentation) {
+  if (!augmentation.any() || dataset.has_images()) return;
+  const bool tokens = dataset.kind == Kind::kTokens;
+  fail("data/augmentation",
+       "train.flip, train.cutout and train.crop_padding act on images, and the ",
+       tokens ? "tokens" : "values", " of shape ", shape_text(dataset.sample_shape), " of ",
+       dataset.name, " are none; leave them out, or store (samples, channels, height, width)");
+}
+
 void Dataset::validate() const {
   const std::string where = "data/" + name;
   if (labels.empty()) fail(where, "the data set has no samples");
@@ -94,9 +113,14 @@ void Dataset::validate() const {
     for (size_t i = 0; i < tokens.size(); ++i) {
       if (tokens[i] < 0 || tokens[i] >= vocabulary) {
         fail(where, "expected tokens in [0, ", vocabulary, "), got ", tokens[i], " (sample ",
-             i / values, ")");
+             i / values, ", position ", i % values, ")");
       }
     }
+  }
+  if (!fill.empty() && (kind != Kind::kFloat || !has_images() ||
+                        fill.size() != static_cast<size_t>(sample_shape[0]))) {
+    fail(where, "expected a fill value per channel of float images, got ", fill.size(),
+         " for samples of shape ", shape_text(sample_shape));
   }
   check_owners(*this, where);
 }

@@ -47,6 +47,9 @@ struct Dataset {
   // Images: x = (pixel/255 − mean)/stddev per channel, computed as pixel·(1/(255·stddev)) −
   // mean/stddev.
   std::vector<float> mean, stddev;
+  // Float images, which are not normalized: the mean of each channel over the training samples,
+  // with which augmentation fills (what 0 is to normalized pixels). Empty: 0.
+  std::vector<float> fill;
 
   // The owner of each sample where the data set has natural clients (empty otherwise), as an index
   // into client_names.
@@ -55,6 +58,10 @@ struct Dataset {
 
   size_t size() const { return labels.size(); }
   size_t sample_size() const;  // values per sample
+  // uint8 images, or float32 samples of shape {channels, height, width}.
+  bool has_images() const { return kind != Kind::kTokens && sample_shape.size() == 3; }
+  // The owners that have samples here, each once, ascending: the clients of a natural partition.
+  std::vector<uint32_t> owners() const;
   // Throws Error when a count, label or token is out of range; loaders call it last.
   void validate() const;
 };
@@ -62,21 +69,27 @@ struct Dataset {
 // The training and test parts of one data set.
 struct DataSource {
   std::shared_ptr<const Dataset> train, test;
+  // What was guessed of the files or looks like a mistake, for a person: one line each.
+  std::vector<std::string> notes = {};
 };
 
-// Random changes of training images; all off by default.
+// Random changes of training images; all off by default. Pixels that come from nowhere have their
+// channel's mean over the training samples: 0 after normalization, Dataset::fill of float images.
 struct Augmentation {
-  int64_t crop_padding =
-      0;  // zero-pad by this many pixels (in normalized space), then crop back at a random place
-  bool flip = false;   // mirror left-right with probability 1/2
-  int64_t cutout = 0;  // side of a square set to zero (in normalized space) at a random place
+  int64_t crop_padding = 0;  // pad by this many pixels, then crop back at a random place
+  bool flip = false;         // mirror left-right with probability 1/2
+  int64_t cutout = 0;        // side of a square that is blanked at a random place
   bool any() const { return crop_padding > 0 || flip || cutout > 0; }
 };
 
+// Throws Error when it is asked of samples that are no images.
+void check_augmentation(const Dataset& dataset, const Augmentation& augmentation);
+
 // Writes the samples `indices` as one batch of normalized float32 in channels-last order (batch ×
-// height × width × channels for images, batch × sample otherwise). out: indices.size() ·
-// sample_size() values. The augmentation of a sample depends only on `key` and its position in
-// `indices`; null means none.
+// height × width × channels for images, batch × sample otherwise; float images stay channel by
+// channel). out: indices.size() · sample_size() values. The augmentation of a sample depends only
+// on `key` and its position in `indices`, and is the same for pixels and float images; null means
+// none.
 void gather(const Dataset& dataset, std::span<const uint32_t> indices,
             const Augmentation* augmentation, Key key, std::span<float> out);
 // The largest magnitude among the values of these samples, for data that are used as they are

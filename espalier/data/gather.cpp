@@ -92,14 +92,40 @@ struct ImageChange {
   }
 };
 
+// Pixels as a net reads them.
+class NormalizedPixels {
+ public:
+  NormalizedPixels(const Normalizer& normalizer, const uint8_t* image)
+      : normalizer_(normalizer), image_(image) {}
+  void copy(size_t at, float* out, size_t count) const {
+    normalizer_.apply(image_ + at, out, count);
+  }
+
+ private:
+  const Normalizer& normalizer_;
+  const uint8_t* image_;
+};
+
+// One channel of a float image.
+class Plane {
+ public:
+  explicit Plane(const float* values) : values_(values) {}
+  void copy(size_t at, float* out, size_t count) const { std::copy_n(values_ + at, count, out); }
+
+ private:
+  const float* values_;
+};
+
 void reverse_pixels(float* row, size_t width, size_t channels) {
   for (size_t a = 0, b = width - 1; a < b; ++a, --b) {
     std::swap_ranges(row + a * channels, row + (a + 1) * channels, row + b * channels);
   }
 }
 
-void gather_changed(const Normalizer& normalizer, const uint8_t* image, const ImageChange& change,
-                    int64_t height, int64_t width, size_t channels, float* out) {
+// `source` copies whole pixels; those from outside the image are `fill`.
+template <class Source>
+void gather_changed(const Source& source, const ImageChange& change, int64_t height, int64_t width,
+                    size_t channels, float fill, float* out) {
   const int64_t first =
       std::clamp<int64_t>(-change.shift_x, 0, width);  // columns whose source is inside
   const int64_t last = std::clamp<int64_t>(width - change.shift_x, first, width);
@@ -107,20 +133,19 @@ void gather_changed(const Normalizer& normalizer, const uint8_t* image, const Im
   for (int64_t y = 0; y < height; ++y, out += row_values) {
     const int64_t source_y = y + change.shift_y;
     if (source_y < 0 || source_y >= height || first == last) {
-      std::fill_n(out, row_values, 0.0f);
+      std::fill_n(out, row_values, fill);
       continue;
     }
     const auto left = static_cast<size_t>(first) * channels,
                right = static_cast<size_t>(last) * channels;
-    std::fill_n(out, left, 0.0f);
-    normalizer.apply(
-        image + static_cast<size_t>(source_y * width + first + change.shift_x) * channels,
-        out + left, right - left);
-    std::fill_n(out + right, row_values - right, 0.0f);
+    std::fill_n(out, left, fill);
+    source.copy(static_cast<size_t>(source_y * width + first + change.shift_x) * channels,
+                out + left, right - left);
+    std::fill_n(out + right, row_values - right, fill);
     if (change.flip) reverse_pixels(out, static_cast<size_t>(width), channels);
     if (y >= change.cut_top && y < change.cut_bottom) {
       std::fill(out + static_cast<size_t>(change.cut_left) * channels,
-                out + static_cast<size_t>(change.cut_right) * channels, 0.0f);
+                out + static_cast<size_t>(change.cut_right) * channels, fill);
     }
   }
 }
@@ -135,10 +160,30 @@ void gather_images(const Dataset& dataset, std::span<const uint32_t> indices,
   for (size_t i = 0; i < indices.size(); ++i, out += values) {
     const uint8_t* image = dataset.pixels.data() + indices[i] * values;
     if (change) {
-      gather_changed(normalizer, image, ImageChange(*augmentation, key.child(i), height, width),
-                     height, width, channels, out);
+      gather_changed(NormalizedPixels(normalizer, image),
+                     ImageChange(*augmentation, key.child(i), height, width), height, width,
+                     channels, 0.0f, out);
     } else {
       normalizer.apply(image, out, values);
+    }
+  }
+}
+
+// Float images, channel by channel.
+void gather_changed_floats(const Dataset& dataset, std::span<const uint32_t> indices,
+                           const Augmentation& augmentation, Key key, float* out) {
+  const auto channels = static_cast<size_t>(dataset.sample_shape[0]);
+  const int64_t height = dataset.sample_shape[1], width = dataset.sample_shape[2];
+  const size_t values = dataset.sample_size(), plane = values / channels;
+  std::vector<float> fetched(dataset.fetch ? values : 0);
+  for (size_t i = 0; i < indices.size(); ++i) {
+    if (dataset.fetch) dataset.fetch(indices[i], fetched);
+    const float* image =
+        dataset.fetch ? fetched.data() : dataset.floats.data() + indices[i] * values;
+    const ImageChange change(augmentation, key.child(i), height, width);
+    for (size_t c = 0; c < channels; ++c, out += plane) {
+      gather_changed(Plane(image + c * plane), change, height, width, 1,
+                     dataset.fill.empty() ? 0.0f : dataset.fill[c], out);
     }
   }
 }
@@ -161,6 +206,10 @@ void gather(const Dataset& dataset, std::span<const uint32_t> indices,
   ESPALIER_CHECK(dataset.kind != Kind::kTokens, "tokens are gathered by gather_tokens");
   if (dataset.kind == Kind::kImage) {
     gather_images(dataset, indices, augmentation, key, out.data());
+    return;
+  }
+  if (augmentation != nullptr && augmentation->any() && dataset.has_images()) {
+    gather_changed_floats(dataset, indices, *augmentation, key, out.data());
     return;
   }
   if (dataset.fetch) {

@@ -195,5 +195,93 @@ TEST(Gather, FetchedFloatsEqualStoredOnes) {
   EXPECT_THROW(fetched.validate(), Error);
 }
 
+// The same images as floats, channel by channel, normalized already.
+Dataset as_floats(const Dataset& images) {
+  Dataset floats;
+  floats.name = "floats";
+  floats.kind = Kind::kFloat;
+  floats.sample_shape = images.sample_shape;
+  floats.num_classes = images.num_classes;
+  floats.labels = images.labels;
+  const auto channels = static_cast<size_t>(images.sample_shape[0]);
+  const size_t plane = images.sample_size() / channels;
+  std::vector<uint32_t> all(images.size());
+  for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<uint32_t>(i);
+  std::vector<float> pixels(images.size() * images.sample_size());
+  gather(images, all, nullptr, Key(0), pixels);
+  floats.floats.resize(pixels.size());
+  for (size_t i = 0; i < images.size(); ++i) {
+    for (size_t p = 0; p < plane; ++p) {
+      for (size_t c = 0; c < channels; ++c)
+        floats.floats[(i * channels + c) * plane + p] = pixels[(i * plane + p) * channels + c];
+    }
+  }
+  floats.validate();
+  return floats;
+}
+
+TEST(Gather, FloatImagesAreAugmentedAsPixelsAre) {
+  for (const int64_t channels : {1, 3}) {
+    const Dataset images = random_images(channels, 9, 6, 8);
+    Dataset floats = as_floats(images);
+    const auto depth = static_cast<size_t>(channels);
+    const size_t plane = images.sample_size() / depth;
+    const std::vector<uint32_t> indices = {3, 0, 7, 7, 1};
+    std::vector<float> pixels(indices.size() * images.sample_size()), values(pixels.size());
+    for (const Augmentation& augmentation :
+         {Augmentation{4, false, 0}, {0, true, 0}, {0, false, 5}, {3, true, 4}, {40, true, 90}}) {
+      gather(images, indices, &augmentation, Key(5), pixels);
+      gather(floats, indices, &augmentation, Key(5), values);
+      for (size_t i = 0; i < indices.size(); ++i) {
+        for (size_t p = 0; p < plane; ++p) {
+          for (size_t c = 0; c < depth; ++c)
+            ASSERT_EQ(values[(i * depth + c) * plane + p], pixels[(i * plane + p) * depth + c]);
+        }
+      }
+    }
+    // Everything is cut out: what is left is the fill.
+    for (size_t c = 0; c < depth; ++c) floats.fill.push_back(static_cast<float>(c) + 0.5f);
+    floats.validate();
+    const Augmentation all{0, false, 90};
+    gather(floats, indices, &all, Key(5), values);
+    for (size_t i = 0; i < values.size(); ++i) ASSERT_EQ(values[i], floats.fill[i / plane % depth]);
+    floats.fill.push_back(0);
+    EXPECT_THROW(floats.validate(), Error);
+  }
+}
+
+TEST(Gather, FetchedFloatImagesAreAugmentedToo) {
+  const Dataset stored = as_floats(random_images(2, 5, 4, 3));
+  Dataset fetched = stored;
+  fetched.floats.clear();
+  fetched.fetch = [&](uint32_t sample, std::span<float> out) {
+    std::copy_n(stored.floats.data() + sample * out.size(), out.size(), out.data());
+  };
+  const std::vector<uint32_t> indices = {2, 0, 1};
+  std::vector<float> a(3 * 40), b(3 * 40);
+  const Augmentation augmentation{2, true, 2};
+  gather(stored, indices, &augmentation, Key(1), a);
+  gather(fetched, indices, &augmentation, Key(1), b);
+  EXPECT_EQ(a, b);
+}
+
+TEST(Augmentation, IsRefusedForWhatIsNoImage) {
+  const Augmentation flip{0, true, 0};
+  const Dataset images = random_images(1, 2, 2, 3);
+  EXPECT_EQ(error_of([&] { check_augmentation(images, flip); }), "");
+  EXPECT_EQ(error_of([&] { check_augmentation(as_floats(images), flip); }), "");
+  Dataset table = as_floats(images);
+  table.sample_shape = {4};
+  EXPECT_EQ(error_of([&] { check_augmentation(table, {}); }), "");
+  EXPECT_NE(error_of([&] {
+              check_augmentation(table, flip);
+            }).find("values of shape [4] of floats are none"),
+            std::string::npos);
+  Dataset tokens = table;
+  tokens.kind = Kind::kTokens;
+  EXPECT_NE(error_of([&] { check_augmentation(tokens, flip); }).find("tokens of shape [4]"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace espalier::data

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <numeric>
 
 #include "espalier/base/error.h"
@@ -6,6 +7,8 @@
 namespace espalier::data {
 
 namespace {
+
+constexpr uint64_t kFewClients = 10;  // of a data set that is too small for the default
 
 class LazyPartition : public Partition {
  public:
@@ -34,9 +37,21 @@ class LazyPartition : public Partition {
 }  // namespace
 
 std::unique_ptr<Partition> make_iid(const PartitionOptions& options, const Dataset& dataset,
-                                    Key key) {
+                                    Key key, std::vector<std::string>& notes) {
   const auto clients = static_cast<uint64_t>(options.clients);
   const uint64_t size = dataset.size();
+  if (options.samples_per_client == 0 && clients > size &&
+      is_default(&PartitionOptions::clients, options)) {
+    PartitionOptions fewer = options;
+    fewer.clients = static_cast<int64_t>(std::min<uint64_t>(size, kFewClients));
+    note_lowered("clients", options.clients, fewer.clients, dataset, notes);
+    return make_iid(fewer, dataset, key, notes);
+  }
+  if (const auto owners = dataset.owners(); owners.size() > 1) {
+    notes.push_back(concat("[data/partition] the data set has ", owners.size(),
+                           " owners, whom the partition iid does not look at; "
+                           "data.partition.name = \"natural\" makes them the clients"));
+  }
   if (options.samples_per_client > 0) {
     const auto per_client = static_cast<uint64_t>(options.samples_per_client);
     if (per_client > size) {

@@ -62,6 +62,11 @@ class LeafHandler : public nlohmann::json_sax<nlohmann::json> {
   void become(Kind kind);
   void append_text(const std::string& text);
   void end_user();
+  // "user A, sample 3": of the field that is being read.
+  std::string place() const {
+    const size_t done = field_ == 'y' ? user_labels_ : user_inputs_;
+    return concat("user ", user_, ", sample ", done);
+  }
   [[noreturn]] void unexpected(std::string_view what) const {
     fail(where_, "expected users, num_samples and user_data as LEAF writes them, got ", what,
          user_.empty() ? std::string() : " (user " + user_ + ")");
@@ -93,17 +98,18 @@ bool LeafHandler::number(double value) {
     listed_counts_.push_back(static_cast<uint64_t>(value));
   } else if (in_image()) {
     if (!(value >= 0 && value <= 1))
-      fail(where_, "expected pixels in [0, 1], got ", value, " (user ", user_, ")");
+      fail(where_, "expected pixels in [0, 1], got ", value, " (", place(), ", value ",
+           image_values_, ")");
     if (++image_values_ > kLeafSide * kLeafSide) {
-      fail(where_, "expected images of 784 values, got more (user ", user_, ")");
+      fail(where_, "expected images of 784 values, got more (", place(), ")");
     }
     dataset_.pixels.push_back(static_cast<uint8_t>(std::lround(value * 255)));
   } else if (in_samples() && field_ == 'y') {
     become(Kind::kImage);
     if (!(value >= 0 && value < static_cast<double>(dataset_.num_classes)) ||
         value != std::floor(value)) {
-      fail(where_, "expected labels in [0, ", dataset_.num_classes, "), got ", value, " (user ",
-           user_, ")");
+      fail(where_, "expected labels in [0, ", dataset_.num_classes, "), got ", value, " (", place(),
+           ")");
     }
     dataset_.labels.push_back(static_cast<int32_t>(value));
     ++user_labels_;
@@ -131,13 +137,15 @@ void LeafHandler::append_text(const std::string& text) {
   const size_t expected = input ? kLeafSequence : 1;
   if (text.size() != expected) {
     fail(where_, "expected strings of ", expected, " characters in ", field_, ", got ", text.size(),
-         " (user ", user_, ")");
+         " (", place(), ")");
   }
-  for (const char character : text) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char character = text[i];
     const size_t token = kLeafCharacters.find(character);
     if (token == std::string_view::npos) {
       fail(where_, "expected LEAF's 80 characters, got the byte ",
-           int{static_cast<uint8_t>(character)}, " (user ", user_, ")");
+           int{static_cast<uint8_t>(character)}, " in ", field_, " (", place(), ", character ", i,
+           ")");
     }
     (input ? dataset_.tokens : dataset_.labels).push_back(static_cast<int32_t>(token));
   }
@@ -218,7 +226,7 @@ bool LeafHandler::start_array(size_t) {
 bool LeafHandler::end_array() {
   if (in_image()) {
     if (image_values_ != kLeafSide * kLeafSide) {
-      fail(where_, "expected images of 784 values, got ", image_values_, " (user ", user_, ")");
+      fail(where_, "expected images of 784 values, got ", image_values_, " (", place(), ")");
     }
     ++user_inputs_;
   }

@@ -79,14 +79,14 @@ TEST(Leaf, BadFilesAreErrors) {
   EXPECT_THAT(message(replaced(kFemnist, "\"f2\"]", "\"f3\"]")),
               HasSubstr("the user f3 has no user_data"));
   EXPECT_THAT(message(replaced(kFemnist, "[61]", "[62]")),
-              HasSubstr("expected labels in [0, 62), got 62 (user f2)"));
+              HasSubstr("expected labels in [0, 62), got 62 (user f2, sample 0)"));
   EXPECT_THAT(message(replaced(kFemnist, "[61]", "[1.5]")), HasSubstr("got 1.5"));
   EXPECT_THAT(message(replaced(kFemnist, "[61]", "[6, 7]")),
               HasSubstr("a label for each of 1 samples, got 2"));
   EXPECT_THAT(message(replaced(kFemnist, "[61]", "\"a\"")), HasSubstr("a string out of place"));
   EXPECT_THAT(message(replaced(kFemnist, "[61]", "[\"a\"]")), HasSubstr("mixed"));
   EXPECT_THAT(message(replaced(kFemnist, "0.2", "1.2")),
-              HasSubstr("expected pixels in [0, 1], got 1.2"));
+              HasSubstr("expected pixels in [0, 1], got 1.2 (user "));
   EXPECT_THAT(message(replaced(kFemnist, "0.2, ", "")), HasSubstr("images of 784 values, got 783"));
   EXPECT_THAT(message(replaced(kFemnist, "0.2", "0, 0")), HasSubstr("got more"));
   EXPECT_THAT(message(replaced(kFemnist, "0.2", "null")), HasSubstr("got null"));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <numeric>
 #include <tuple>
 
 #include "espalier/base/error.h"
@@ -9,6 +10,7 @@
 #include "espalier/data/cifar.h"
 #include "espalier/data/idx.h"
 #include "espalier/data/leaf.h"
+#include "espalier/data/notes.h"
 #include "espalier/data/synthetic.h"
 #include "espalier/data/tensor_dataset.h"
 
@@ -29,9 +31,25 @@ void limit_samples(Dataset& dataset, int64_t limit) {
   if (!dataset.client_of_sample.empty()) dataset.client_of_sample.resize(count);
 }
 
+// Float images are used as they are, and what augmentation fills with follows from them.
+void set_fill(Dataset& train) {
+  if (train.kind != Kind::kFloat || !train.has_images() || train.fetch) return;
+  const auto channels = static_cast<size_t>(train.sample_shape[0]);
+  const size_t plane = train.sample_size() / channels;
+  std::vector<double> sums(channels, 0);
+  const float* values = train.floats.data();
+  for (size_t i = 0; i < train.size(); ++i) {
+    for (size_t c = 0; c < channels; ++c, values += plane)
+      sums[c] += std::accumulate(values, values + plane, 0.0);
+  }
+  for (const double sum : sums)
+    train.fill.push_back(static_cast<float>(sum / static_cast<double>(train.size() * plane)));
+}
+
 std::shared_ptr<const Dataset> finish(Dataset dataset, int64_t limit) {
   dataset.validate();
   limit_samples(dataset, limit);
+  set_fill(dataset);
   return std::make_shared<const Dataset>(std::move(dataset));
 }
 
@@ -73,12 +91,14 @@ DataSource load_dataset(const DataOptions& options, Key key, const Normalization
       std::tie(part->mean, part->stddev) = std::tie(normalization->mean, normalization->stddev);
   }
   DataSource source{finish(std::move(loaded.train), options.max_train_samples),
-                    finish(std::move(loaded.test), options.max_test_samples)};
+                    finish(std::move(loaded.test), options.max_test_samples),
+                    std::move(loaded.notes)};
   if (source.train->sample_shape != source.test->sample_shape ||
       source.train->kind != source.test->kind) {
     fail("data/" + options.name, "expected training and test samples of one shape, got ",
          shape_text(source.train->sample_shape), " and ", shape_text(source.test->sample_shape));
   }
+  add_notes(*source.train, *source.test, source.notes);
   return source;
 }
 

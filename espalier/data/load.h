@@ -101,9 +101,10 @@ struct DataOptions {
   }
 };
 
-// What a loader returns; load_dataset limits, checks and shares it.
+// What a loader returns; load_dataset limits, checks and shares it, and adds what it notices.
 struct LoadedData {
   Dataset train, test;
+  std::vector<std::string> notes = {};  // what the loader guessed; becomes DataSource::notes
 };
 
 struct DatasetRow {

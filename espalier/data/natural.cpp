@@ -4,7 +4,7 @@
 namespace espalier::data {
 
 std::unique_ptr<Partition> make_natural(const PartitionOptions& options, const Dataset& dataset,
-                                        Key) {
+                                        Key, std::vector<std::string>& notes) {
   if (dataset.client_of_sample.empty()) {
     fail("data/partition", "the data set ", dataset.name,
          " has no clients of its own; choose another data.partition.name (iid, dirichlet or "
@@ -15,8 +15,18 @@ std::unique_ptr<Partition> make_natural(const PartitionOptions& options, const D
     members[dataset.client_of_sample[i]].push_back(static_cast<uint32_t>(i));
   }
   std::erase_if(members, [](const auto& samples) { return samples.empty(); });
-  if (options.clients > 0 && static_cast<uint64_t>(options.clients) < members.size()) {
-    members.resize(static_cast<size_t>(options.clients));
+  const auto clients = static_cast<uint64_t>(options.clients);
+  if (clients > members.size() && !is_default(&PartitionOptions::clients, options)) {
+    notes.push_back(concat("[data/partition] only ", members.size(),
+                           " owners have training samples, fewer than data.partition.clients = ",
+                           clients, "; all of them take part"));
+  }
+  if (clients > 0 && clients < members.size()) {
+    if (is_default(&PartitionOptions::clients, options)) {
+      notes.push_back(concat("[data/partition] the first ", clients, " of ", members.size(),
+                             " owners take part; data.partition.clients = 0 takes all"));
+    }
+    members.resize(clients);
   }
   return std::make_unique<ListPartition>(members);
 }

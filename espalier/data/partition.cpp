@@ -23,13 +23,27 @@ const std::vector<PartitionRow>& partition_rows() {
 }
 
 std::unique_ptr<Partition> make_partition(const PartitionOptions& options, const Dataset& dataset,
-                                          Key key) {
+                                          Key key, std::vector<std::string>* notes) {
   const PartitionRow& row = find_row(partition_rows(), options.name, "data/partition", "partition");
   if (options.clients < 1 && options.name != "natural") {
     fail("data/partition", "expected at least one client for the partition ", options.name,
          ", got ", options.clients, "; set data.partition.clients");
   }
-  return row.make(options, dataset, key);
+  std::vector<std::string> found;
+  auto partition = row.make(options, dataset, key, found);
+  if (notes != nullptr) notes->insert(notes->end(), found.begin(), found.end());
+  return partition;
+}
+
+bool is_default(int64_t PartitionOptions::*option, const PartitionOptions& options) {
+  return options.*option == PartitionOptions().*option;
+}
+
+void note_lowered(const std::string& name, int64_t from, int64_t to, const Dataset& dataset,
+                  std::vector<std::string>& notes) {
+  notes.push_back(concat("[data/partition] ", name, " is lowered from its default ", from, " to ",
+                         to, ", for which the ", dataset.size(),
+                         " training samples suffice; set data.partition.", name));
 }
 
 ListPartition::ListPartition(const std::vector<std::vector<uint32_t>>& members) {

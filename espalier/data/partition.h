@@ -19,12 +19,16 @@ struct PartitionOptions {
   int64_t classes_per_client = 2;
   int64_t samples_per_client = 0;
   int64_t min_samples = 10;
+  bool cap = true;
 
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {
     visit("name", self.name, Field("How the training samples are divided among the clients."));
-    visit("clients", self.clients,
-          Field("Number of clients; natural partitions take all owners when 0.").at_least(0));
+    visit(
+        "clients", self.clients,
+        Field("Number of clients; natural partitions take all owners when 0. The default of 100 is "
+              "lowered for a data set that is too small for it.")
+            .at_least(0));
     constexpr const char* kDirichlet = "data.partition.name = \"dirichlet\"";
     const bool dirichlet = self.name == "dirichlet";
     visit("alpha", self.alpha,
@@ -42,9 +46,15 @@ struct PartitionOptions {
               .at_least(0)
               .needs(self.name == "iid", "data.partition.name = \"iid\""));
     visit("min_samples", self.min_samples,
-          Field("dirichlet: redrawn until every client has this many samples.")
+          Field("dirichlet: redrawn until every client has this many samples. The default of 10 is "
+                "lowered where it cannot be had.")
               .at_least(1)
               .needs(dirichlet, kDirichlet));
+    visit(
+        "cap", self.cap,
+        Field("dirichlet: a client that holds its even share of the samples gets no more of later "
+              "classes; false draws every class's shares as they fall (plain Dirichlet).")
+            .needs(dirichlet, kDirichlet));
   }
 };
 
@@ -61,16 +71,18 @@ class Partition {
   virtual uint64_t max_samples() const = 0;
 };
 
-// Throws Error, saying which number to change, when the partition cannot be made.
+// Throws Error, saying which number to change, when the partition cannot be made. A number that is
+// the default and cannot work on this data set gives way to one that can; `notes` (null when not
+// wanted) receives a line for that, and for owners that are left out or not looked at.
 std::unique_ptr<Partition> make_partition(const PartitionOptions& options, const Dataset& dataset,
-                                          Key key);
+                                          Key key, std::vector<std::string>* notes = nullptr);
 
 // The one table of partitions: a name, a line for `espalier list partitions`, and the factory that
 // make_partition calls.
 struct PartitionRow {
   std::string name, summary;
   std::unique_ptr<Partition> (*make)(const PartitionOptions& options, const Dataset& dataset,
-                                     Key key);
+                                     Key key, std::vector<std::string>& notes);
 };
 const std::vector<PartitionRow>& partition_rows();
 

@@ -246,5 +246,137 @@ TEST(NaturalPartition, FollowsTheOwners) {
               HasSubstr("no clients of its own"));
 }
 
+// 10 classes of 400 samples each.
+Dataset balanced() {
+  Dataset dataset = labeled(4000);
+  for (size_t i = 0; i < dataset.size(); ++i) dataset.labels[i] = static_cast<int32_t>(i % 10);
+  return dataset;
+}
+
+// Shares of the classes over many seeds: mean and variance of one client's share, and the largest
+// client that occurred.
+struct Shares {
+  double mean = 0, variance = 0;
+  size_t largest = 0;
+};
+Shares shares_of_classes(const PartitionOptions& options, uint64_t seeds) {
+  const Dataset dataset = balanced();
+  std::vector<double> shares;
+  Shares found;
+  for (uint64_t seed = 0; seed < seeds; ++seed) {
+    for (const auto& list : members(options, dataset, seed)) {
+      std::vector<double> counts(10, 0);
+      for (const uint32_t sample : list)
+        counts[static_cast<size_t>(dataset.labels[sample])] += 1.0 / 400;
+      shares.insert(shares.end(), counts.begin(), counts.end());
+      found.largest = std::max(found.largest, list.size());
+    }
+  }
+  for (const double share : shares) found.mean += share / static_cast<double>(shares.size());
+  for (const double share : shares)
+    found.variance +=
+        (share - found.mean) * (share - found.mean) / static_cast<double>(shares.size());
+  return found;
+}
+
+// A share of Dirichlet(alpha) among K has mean 1/K and variance (1/K)(1 − 1/K)/(K·alpha + 1).
+TEST(DirichletPartition, WithoutCapHasDirichletsMoments) {
+  PartitionOptions options;
+  options.name = "dirichlet";
+  options.clients = 5;
+  options.min_samples = 1;
+  options.cap = false;
+  for (const double alpha : {0.3, 1.0, 10.0}) {
+    options.alpha = alpha;
+    const Shares found = shares_of_classes(options, 300);
+    EXPECT_NEAR(found.mean, 0.2, 1e-9);
+    const double expected = 0.2 * 0.8 / (5 * alpha + 1);
+    EXPECT_NEAR(found.variance, expected, 0.08 * expected) << alpha;
+  }
+  options.alpha = 0.3;
+  const size_t plain = shares_of_classes(options, 300).largest;
+  options.cap = true;
+  const Shares capped = shares_of_classes(options, 300);
+  // A client gets no class once it has N/K = 800 samples; one class more is 400.
+  EXPECT_LE(capped.largest, 1200U);
+  EXPECT_GT(plain, 1600U);
+}
+
+TEST(DirichletPartition, CapBelongsToItAlone) {
+  for (const char* name : {"iid", "shards", "natural", "dirichlet"}) {
+    PartitionOptions options;
+    options.name = name;
+    options.cap = false;
+    EXPECT_EQ(idle_options(options).empty(), options.name == "dirichlet") << name;
+  }
+}
+
+std::vector<std::string> notes_of(const PartitionOptions& options, const Dataset& dataset,
+                                  uint64_t expected_clients) {
+  std::vector<std::string> notes;
+  const auto partition = make_partition(options, dataset, Key(1), &notes);
+  EXPECT_EQ(partition->num_clients(), expected_clients);
+  uint64_t smallest = UINT64_MAX;
+  for (uint64_t k = 0; k < partition->num_clients(); ++k)
+    smallest = std::min(smallest, partition->num_samples(k));
+  EXPECT_GT(smallest, 0U);
+  return notes;
+}
+
+TEST(Partition, DefaultsThatCannotWorkGiveWay) {
+  Dataset small = labeled(60);
+  small.client_of_sample.clear();
+  small.client_names.clear();
+  PartitionOptions options;
+  EXPECT_THAT(notes_of(options, small, 10),
+              testing::ElementsAre(HasSubstr("clients is lowered from its default 100 to 10")));
+  options.name = "dirichlet";
+  EXPECT_THAT(notes_of(options, small, 3).front(), HasSubstr("100 to 3"));
+  options.clients = 12;
+  EXPECT_THAT(notes_of(options, small, 12).front(),
+              HasSubstr("min_samples is lowered from its default 10 to 2"));
+  options.min_samples = 9;  // somebody's number stays
+  EXPECT_THAT(error_of([&] { make_partition(options, small, Key(1)); }),
+              HasSubstr("12 × 9; lower"));
+
+  options = {};
+  options.name = "shards";
+  const uint64_t clients = make_partition(options, small, Key(1))->num_clients();
+  EXPECT_LT(clients, 100U);
+  EXPECT_THAT(notes_of(options, small, clients).front(), HasSubstr("lowered"));
+  options.clients = 101;
+  EXPECT_THAT(error_of([&] { make_partition(options, small, Key(1)); }),
+              HasSubstr("at most 60 clients"));
+  Dataset one = small;
+  std::fill(one.labels.begin(), one.labels.end(), 3);
+  options.clients = 6;
+  EXPECT_THAT(notes_of(options, one, 6).front(), HasSubstr("classes_per_client"));
+
+  // Enough samples, but hardly any draw leaves everybody ten.
+  options = {};
+  options.name = "dirichlet";
+  options.alpha = 0.3;
+  options.clients = 150;
+  EXPECT_THAT(notes_of(options, labeled(2000), 150).front(), HasSubstr("always had fewer"));
+}
+
+TEST(Partition, OwnersThatAreNotClientsAreSaid) {
+  const Dataset dataset = labeled();
+  PartitionOptions options;
+  EXPECT_THAT(notes_of(options, dataset, 100).front(), HasSubstr("40 owners"));
+  options.name = "natural";
+  EXPECT_THAT(notes_of(options, dataset, 40), testing::IsEmpty());
+  options.clients = 50;
+  EXPECT_THAT(notes_of(options, dataset, 40).front(), HasSubstr("only 40 owners"));
+  options.clients = 7;
+  EXPECT_THAT(notes_of(options, dataset, 7), testing::IsEmpty());
+  Dataset many = dataset;
+  for (int i = 40; i < 150; ++i) many.client_names.push_back(concat("owner", i));
+  for (size_t i = 0; i < many.size(); ++i)
+    many.client_of_sample[i] = static_cast<uint32_t>(i % 150);
+  options.clients = 100;
+  EXPECT_THAT(notes_of(options, many, 100).front(), HasSubstr("the first 100 of 150 owners"));
+}
+
 }  // namespace
 }  // namespace espalier::data

@@ -39,16 +39,36 @@ std::vector<size_t> choose_classes(Stream& stream, std::vector<uint64_t>& shards
 }  // namespace
 
 std::unique_ptr<Partition> make_shards(const PartitionOptions& options, const Dataset& dataset,
-                                       Key key) {
+                                       Key key, std::vector<std::string>& notes) {
   const auto clients = static_cast<uint64_t>(options.clients);
   const auto per_client = static_cast<uint64_t>(options.classes_per_client);
   auto classes = shuffled_by_class(dataset, key.child(0));
   std::erase_if(classes, [](const auto& samples) { return samples.empty(); });
+  if (per_client > classes.size() && is_default(&PartitionOptions::classes_per_client, options)) {
+    PartitionOptions fewer = options;
+    fewer.classes_per_client = static_cast<int64_t>(classes.size());
+    note_lowered("classes_per_client", options.classes_per_client, fewer.classes_per_client,
+                 dataset, notes);
+    return make_shards(fewer, dataset, key, notes);
+  }
   if (per_client > classes.size()) {
     fail("data/partition", "expected classes_per_client of at most ", classes.size(),
          " (the classes of the training samples), got ", per_client,
          "; lower data.partition.classes_per_client");
   }
+  // Clients of whom every class has a shard, whichever classes get one more.
+  const auto smallest =
+      std::min_element(classes.begin(), classes.end(),
+                       [](const auto& a, const auto& b) { return a.size() < b.size(); });
+  PartitionOptions fewer = options;
+  fewer.clients = static_cast<int64_t>(smallest->size() * classes.size() / per_client);
+  const bool may_lower =
+      is_default(&PartitionOptions::clients, options) && fewer.clients < options.clients;
+  const auto lowered = [&] {
+    note_lowered("clients", options.clients, fewer.clients, dataset, notes);
+    return make_shards(fewer, dataset, key, notes);
+  };
+  if (clients > dataset.size() && may_lower) return lowered();
   if (clients > dataset.size()) {
     fail("data/partition", "expected at most ", dataset.size(),
          " clients (the training samples), got ", clients, "; lower data.partition.clients");
@@ -65,6 +85,7 @@ std::unique_ptr<Partition> make_shards(const PartitionOptions& options, const Da
   stream.shuffle(std::span(order));
   for (size_t i = 0; i < clients * per_client % classes.size(); ++i) ++shards[order[i]];
   for (size_t c = 0; c < classes.size(); ++c) {
+    if (classes[c].size() < shards[c] && may_lower) return lowered();
     if (classes[c].size() < shards[c]) {
       fail("data/partition", "a class with ", classes[c].size(),
            " training samples cannot be cut into ", shards[c],

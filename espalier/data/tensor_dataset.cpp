@@ -6,6 +6,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
+#include "espalier/data/notes.h"
 
 namespace espalier::data {
 
@@ -27,14 +28,48 @@ const TensorView& required(const SafetensorsFile& file, const std::string& name)
   return *tensor;
 }
 
+// "sample 17" of labels, "sample 17, position 3" of sequences, "sample 17, [0, 3, 5]" of images:
+// the place of a value in a tensor whose first dimension counts samples.
+std::string place_text(const TensorView& tensor, size_t index) {
+  size_t size = 1;
+  for (size_t d = 1; d < tensor.shape.size(); ++d) size *= static_cast<size_t>(tensor.shape[d]);
+  const std::string sample = concat("sample ", index / size);
+  if (tensor.shape.size() == 1) return sample;
+  if (tensor.shape.size() == 2) return concat(sample, ", position ", index % size);
+  std::vector<int64_t> position(tensor.shape.begin() + 1, tensor.shape.end());
+  size_t rest = index % size;
+  for (size_t d = position.size(); d-- > 0;) {
+    const auto extent = static_cast<size_t>(position[d]);
+    position[d] = static_cast<int64_t>(rest % extent);
+    rest /= extent;
+  }
+  return concat(sample, ", ", shape_text(position));
+}
+
+// What to do about ids that are none: labels of two signs, measured values taken for tokens, …
+std::string id_advice(const std::string& name, const std::vector<int64_t>& values) {
+  if (name == "inputs") {
+    return "integers of shape (samples, length) are token sequences; store measured values as "
+           "float32";
+  }
+  const bool signs = std::all_of(values.begin(), values.end(),
+                                 [](int64_t value) { return value == -1 || value == 1; });
+  if (signs) return "labels are class numbers from 0: store (labels + 1) // 2";
+  return "labels are class numbers from 0, and samples without a class are left out";
+}
+
 std::vector<int32_t> read_ids(const TensorView& tensor, const std::string& name,
                               const SafetensorsFile& file) {
+  if (is_floating(tensor.dtype)) {
+    fail(file.where(), "expected ", name, " as integers, got ", dtype_name(tensor.dtype),
+         "; store ", name, ".astype(np.int64)");
+  }
   const auto values = tensor.as_int64(file.where() + ", " + name);
   std::vector<int32_t> ids(values.size());
   for (size_t i = 0; i < values.size(); ++i) {
     if (values[i] < 0 || values[i] >= kMaxIds) {
-      fail(file.where(), "expected ", name, " in [0, ", kMaxIds, "), got ", values[i], " (value ",
-           i, ")");
+      fail(file.where(), "expected ", name, " in [0, ", kMaxIds, "), got ", values[i], " (",
+           place_text(tensor, i), "); ", id_advice(name, values));
     }
     ids[i] = static_cast<int32_t>(values[i]);
   }
@@ -43,10 +78,26 @@ std::vector<int32_t> read_ids(const TensorView& tensor, const std::string& name,
 
 void check_length(const TensorView& tensor, const std::string& name, int64_t samples,
                   const SafetensorsFile& file) {
-  if (tensor.shape != std::vector<int64_t>{samples}) {
-    fail(file.where(), "expected ", name, " of shape [", samples,
-         "] (one per sample of inputs), got ", shape_text(tensor.shape));
-  }
+  if (tensor.shape == std::vector<int64_t>{samples}) return;
+  const bool rows = tensor.shape.size() == 2 && tensor.shape[0] == samples;
+  const char* advice = !rows                  ? ""
+                       : tensor.shape[1] == 1 ? ".reshape(-1)"
+                                              : ".argmax(1), if these are classes as one-hot rows";
+  fail(file.where(), "expected ", name, " of shape [", samples,
+       "] (one per sample of inputs), got ", shape_text(tensor.shape),
+       rows ? concat("; store ", name, advice) : "");
+}
+
+void check_finite(const TensorView& inputs, std::span<const float> values,
+                  const SafetensorsFile& file) {
+  if (all_finite(values)) return;
+  const auto finite = [](float value) { return std::isfinite(value); };
+  const auto first =
+      static_cast<size_t>(std::find_if_not(values.begin(), values.end(), finite) - values.begin());
+  const auto count = std::count_if(values.begin(), values.end(),
+                                   [](float value) { return !std::isfinite(value); });
+  fail(file.where(), "expected finite float32 values in inputs, got ", inputs.value_text(first),
+       " (", place_text(inputs, first), "; ", count, " of ", values.size(), " values)");
 }
 
 void read_images(const TensorView& inputs, Dataset& dataset) {
@@ -60,6 +111,61 @@ void read_images(const TensorView& inputs, Dataset& dataset) {
       for (size_t c = 0; c < channels; ++c) *out++ = image[c * plane + pixel];
     }
   }
+}
+
+// What to do about inputs of no known kind.
+std::string unread_advice(const TensorView& inputs) {
+  if (inputs.shape.size() == 1) return "; a single value per sample is inputs.reshape(-1, 1)";
+  if (is_floating(inputs.dtype)) return "";
+  if (inputs.dtype == DType::kU8 && inputs.shape.size() == 3)
+    return "; gray images have one channel: inputs[:, None]";
+  return "; store measured values as float32";
+}
+
+// What integers of two dimensions may have been meant to be.
+void note_tokens(const Dataset& train, const Dataset& test, DType dtype, bool declared,
+                 std::vector<std::string>& notes) {
+  const int64_t length = train.sample_shape[0];
+  const auto square = [](int64_t pixels) {
+    const auto side = static_cast<int64_t>(std::llround(std::sqrt(static_cast<double>(pixels))));
+    return side > 1 && side * side == pixels ? side : 0;
+  };
+  if (dtype == DType::kU8) {
+    const int64_t gray = square(length), color = length % 3 == 0 ? square(length / 3) : 0;
+    const std::string shape = gray > 0    ? concat("1, ", gray, ", ", gray)
+                              : color > 0 ? concat("3, ", color, ", ", color)
+                                          : "channels, height, width";
+    notes.push_back(concat("[data] uint8 inputs of shape (samples, ", length,
+                           ") are read as token sequences; store pixels as (samples, ", shape,
+                           ") and other values as float32"));
+    return;
+  }
+  if (declared) return;
+  std::vector<uint8_t> known(static_cast<size_t>(train.vocabulary), 0);
+  for (const Dataset* part : {&train, &test})
+    for (const int32_t token : part->tokens) known[static_cast<size_t>(token)] = 1;
+  const auto occur = std::count(known.begin(), known.end(), 1);
+  if (2 * occur >= train.vocabulary) return;
+  notes.push_back(concat("[data] integers of shape (samples, ", length,
+                         ") are read as sequences of tokens, of which only ", occur, " of ",
+                         train.vocabulary, " occur; store measured values as float32"));
+}
+
+// Class numbers below the largest one that nothing is of.
+void note_gaps(const Dataset& train, const Dataset& test, std::vector<std::string>& notes) {
+  std::vector<uint8_t> known(static_cast<size_t>(train.num_classes), 0);
+  for (const Dataset* part : {&train, &test})
+    for (const int32_t label : part->labels) known[static_cast<size_t>(label)] = 1;
+  std::vector<int64_t> absent;
+  for (size_t c = 0; c < known.size(); ++c) {
+    if (known[c] == 0) absent.push_back(static_cast<int64_t>(c));
+  }
+  if (absent.empty()) return;
+  const bool from_one = absent == std::vector<int64_t>{0};
+  notes.push_back(concat("[data] no sample is of ", class_list(absent, train.num_classes),
+                         ", yet the model has an output for each of ", train.num_classes,
+                         from_one ? "; if labels are numbered from 1, store labels - 1"
+                                  : "; number the classes 0, 1, 2, … in both files alike"));
 }
 
 Dataset read_part(const SafetensorsFile& file) {
@@ -81,15 +187,15 @@ Dataset read_part(const SafetensorsFile& file) {
   } else if (is_floating(inputs.dtype) && shape.size() >= 2) {
     dataset.kind = Kind::kFloat;
     dataset.floats = inputs.as_float(file.where());
-    if (!all_finite(dataset.floats)) fail(file.where(), "inputs has values that are not finite");
+    check_finite(inputs, dataset.floats, file);
   } else if (!is_floating(inputs.dtype) && shape.size() == 2) {
     dataset.kind = Kind::kTokens;
     dataset.tokens = read_ids(inputs, "inputs", file);
   } else {
     fail(file.where(),
          "expected inputs as uint8 (samples, channels, height, width), floating point (samples, …) "
-         "or ",
-         "integers (samples, length), got ", dtype_name(inputs.dtype), " ", shape_text(shape));
+         "or integers (samples, length), got ",
+         dtype_name(inputs.dtype), " ", shape_text(shape), unread_advice(inputs));
   }
   return dataset;
 }
@@ -122,19 +228,35 @@ void read_owners(const SafetensorsFile& train_file, const SafetensorsFile& test_
   assign(test_ids, test);
 }
 
-int64_t largest(const std::vector<int32_t>& ids) {
-  return ids.empty() ? -1 : *std::max_element(ids.begin(), ids.end());
+// The ids in one tensor of a file.
+struct Ids {
+  const SafetensorsFile& file;
+  std::string tensor;
+  const std::vector<int32_t>& values;
+};
+
+// Where the largest of them is.
+size_t largest(const Ids& ids) {
+  return static_cast<size_t>(std::max_element(ids.values.begin(), ids.values.end()) -
+                             ids.values.begin());
 }
 
-int64_t id_count(const std::string& name, const SafetensorsFile& file, int64_t needed) {
+// The number of classes or tokens: what both parts need, or what the training file declares.
+int64_t id_count(const std::string& name, const Ids& train, const Ids& test) {
+  const auto value = [](const Ids& ids) { return ids.values[largest(ids)]; };
+  const Ids& needing = value(test) > value(train) ? test : train;
+  const int64_t needed = int64_t{value(needing)} + 1;
+  const SafetensorsFile& file = train.file;
   const auto entry = file.metadata().find(name);
   if (entry == file.metadata().end()) return needed;
   int64_t declared = 0;
   const char* end = entry->second.data() + entry->second.size();
   const auto [stop, status] = std::from_chars(entry->second.data(), end, declared);
   if (status != std::errc() || stop != end || declared < needed || declared > kMaxIds) {
-    fail(file.where(), "expected the metadata '", name, "' to be a number from ", needed,
-         " (what the data need) to ", kMaxIds, ", got '", entry->second, "'");
+    fail(file.where(), "expected the metadata '", name, "' to be a number from ", needed, " to ",
+         kMaxIds, ", got '", entry->second, "'; ", needing.file.where(), " has ", needed - 1,
+         " in ", needing.tensor, " (",
+         place_text(*needing.file.find(needing.tensor), largest(needing)), ")");
   }
   return declared;
 }
@@ -173,10 +295,13 @@ LoadedData tensor_datasets(const SafetensorsFile& train_file, const SafetensorsF
          shape_text(train.sample_shape), " per sample, got ", shape_text(test.sample_shape));
   }
   train.num_classes = test.num_classes = id_count(
-      "num_classes", train_file, std::max(largest(train.labels), largest(test.labels)) + 1);
+      "num_classes", {train_file, "labels", train.labels}, {test_file, "labels", test.labels});
+  if (!train_file.metadata().contains("num_classes")) note_gaps(train, test, loaded.notes);
   if (train.kind == Kind::kTokens) {
     train.vocabulary = test.vocabulary = id_count(
-        "vocabulary", train_file, std::max(largest(train.tokens), largest(test.tokens)) + 1);
+        "vocabulary", {train_file, "inputs", train.tokens}, {test_file, "inputs", test.tokens});
+    note_tokens(train, test, required(train_file, "inputs").dtype,
+                train_file.metadata().contains("vocabulary"), loaded.notes);
   }
   if (train.kind == Kind::kImage) normalize_by_training_pixels(train, test);
   read_owners(train_file, test_file, train, test);
@@ -204,15 +329,15 @@ Dataset load_samples(const std::filesystem::path& path, const Dataset& like) {
          shape_text(like.sample_shape), " per sample, but the inputs are ",
          kind_name(samples.kind), " of ", shape_text(samples.sample_shape));
   }
-  if (const int64_t most = largest(samples.labels); most >= like.num_classes) {
-    fail(file.where(), "the model knows the classes 0 to ", like.num_classes - 1,
-         ", but the labels go up to ", most);
-  }
-  if (const int64_t most = largest(samples.tokens);
-      samples.kind == Kind::kTokens && most >= like.vocabulary) {
-    fail(file.where(), "the model knows the tokens 0 to ", like.vocabulary - 1,
-         ", but the inputs go up to ", most);
-  }
+  const auto check = [&](const Ids& ids, int64_t known, const char* what) {
+    const size_t most = largest(ids);
+    if (ids.values[most] < known) return;
+    fail(file.where(), "the model knows the ", what, " 0 to ", known - 1, ", but ", ids.tensor,
+         " go up to ", ids.values[most], " (", place_text(*file.find(ids.tensor), most), ")");
+  };
+  check({file, "labels", samples.labels}, like.num_classes, "classes");
+  if (samples.kind == Kind::kTokens)
+    check({file, "inputs", samples.tokens}, like.vocabulary, "tokens");
   samples.num_classes = like.num_classes;
   samples.vocabulary = like.vocabulary;
   samples.mean = like.mean;

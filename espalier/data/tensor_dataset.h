@@ -17,8 +17,10 @@
 // of the training pixels per channel.
 namespace espalier::data {
 
-// Both parts. Throws Error, prefixed with the file, for a missing tensor, a wrong type or shape,
-// counts that disagree, values that are not finite and ids that are negative or absurd.
+// Both parts, with notes on what was guessed (class numbers without samples, tables that are read
+// as tokens). Throws Error, prefixed with the file, for a missing tensor, a wrong type or shape,
+// counts that disagree, and, with their place, values that are not finite and ids that are negative
+// or absurd.
 LoadedData tensor_datasets(const SafetensorsFile& train, const SafetensorsFile& test);
 
 LoadedData load_safetensors(const DataOptions& options, Key key);

@@ -116,8 +116,7 @@ TEST(TensorDataset, BadFilesAreErrors) {
       HasSubstr("'labels'"));
   EXPECT_THAT(message(good, images({0})),
               HasSubstr("[test] expected inputs of the training file's kind"));
-  EXPECT_THAT(message(floats({1, NAN}, {0}), good), HasSubstr("not finite"));
-  EXPECT_THAT(message(floats({1, 2}, {-1}), good), HasSubstr("got -1"));
+  EXPECT_THAT(message(floats({1, 2}, {-1}), good), HasSubstr("got -1 (sample 0)"));
   EXPECT_THAT(message(floats({1, 2}, {int64_t{1} << 40}), good),
               HasSubstr("expected labels in [0, "));
   EXPECT_THAT(message(tokens({1, -2}, {0}), good), HasSubstr("expected inputs in [0, "));
@@ -153,6 +152,84 @@ TEST(TensorDataset, LoadsAFolder) {
   cut.resize(cut.size() - 3);
   folder.write("train.safetensors", cut);
   EXPECT_THAT(error_of([&] { load_dataset(options, Key(1)); }), HasSubstr("train.safetensors]"));
+}
+
+TEST(TensorDataset, AFaultHasAPlace) {
+  const FileBuilder good = floats({1, 2, 3, 4}, {1, 0});
+  EXPECT_THAT(message(floats({1, 2, 3, NAN}, {0, 1}), good),
+              HasSubstr("[train] expected finite float32 values in inputs, got nan (sample 1, "
+                        "position 1; 1 of 4 values)"));
+  EXPECT_THAT(message(good, floats({1, -INFINITY, NAN, 0}, {0, 1})),
+              HasSubstr("[test] expected finite float32 values in inputs, got -inf (sample 0, "
+                        "position 1; 2 of 4 values)"));
+  FileBuilder images;
+  std::vector<double> values(2 * 12, 0.5);
+  values[12 + 1 * 6 + 1 * 3 + 2] = 1e300;
+  images.add("inputs", DType::kF64, {2, 2, 2, 3}, values)
+      .add("labels", DType::kI64, {2}, std::vector<int64_t>{0, 1});
+  EXPECT_THAT(message(images, images), HasSubstr("got 1e+300 (sample 1, [1, 1, 2]; 1 of 24"));
+  EXPECT_THAT(message(tokens({1, 2, 3, -7}, {0, 1}), good),
+              HasSubstr("got -7 (sample 1, position 1); integers of shape (samples, length) are"));
+  EXPECT_THAT(message(floats({1, 2, 3, 4}, {1, -1}), good),
+              HasSubstr("got -1 (sample 1); labels are class numbers from 0: store (labels + 1)"));
+  EXPECT_THAT(message(floats({1, 2, 3, 4}, {0, -100}), good),
+              HasSubstr("got -100 (sample 1); labels are class numbers from 0, and samples"));
+  EXPECT_THAT(message(tokens({1, 2, 3, 4}, {0, 5}).meta("num_classes", "3"), tokens({1, 2}, {0})),
+              HasSubstr("from 6 to 16777216, got '3'; train has 5 in labels (sample 1)"));
+  EXPECT_THAT(
+      message(tokens({1, 2, 3, 4}, {0, 1}).meta("vocabulary", "5"), tokens({1, 2, 3, 7}, {0, 1})),
+      HasSubstr("test has 7 in inputs (sample 1, position 1)"));
+
+  FileBuilder labels;
+  labels.add("inputs", DType::kF32, {2, 1}, std::vector<float>{0, 1})
+      .add("labels", DType::kF32, {2}, std::vector<float>{0, 1});
+  EXPECT_THAT(message(labels, good), HasSubstr("expected labels as integers, got F32; store"));
+  FileBuilder one_hot;
+  one_hot.add("inputs", DType::kF32, {2, 1}, std::vector<float>{0, 1})
+      .add("labels", DType::kI64, {2, 3}, std::vector<int64_t>{0, 1, 0, 1, 0, 0});
+  EXPECT_THAT(message(one_hot, good), HasSubstr("labels.argmax(1)"));
+  FileBuilder column;
+  column.add("inputs", DType::kF32, {2, 1}, std::vector<float>{0, 1})
+      .add("labels", DType::kI64, {2, 1}, std::vector<int64_t>{0, 1});
+  EXPECT_THAT(message(column, good), HasSubstr("labels.reshape(-1)"));
+  FileBuilder gray;
+  gray.add("inputs", DType::kU8, {2, 1, 2}, std::vector<uint8_t>{0, 1, 2, 3})
+      .add("labels", DType::kI64, {2}, std::vector<int64_t>{0, 1});
+  EXPECT_THAT(message(gray, good), HasSubstr("inputs[:, None]"));
+  FileBuilder large = floats({1, 2}, {0});
+  large.add("client", DType::kU64, {1}, std::vector<uint64_t>{UINT64_MAX});
+  EXPECT_THAT(message(large, good), HasSubstr("got 18446744073709551615 (value 0)"));
+}
+
+TEST(TensorDataset, SaysWhatItGuesses) {
+  const auto notes = [](const FileBuilder& train, const FileBuilder& test) {
+    return tensor_datasets(train.file("train"), test.file("test")).notes;
+  };
+  const FileBuilder good = floats({1, 2, 3, 4}, {1, 0});
+  EXPECT_THAT(notes(good, good), testing::IsEmpty());
+  EXPECT_THAT(notes(floats({1, 2, 3, 4}, {1, 2}), floats({1, 2}, {2})),
+              ElementsAre(HasSubstr("no sample is of class 0, yet the model has an output for each "
+                                    "of 3; if labels are numbered from 1, store labels - 1")));
+  EXPECT_THAT(notes(floats({1, 2, 3, 4}, {0, 4}), floats({1, 2}, {2})),
+              ElementsAre(HasSubstr("no sample is of classes 1 and 3, yet")));
+  // Who declares the number knows it.
+  EXPECT_THAT(notes(floats({1, 2, 3, 4}, {0, 4}).meta("num_classes", "6"), floats({1, 2}, {2})),
+              testing::IsEmpty());
+  const auto bytes = [](int64_t length) {
+    FileBuilder builder;
+    builder
+        .add("inputs", DType::kU8, {1, length}, std::vector<uint8_t>(static_cast<size_t>(length)))
+        .add("labels", DType::kI64, {1}, std::vector<int64_t>{0});
+    return builder;
+  };
+  EXPECT_THAT(
+      notes(bytes(144), bytes(144)),
+      ElementsAre(HasSubstr("read as token sequences; store pixels as (samples, 1, 12, 12)")));
+  EXPECT_THAT(notes(bytes(27), bytes(27)), ElementsAre(HasSubstr("(samples, 3, 3, 3)")));
+  EXPECT_THAT(notes(bytes(5), bytes(5)), ElementsAre(HasSubstr("(samples, channels, height")));
+  EXPECT_THAT(notes(tokens({0, 1, 2, 3}, {0, 1}), tokens({1, 2}, {1})), testing::IsEmpty());
+  EXPECT_THAT(notes(tokens({0, 1, 2000, 12}, {0, 1}), tokens({1, 2}, {1})),
+              ElementsAre(HasSubstr("of which only 5 of 2001 occur")));
 }
 
 }  // namespace

@@ -9,7 +9,9 @@ Graph lstm(const ModelOptions& options, const DataSpec& data) {
       data.sample_shape[0] < 1 || data.vocabulary < 1) {
     fail("train/model", "model '", options.name,
          "' expects sequences of tokens, got samples of shape ", shape_text(data.sample_shape),
-         "; use model.name = \"mlp\" or \"cnn\"");
+         data.sample_shape.size() == 3 ? "; use model.name = \"cnn\" or \"mlp\""
+                                       : "; use model.name = \"mlp\"",
+         ", or store tokens as integers (samples, length)");
   }
   GraphBuilder net(options.name, {1, 1, data.sample_shape[0]});
   int x = net.embedding("embedding", data.vocabulary, options.embedding);

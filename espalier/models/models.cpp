@@ -8,8 +8,10 @@ namespace espalier::models {
 Shape image_shape(const ModelOptions& options, const DataSpec& data) {
   const auto& shape = data.sample_shape;
   if (data.kind == data::Kind::kTokens) {
-    fail("train/model", "model '", options.name,
-         "' expects images or vectors, got token sequences; use model.name = \"lstm\"");
+    fail("train/model", "model '", options.name, "' cannot read sequences of ", shape_text(shape),
+         " tokens (\"lstm\" can); store pixels as uint8 (samples, channels, height, width), values "
+         "as "
+         "float32");
   }
   if (shape.size() == 3) return {shape[0], shape[1], shape[2]};
   int64_t size = 1;
@@ -18,10 +20,11 @@ Shape image_shape(const ModelOptions& options, const DataSpec& data) {
 }
 
 Shape require_image(const ModelOptions& options, const DataSpec& data) {
-  if (data.sample_shape.size() != 3) {
+  if (data.kind != data::Kind::kTokens && data.sample_shape.size() != 3) {
     fail("train/model", "model '", options.name,
          "' expects samples of shape [channels, height, width], got ",
-         shape_text(data.sample_shape), "; use model.name = \"mlp\"");
+         shape_text(data.sample_shape), "; use model.name = \"mlp\"",
+         data.sample_shape.size() == 2 ? ", or store gray images as inputs[:, None]" : "");
   }
   return image_shape(options, data);
 }

@@ -235,5 +235,72 @@ TEST(Trainer, ExplainsWhatIsWrong) {
               HasSubstr("train.device = \"cpu\""));
 }
 
+// What the logits say, counted again, for nets of the engine on images, values and tokens.
+TEST(Trainer, CountsByClass) {
+  const data::Dataset images = block_images({1, 12, 12}, 60, 5);
+  data::Dataset text;
+  text.name = "text";
+  text.kind = data::Kind::kTokens;
+  text.sample_shape = {6};
+  text.num_classes = text.vocabulary = 9;
+  Stream stream(Key(4));
+  for (int i = 0; i < 60; ++i) {
+    for (int j = 0; j < 6; ++j) text.tokens.push_back(static_cast<int32_t>(stream.below(9)));
+    text.labels.push_back(static_cast<int32_t>(stream.below(9)));
+  }
+  text.validate();
+  for (const std::string model : {"mlp", "cnn", "lstm"}) {
+    const data::Dataset& set = model == "lstm" ? text : images;
+    ModelOptions options;
+    options.name = model;
+    options.lstm_units = 8;
+    options.width = 0.25;
+    const auto trainer = make_trainer(options, spec_of(set), {});
+    StepOptions steps;
+    steps.epochs = 3;
+    trained(*trainer, set, steps, 40);
+    EvalSums sums = trainer->evaluate(set, std::span(first_samples(60)).first(33));
+    std::vector<uint32_t> rest = first_samples(60);
+    rest.erase(rest.begin(), rest.begin() + 33);
+    sums += trainer->evaluate(set, rest);
+    const auto classes = static_cast<size_t>(set.num_classes);
+    std::vector<float> logits(60 * classes);
+    trainer->predict(set, first_samples(60), nullptr, Key(0), {}, logits);
+    std::vector<ClassCount> expected(classes);
+    for (size_t c = 0; c < classes; ++c) expected[c].label = static_cast<int32_t>(c);
+    for (size_t i = 0; i < 60; ++i) {
+      const auto row = logits.begin() + static_cast<std::ptrdiff_t>(i * classes);
+      const auto best = std::max_element(row, row + static_cast<std::ptrdiff_t>(classes)) - row;
+      ++expected[static_cast<size_t>(set.labels[i])].count;
+      expected[static_cast<size_t>(set.labels[i])].correct += best == set.labels[i] ? 1 : 0;
+    }
+    std::erase_if(expected, [](const ClassCount& c) { return c.count == 0; });
+    EXPECT_EQ(sums.classes, expected) << model;
+    uint64_t correct = 0;
+    for (const ClassCount& c : sums.classes) correct += c.correct;
+    EXPECT_EQ(correct, sums.correct);
+  }
+}
+
+TEST(Trainer, AugmentsFloatImagesAndRefusesVectors) {
+  data::Dataset set = block_images({1, 8, 8}, 40, 4);
+  set.kind = data::Kind::kFloat;
+  for (const uint8_t pixel : set.pixels) set.floats.push_back(static_cast<float>(pixel) / 255);
+  set.pixels.clear();
+  set.mean.clear();
+  set.stddev.clear();
+  set.validate();
+  const auto fitted = [](const data::Dataset& data, const StepOptions& options) {
+    const auto trainer = trainer_for("mlp", data);
+    return trained(*trainer, data, options, 40);
+  };
+  StepOptions plain, augmented;
+  augmented.flip = true;
+  augmented.cutout = 3;
+  EXPECT_FALSE(std::ranges::equal(fitted(set, plain).values(), fitted(set, augmented).values()));
+  set.sample_shape = {64};
+  EXPECT_THAT(error_of([&] { fitted(set, augmented); }), HasSubstr("values of shape [64]"));
+}
+
 }  // namespace
 }  // namespace espalier::models

@@ -5,6 +5,7 @@
 
 #include "espalier/nn/kernels.h"
 #include "espalier/params/safetensors.h"
+#include "espalier/train/evaluation.h"
 
 namespace espalier::nn {
 namespace {
@@ -200,6 +201,7 @@ FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_
   check(dataset);
   if (samples.empty()) fail("train/fit", "expected at least one training sample, got none");
   const data::Augmentation augmentation{options.crop_padding, options.flip, options.cutout};
+  data::check_augmentation(dataset, augmentation);
   check_loss(hooks);
   optimizer_.start(options, weights_.size(), hooks.optimizer);
   NestedNet* const nest =
@@ -342,8 +344,9 @@ void FlatTrainer::predict(const data::Dataset& dataset, std::span<const uint32_t
 EvalSums FlatTrainer::evaluate(const data::Dataset& dataset, std::span<const uint32_t> samples) {
   check(dataset);
   if (samples.empty()) return {};
-  const BatchSums sums = net_->evaluate(unaugmented(dataset, samples), weights_);
-  return {sums.loss, sums.correct, samples.size()};
+  const Batch batch = unaugmented(dataset, samples);
+  const BatchSums sums = net_->evaluate(batch, weights_);
+  return {sums.loss, sums.correct, samples.size(), count_classes(batch.labels, net_->logits())};
 }
 
 }  // namespace espalier::nn

@@ -112,12 +112,33 @@ AlignedVector<float> TensorView::as_float(std::string_view where) const {
 std::vector<int64_t> TensorView::as_int64(std::string_view where) const {
   std::vector<int64_t> out(static_cast<size_t>(size()));
   visit_stored_type(dtype, where, [&]<class Stored> {
-    if constexpr (std::is_integral_v<Stored> && !std::is_same_v<Stored, uint64_t>)
+    if constexpr (std::is_integral_v<Stored>)
       convert<Stored>(data, out);
     else
       fail(where, "expected integers, got ", dtype_name(dtype));
   });
+  if (dtype != DType::kU64) return out;
+  const auto large = std::find_if(out.begin(), out.end(), [](int64_t value) { return value < 0; });
+  if (large != out.end()) {
+    const auto index = static_cast<size_t>(large - out.begin());
+    fail(where, "expected integers below 2^63, got ", value_text(index), " (value ", index, ")");
+  }
   return out;
+}
+
+std::string TensorView::value_text(size_t index) const {
+  std::string text;
+  visit_stored_type(dtype, "safetensors", [&]<class Stored> {
+    Stored value;
+    std::memcpy(&value, data.data() + index * sizeof(Stored), sizeof(Stored));
+    if constexpr (std::is_integral_v<Stored>)
+      text = std::to_string(value);
+    else if constexpr (std::is_same_v<Stored, double>)
+      text = concat(value);
+    else
+      text = concat(static_cast<float>(value));
+  });
+  return text;
 }
 
 SafetensorsFile SafetensorsFile::parse(Bytes bytes, std::string_view where) {

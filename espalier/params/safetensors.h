@@ -42,9 +42,11 @@ struct TensorView {
 
   int64_t size() const;  // number of values
   // The values converted to float32 or int64; an Error when the type cannot be (bool counts as 0/1;
-  // floats are not integers).
+  // floats are not integers) or a value of U64 does not fit.
   AlignedVector<float> as_float(std::string_view where) const;
   std::vector<int64_t> as_int64(std::string_view where) const;
+  // One value as it is stored, for messages; "nan" and "inf" are written so.
+  std::string value_text(size_t index) const;
 };
 
 // A parsed file that owns its bytes.

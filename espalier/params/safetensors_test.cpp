@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "espalier/base/error.h"
 
 namespace espalier {
@@ -102,6 +104,30 @@ void expect_conversion(DType dtype, bool to_integers) {
   }
   const auto integers = file.find("x")->as_int64("test");
   for (size_t i = 0; i < 3; ++i) EXPECT_EQ(integers[i], static_cast<int64_t>(stored[i]));
+}
+
+TEST(Safetensors, OneValueAsText) {
+  const uint64_t large[] = {7, UINT64_MAX};
+  const double wide[] = {1e300, std::nan("")};
+  const uint16_t half[] = {0x3c00, 0xfc00};
+  const auto bytes = [](const auto& v) {
+    return std::span(reinterpret_cast<const uint8_t*>(v), sizeof(v));
+  };
+  const auto file = SafetensorsFile::parse(write_safetensors({{"u", DType::kU64, {2}, bytes(large)},
+                                                              {"d", DType::kF64, {2}, bytes(wide)},
+                                                              {"h", DType::kF16, {2}, bytes(half)}},
+                                                             {}),
+                                           "test");
+  EXPECT_EQ(file.find("u")->value_text(1), "18446744073709551615");
+  EXPECT_EQ(file.find("d")->value_text(0), "1e+300");
+  EXPECT_EQ(file.find("d")->value_text(1), "nan");
+  EXPECT_EQ(file.find("h")->value_text(1), "-inf");
+  // Unsigned 64-bit integers that fit are integers.
+  EXPECT_THROW(file.find("u")->as_int64("test"), Error);
+  const uint64_t small[] = {7, 1};
+  const auto fits = SafetensorsFile::parse(
+      write_safetensors({{"u", DType::kU64, {2}, bytes(small)}}, {}), "test");
+  EXPECT_EQ(fits.find("u")->as_int64("test"), (std::vector<int64_t>{7, 1}));
 }
 
 TEST(Safetensors, ConvertsNumbersOfEverySize) {

@@ -51,6 +51,20 @@ TEST(TextTable, SummaryBlock) {
             "time        50.0 s, 4 client updates/s\n"
             "report      runs/a/report.html\n");
   EXPECT_EQ(summary_block(Json::object(), ""), "");
+  // Accuracy that hides a class.
+  const Json rare = {{"final_accuracy", 0.97},
+                     {"final_balanced_accuracy", 0.5},
+                     {"final_never_found", Json::array({1})},
+                     {"final_num_never_found", 1}};
+  EXPECT_EQ(summary_block(rare, ""),
+            "accuracy           97.00%\nbalanced accuracy  50.00%, class 1 is never found\n");
+  Json many = rare;
+  many["final_never_found"] = Json::array({1, 3, 4, 6, 7, 8});
+  many["final_num_never_found"] = 30;
+  EXPECT_NE(summary_block(many, "").find("30 classes are never found (1, 3, 4, 6, 7, …)"),
+            std::string::npos);
+  const Json even = {{"final_accuracy", 0.8}, {"final_balanced_accuracy", 0.805}};
+  EXPECT_EQ(summary_block(even, ""), "accuracy  80.00%\n");
 }
 
 TEST(TextTable, SummaryBlockOfExplorationsAndTargets) {

@@ -86,6 +86,11 @@ std::string cards(const RunData& run) {
     html += card("Test accuracy", text("final_accuracy", Unit::kFraction),
                  "best " + text("best_accuracy", Unit::kFraction));
   }
+  if (accuracy_misleads(summary)) {
+    const std::string lost = never_found_text(summary);
+    html += card("Balanced accuracy", text("final_balanced_accuracy", Unit::kFraction),
+                 lost.empty() ? "every class counts alike" : lost);
+  }
   if (value("final_loss"))
     html += card("Test loss", text("final_loss", Unit::kNumber), "at the last evaluation");
   std::string updates =
@@ -272,6 +277,17 @@ std::string clients_and_configuration(const std::vector<RunData>& runs) {
   return html;
 }
 
+// What was said at the start of a run.
+std::string notes(const RunData& run) {
+  const auto found = run.summary.find("notes");
+  if (found == run.summary.end() || !found->is_array() || found->empty()) return "";
+  std::string html = "<section><h2>Notes</h2><ul>";
+  for (const Json& note : *found) {
+    if (note.is_string()) html += concat("<li>", html_escape(note.get<std::string>()), "</li>");
+  }
+  return html + "</ul></section>";
+}
+
 std::string subtitle(const RunData& run) {
   std::string html = "<p class=\"chips\">";
   for (const char* key : {"strategy", "model", "dataset"}) {
@@ -312,7 +328,7 @@ std::string render_html(const std::vector<RunData>& runs) {
       several ? "" : subtitle(runs.front()), "</div></header>\n");
   html += several ? comparison_table(runs) : cards(runs.front());
   html += "<noscript><p>The curves need JavaScript.</p></noscript>\n<div id=\"charts\"></div>\n";
-  if (several) html += differences(runs);
+  html += several ? differences(runs) : notes(runs.front());
   html += clients_and_configuration(runs);
   html += concat(
       "\n<footer>Bytes are those of the encoded messages, headers and indices included. Made by "

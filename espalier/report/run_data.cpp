@@ -30,6 +30,10 @@ Json summary_from_metrics(const std::vector<Json>& metrics) {
       best = std::max(best.value_or(*accuracy), *accuracy);
     }
     if (const auto loss = number_in(line, "loss")) summary["final_loss"] = *loss;
+    for (const char* key : {"balanced_accuracy", "never_found", "num_never_found", "recall"}) {
+      if (const auto found = line.find(key); found != line.end())
+        summary[concat("final_", key)] = *found;
+    }
     updates += number_in(line, "clients_selected").value_or(0);
     failed += number_in(line, "clients_failed").value_or(0);
     train_seconds += number_in(line, "train_seconds").value_or(0);
@@ -94,11 +98,34 @@ std::vector<RunData> load_runs(const std::vector<fs::path>& paths) {
   return runs;
 }
 
+bool accuracy_misleads(const Json& summary) {
+  const auto accuracy = number_in(summary, "final_accuracy"),
+             balanced = number_in(summary, "final_balanced_accuracy");
+  if (!accuracy || !balanced) return false;
+  return std::abs(*accuracy - *balanced) > 0.01 || !never_found_text(summary).empty();
+}
+
+std::string never_found_text(const Json& summary) {
+  const auto lost = number_in(summary, "final_num_never_found").value_or(0);
+  const auto classes = summary.find("final_never_found");
+  if (lost < 1 || classes == summary.end() || !classes->is_array() || classes->empty()) return "";
+  constexpr size_t kShown = 5;
+  std::string list;
+  for (size_t i = 0; i < std::min(classes->size(), kShown); ++i) {
+    const bool last = static_cast<double>(i + 1) == lost;
+    list += concat(i == 0 ? "" : last ? " and " : ", ", (*classes)[i].dump());
+  }
+  if (lost == 1) return concat("class ", list, " is never found");
+  if (lost <= static_cast<double>(kShown)) return concat("classes ", list, " are never found");
+  return concat(lost, " classes are never found (", list, ", …)");
+}
+
 const std::vector<Figure>& key_figures() {
   static const std::vector<Figure> figures = {
       {"rounds_completed", "Rounds", Unit::kCount, Better::kNeither},
       {"final_accuracy", "Final accuracy", Unit::kFraction, Better::kHigher},
       {"best_accuracy", "Best accuracy", Unit::kFraction, Better::kHigher},
+      {"final_balanced_accuracy", "Balanced accuracy", Unit::kFraction, Better::kHigher},
       {"final_loss", "Final loss", Unit::kNumber, Better::kLower},
       {"bytes_down_per_client_round", "Down per client-round", Unit::kBytes, Better::kLower},
       {"bytes_up_per_client_round", "Up per client-round", Unit::kBytes, Better::kLower},

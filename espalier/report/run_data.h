@@ -45,6 +45,12 @@ const std::vector<Figure>& key_figures();
 // A value with its unit, for people; "–" when there is none.
 std::string figure_text(std::optional<double> value, Unit unit);
 
+// What the accuracy of a summary does not tell: whether the balanced accuracy is another (by more
+// than a percentage point) or classes are never found, and these in words: "class 1 is never
+// found"; empty when there are none.
+bool accuracy_misleads(const Json& summary);
+std::string never_found_text(const Json& summary);
+
 // The index of the run with the best value of a figure; nullopt when fewer than two runs have one
 // or all are equal.
 std::optional<size_t> best_run(const std::vector<RunData>& runs, const Figure& figure);

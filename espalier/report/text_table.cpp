@@ -60,6 +60,11 @@ std::string summary_block(const Json& summary, std::string_view report_path) {
     if (value("final_loss")) accuracy += ", loss " + text("final_loss", Unit::kNumber);
     rows.emplace_back("accuracy", accuracy);
   }
+  if (accuracy_misleads(summary)) {
+    const std::string lost = never_found_text(summary);
+    rows.emplace_back("balanced accuracy", text("final_balanced_accuracy", Unit::kFraction) +
+                                               (lost.empty() ? "" : ", " + lost));
+  }
   for (const auto& [key, width] : summary.items()) {
     constexpr std::string_view kPrefix = "final_accuracy_at_";
     if (key.starts_with(kPrefix) && width.is_number())

@@ -8,6 +8,7 @@
 
 #include "espalier/base/options.h"
 #include "espalier/round/devices.h"
+#include "espalier/train/trainer.h"
 
 namespace espalier::round {
 
@@ -19,6 +20,8 @@ struct RoundRecord {
   // On the test samples, where the round was evaluated: share that is classified correctly, and
   // mean per sample. No loss when it is not finite.
   std::optional<double> accuracy, loss;
+  // The counts behind the accuracy by class, where the evaluator tells classes apart.
+  std::vector<train::ClassCount> classes;
   // Means over the clients that answered, weighted by their numbers of samples.
   double train_loss = 0, train_accuracy = 0;
   // Selected for training, and those of them whose update does not count.

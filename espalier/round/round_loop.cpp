@@ -46,6 +46,13 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
   if (setup_.train.schedule.schedule_rounds == 0)
     setup_.train.schedule.schedule_rounds = setup_.run.rounds;
   if (!setup_.selection.device.empty()) eligible_ = devices_.clients_of(setup_.selection.device);
+  const int64_t by_default = SelectionOptions().clients_per_round;
+  if (setup_.selection.clients_per_round == by_default && num_eligible() > 0 &&
+      num_eligible() < static_cast<uint64_t>(by_default)) {
+    setup_.selection.clients_per_round = static_cast<int64_t>(num_eligible());
+    notes_.push_back(concat("[round] clients_per_round is lowered from its default ", by_default,
+                            " to the ", num_eligible(), " clients that there are"));
+  }
   if (static_cast<uint64_t>(setup_.selection.clients_per_round) > num_eligible()) {
     fail("config", "strategy.clients_per_round is ", setup_.selection.clients_per_round,
          ", but there are only ", num_eligible(), " clients",
@@ -266,6 +273,7 @@ void RoundLoop::evaluate(const strategy::RoundInfo& info, std::span<const uint64
           : setup_.evaluator.evaluate(part ? part->extract(*global_) : *global_);
   if (sums.count > 0) {
     record.accuracy = static_cast<double>(sums.correct) / static_cast<double>(sums.count);
+    record.classes = sums.classes;
     // A model may be finite and its loss not; then there is no number to report.
     if (std::isfinite(sums.loss)) record.loss = sums.loss / static_cast<double>(sums.count);
   }

@@ -58,7 +58,7 @@ class RoundLoop {
   };
 
   // Starts the strategy. Throws Error when parts of the configuration do not go together or it asks
-  // for more clients than there are.
+  // for more clients than there are; the default number of clients per round gives way with a note.
   RoundLoop(const Setup& setup, ParameterSet initial);
 
   // Runs the next round. A client's failure is recorded, not thrown. RoundFailed when all clients
@@ -67,6 +67,8 @@ class RoundLoop {
   // longer finite or storage failed: the run cannot go on from here.
   RoundRecord run_round();
 
+  // What a person should know of how the options were understood.
+  const std::vector<std::string>& notes() const { return notes_; }
   // Also after a resume.
   uint32_t rounds_completed() const { return round_; }
   bool finished() const { return round_ >= static_cast<uint32_t>(setup_.run.rounds); }
@@ -119,6 +121,7 @@ class RoundLoop {
   void set_downlink_state(std::optional<ParameterSet> state);  // as of round_
 
   Setup setup_;
+  std::vector<std::string> notes_;
   strategy::Traits traits_;
   strategy::Capabilities can_;  // the strategy's
   mutable SubmodelPlan plan_;   // remembers the sub-models of the round

@@ -14,6 +14,7 @@ Assembly::Assembly(const RunConfig& config, Sources sources, const Options& opti
       hardware_(config.train.hardware),
       data_(std::move(sources.data)),
       fixed_(std::move(sources.fixed)),
+      notes_(std::move(sources.notes)),
       partition_(std::move(sources.partition)),
       strategy_(make_strategy(config)),
       downlink_(codec::make_codec(config.downlink, "downlink")),
@@ -61,6 +62,7 @@ Assembly::Assembly(const RunConfig& config, Sources sources, const Options& opti
                                                                      .evaluator = *evaluator_,
                                                                      .server = std::move(server)},
                                              std::move(sources.initial));
+  notes_.insert(notes_.end(), loop_->notes().begin(), loop_->notes().end());
 }
 
 std::unique_ptr<train::Trainer> Assembly::make_trainer(std::span<const int64_t> units) const {

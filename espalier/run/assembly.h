@@ -49,6 +49,8 @@ class Assembly {
   const codec::Codec& uplink() const { return *uplink_; }
   // What the model has besides the parameters that are trained.
   const train::FixedTensors& fixed() const { return fixed_; }
+  // What a person should know before the first round.
+  const std::vector<std::string>& notes() const { return notes_; }
   // What the simulated clients remember.
   sim::SimStateStore& states() { return states_; }
   // A replica of the whole model.
@@ -59,6 +61,7 @@ class Assembly {
   train::HardwareOptions hardware_;
   data::DataSource data_;
   train::FixedTensors fixed_;
+  std::vector<std::string> notes_;
   std::unique_ptr<data::Partition> partition_;
   std::unique_ptr<strategy::Strategy> strategy_;
   std::unique_ptr<codec::Codec> downlink_, uplink_;

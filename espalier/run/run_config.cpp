@@ -132,7 +132,7 @@ RunConfig read_run_config(const Json& tree) {
   read_options(data.section("partition"), {}, config.partition);
   read_options(root.section("model"), {}, config.model);
   read_options(root.section("train"), {}, config.train);
-  check_name("dataset", config.data.name, names_of(data::dataset_rows()));
+  check_name("data set", config.data.name, names_of(data::dataset_rows()));
   check_name("partition", config.partition.name, names_of(data::partition_rows()));
   check_name("model", config.model.name, names_of(models::model_rows()));
 

@@ -1,7 +1,9 @@
 #include "espalier/base/clock.h"
 #include "espalier/base/thread_pool.h"
 #include "espalier/models/make_trainer.h"
+#include "espalier/run/class_figures.h"
 #include "espalier/run/runtimes.h"
+#include "espalier/run/sources.h"
 #include "espalier/strategy/strategy.h"
 
 namespace espalier::run {
@@ -14,9 +16,7 @@ train::EvalSums evaluate_model(const TrainedModel& model, train::Trainer& traine
   const auto strategy = make_strategy(config);
   if (strategy::OwnModel* own = strategy->capabilities().own_model; own != nullptr) {
     const auto uplink = codec::make_codec(config.uplink, "uplink");
-    const Key seed(static_cast<uint64_t>(config.run.seed));
-    const auto partition =
-        data::make_partition(config.partition, *model.data.train, seed.child(Purpose::kPartition));
+    const auto partition = divide(config, model.data);
     strategy->start({.layout = trainer.layout(),
                      .num_clients = partition->num_clients(),
                      .model = config.model,
@@ -41,14 +41,16 @@ Json evaluate_dense(const TrainedModel& model) {
   const double seconds = time.seconds();
   if (sums.count == 0) fail("evaluate", "there are no test samples to evaluate on");
   const double count = static_cast<double>(sums.count);
-  return {{"model", model.config.model.name},
-          {"samples", sums.count},
-          {"accuracy", static_cast<double>(sums.correct) / count},
-          {"loss", sums.loss / count},
-          {"parameters", trainer->layout()->num_trainable()},
-          {"macs_per_sample", trainer->macs_per_sample()},
-          {"seconds", seconds},
-          {"samples_per_second", count / seconds}};
+  Json out = {{"model", model.config.model.name},
+              {"samples", sums.count},
+              {"accuracy", static_cast<double>(sums.correct) / count},
+              {"loss", sums.loss / count}};
+  add_class_figures(sums.classes, "", out);
+  out["parameters"] = trainer->layout()->num_trainable();
+  out["macs_per_sample"] = trainer->macs_per_sample();
+  out["seconds"] = seconds;
+  out["samples_per_second"] = count / seconds;
+  return out;
 }
 
 }  // namespace espalier::run

@@ -9,6 +9,7 @@
 #include "espalier/models/models.h"
 #include "espalier/nn/gates.h"
 #include "espalier/nn/kernels.h"
+#include "espalier/run/class_figures.h"
 #include "espalier/run/runtimes.h"
 
 // `espalier evaluate --runtime gated`: three forms of a model with gates, side by side.
@@ -71,14 +72,16 @@ struct Form {
   std::vector<double> seconds;
   std::vector<double> macs;
 
-  Json figures(double accuracy) const {
+  Json figures(std::span<const float> logits, std::span<const int64_t> labels) const {
     const double count = static_cast<double>(macs.size());
-    return {{"accuracy", accuracy},
-            {"seconds_per_sample_alone", quantile(seconds, 0.5)},
-            {"p95_seconds_per_sample_alone", quantile(seconds, 0.95)},
-            {"macs_per_sample", std::accumulate(macs.begin(), macs.end(), 0.0) / count},
-            {"median_macs_per_sample", quantile(macs, 0.5)},
-            {"p95_macs_per_sample", quantile(macs, 0.95)}};
+    Json out = {{"accuracy", accuracy(logits, labels)}};
+    add_class_figures(train::count_classes(labels, logits), "", out);
+    out["seconds_per_sample_alone"] = quantile(seconds, 0.5);
+    out["p95_seconds_per_sample_alone"] = quantile(seconds, 0.95);
+    out["macs_per_sample"] = std::accumulate(macs.begin(), macs.end(), 0.0) / count;
+    out["median_macs_per_sample"] = quantile(macs, 0.5);
+    out["p95_macs_per_sample"] = quantile(macs, 0.95);
+    return out;
   }
 };
 
@@ -121,9 +124,9 @@ class Evaluation {
         {"max_logit_difference", difference}};
     add_batches(out);
     out["speedup"] = quantile(forms_[0].seconds, 0.5) / quantile(forms_[2].seconds, 0.5);
-    out["variants"] = {{"dense", forms_[0].figures(accuracy(dense_logits, labels_))},
-                       {"masked", forms_[1].figures(accuracy(masked_logits, labels_))},
-                       {"gated", forms_[2].figures(accuracy(logits_, labels_))}};
+    out["variants"] = {{"dense", forms_[0].figures(dense_logits, labels_)},
+                       {"masked", forms_[1].figures(masked_logits, labels_)},
+                       {"gated", forms_[2].figures(logits_, labels_)}};
     return out;
   }
 

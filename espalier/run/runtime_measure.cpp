@@ -6,6 +6,7 @@
 
 #include "espalier/base/clock.h"
 #include "espalier/base/error.h"
+#include "espalier/run/class_figures.h"
 
 namespace espalier::run {
 
@@ -87,6 +88,7 @@ Json measure(const TrainedModel& model, const std::vector<Variant>& variants) {
          train::write_weights(*variant.weights, variant.trainer->fixed(), {}).size()},
         {"macs_per_sample", variant.trainer->macs_per_sample()},
     };
+    add_class_figures(sums.classes, "", found[variant.name]);
   }
   for (const bool alone : {true, false}) {
     const size_t batch = alone ? 1 : eval_batch(model);
@@ -107,7 +109,10 @@ void add_ratio(Json& variants) {
   Json ratio = Json::object();
   const Json &first = variants.front(), &second = variants.back();
   for (const auto& [key, value] : first.items()) {
-    if (key == "accuracy" || key == "loss" || !second.contains(key)) continue;
+    if (!value.is_number() || key.ends_with("accuracy") || key == "loss" ||
+        key == "num_never_found" || !second.contains(key)) {
+      continue;
+    }
     const double base = value.get<double>();
     if (base > 0) ratio[key] = second[key].get<double>() / base;
   }

@@ -87,9 +87,7 @@ TrainedModel open_model(const std::string& command, const ModelArguments& argume
   } else {
     std::optional<data::Normalization> normalization;
     if (made_for) normalization = {made_for->mean, made_for->stddev};
-    model.data = data::load_dataset(
-        model.config.data, Key(static_cast<uint64_t>(model.config.run.seed)).child(Purpose::kData),
-        normalization ? &*normalization : nullptr);
+    model.data = load_data(model.config, normalization ? &*normalization : nullptr);
   }
   const data::Dataset& like = made_for ? *made_for : *model.data.train;
   model.spec = train::spec_of(like);

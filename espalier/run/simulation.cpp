@@ -14,6 +14,7 @@
 #include "espalier/models/make_trainer.h"
 #include "espalier/params/safetensors.h"
 #include "espalier/report/human.h"
+#include "espalier/run/class_figures.h"
 
 namespace espalier::run {
 
@@ -113,6 +114,10 @@ Simulation::Simulation(RunConfig config, size_t num_threads, report::RunFolder* 
   assembly_.emplace(config_, std::move(sources), options);
   values_ = loop().global().size();
   check_device_memory();
+  notes_ = assembly_->notes();
+  if (!loop().submodels().active()) return;
+  for (const std::string& note : models::unit_notes(config_.model, train::spec_of(*data().train)))
+    notes_.push_back(concat("[submodel] ", note));
 }
 
 std::vector<std::string> Simulation::notes() const {
@@ -127,10 +132,6 @@ std::vector<std::string> Simulation::notes() const {
         "; later rounds keep its last rate, ",
         train::lr_at_round(schedule, config_.train.step.lr, schedule.schedule_rounds),
         " (--set train.schedule_rounds=", config_.run.rounds, " draws it anew over all rounds)"));
-  }
-  if (loop().submodels().active()) {
-    for (const std::string& note : models::unit_notes(config_.model, spec))
-      notes.push_back(concat("[submodel] ", note));
   }
   return notes;
 }
@@ -194,6 +195,7 @@ void Simulation::resume() {
     }
   }
   for (const Json& line : lines) {
+    copy_class_figures(line, "", "final_", last_classes_);
     const double peak = report::number_in(line, "peak_rss_bytes").value_or(0);
     peak_before_ = std::max(peak_before_, static_cast<uint64_t>(peak));
     for (const char* share : kShares) {
@@ -242,6 +244,7 @@ void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_
         if (const auto found = record.extra.find(share); found != record.extra.end())
           last_shares_[share] = found->second;
       }
+      add_class_figures(record.classes, "final_", last_classes_);
       const Json line = metrics_line(record);
       if (folder_ != nullptr) {
         folder_->append_metrics(line);
@@ -328,6 +331,7 @@ Json Simulation::metrics_line(const round::RoundRecord& record) const {
   line["round"] = record.round;
   if (record.accuracy) line["accuracy"] = *record.accuracy;
   if (record.loss) line["loss"] = *record.loss;
+  add_class_figures(record.classes, "", line);
   line["train_loss"] = record.train_loss;
   line["train_accuracy"] = record.train_accuracy;
   line["clients_selected"] = record.clients;
@@ -415,6 +419,7 @@ Json Simulation::summary() const {
   } else {
     out["final_accuracy"] = out["best_accuracy"] = out["final_loss"] = nullptr;
   }
+  out.update(last_classes_);
   out["bytes_down_total"] = ledger.bytes_down;
   out["bytes_up_total"] = ledger.bytes_up;
   // Of the rounds' training alone.
@@ -462,6 +467,7 @@ Json Simulation::summary() const {
   out["eval_seconds"] = ledger.eval_seconds;
   out["peak_rss_bytes"] = peak_bytes();
   out["threads"] = num_threads_;
+  out["notes"] = notes();
   out["version"] = ESPALIER_VERSION;
   return out;
 }

@@ -35,7 +35,9 @@ class Simulation {
   // One round, without folder and progress: for benchmarks.
   round::RoundRecord step() { return loop().run_round(); }
 
-  // What a person should know before the run (after resume(), where it goes on), a line each.
+  // What a person should know before the run (after resume(), where it goes on), a line each:
+  // guesses about the data, defaults that gave way, layers whose units could not be found out. Also
+  // in the summary.
   std::vector<std::string> notes() const;
   // Parameters, bytes of a message and memory, in one line.
   std::string size_line() const;
@@ -63,6 +65,7 @@ class Simulation {
   std::optional<Assembly> assembly_;  // always set once constructed
   uint64_t configuration_;
   std::vector<std::string> notes_;
+  Json last_classes_ = Json::object();  // of the last evaluation, for the summary
   RunSizes sizes_;
   uint64_t values_ = 0;  // of the model as it begins: trained ones, statistics and counters
   std::map<std::string, double> last_shares_;  // of what the strategy measured, for the summary

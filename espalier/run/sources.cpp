@@ -22,6 +22,8 @@ namespace {
 
 constexpr const char* kKinds[] = {"image", "float", "tokens"};
 
+Key seed_of(const RunConfig& config) { return Key(static_cast<uint64_t>(config.run.seed)); }
+
 // The value of a dotted key; null when there is none.
 const Json* find_value(const Json& tree, const std::string& key) {
   const Json* value = &tree;
@@ -53,10 +55,19 @@ Json describe_part(const data::Dataset& part) {
 
 }  // namespace
 
+data::DataSource load_data(const RunConfig& config, const data::Normalization* normalization) {
+  return data::load_dataset(config.data, seed_of(config).child(Purpose::kData), normalization);
+}
+
+std::unique_ptr<data::Partition> divide(const RunConfig& config, const data::DataSource& data,
+                                        std::vector<std::string>* notes) {
+  return data::make_partition(config.partition, *data.train,
+                              seed_of(config).child(Purpose::kPartition), notes);
+}
+
 Sources load_sources(const RunConfig& config, size_t num_threads, const Json* kept) {
-  const Key seed(static_cast<uint64_t>(config.run.seed));
   Sources sources;
-  sources.data = data::load_dataset(config.data, seed.child(Purpose::kData));
+  sources.data = load_data(config);
   if (kept != nullptr) {
     for (const auto& [part, dataset] : {std::pair("train", sources.data.train.get()),
                                         std::pair("test", sources.data.test.get())}) {
@@ -68,8 +79,10 @@ Sources load_sources(const RunConfig& config, size_t num_threads, const Json* ke
       }
     }
   }
-  sources.partition =
-      data::make_partition(config.partition, *sources.data.train, seed.child(Purpose::kPartition));
+  sources.notes = sources.data.notes;
+  sources.partition = divide(config, sources.data, &sources.notes);
+  const train::StepOptions& step = config.train.step;
+  data::check_augmentation(*sources.data.train, {step.crop_padding, step.flip, step.cutout});
   const train::DataSpec spec = train::spec_of(*sources.data.train);
   // A graph tells its size before anything is allocated for it.
   if (const auto graph = models::build_graph(config.model, spec); graph != nullptr) {
@@ -79,13 +92,12 @@ Sources load_sources(const RunConfig& config, size_t num_threads, const Json* ke
   // One replica for the shapes and the initial weights; the workers make their own.
   const auto trainer = models::make_trainer(config.model, spec, config.train.hardware);
   refuse_idle_model_options(config);
-  const train::StepOptions& step = config.train.step;
   sources.sizes = run_sizes(*trainer->layout(), sources.data,
                             trainer->training_bytes(step.batch_size, step));
   require_memory(config.model.name, sources.sizes, num_threads, machine_memory());
   sources.initial = ParameterSet(trainer->layout());
   if (config.model.init.empty()) {
-    trainer->initialize(seed.child(Purpose::kInitialization), sources.initial);
+    trainer->initialize(seed_of(config).child(Purpose::kInitialization), sources.initial);
   } else {
     train::read_weights(SafetensorsFile::read(config.model.init), trainer->fixed(),
                         sources.initial);

@@ -27,12 +27,20 @@ struct Sources {
   ParameterSet initial;
   train::FixedTensors fixed;  // what the model has besides
   RunSizes sizes;
+  std::vector<std::string> notes = {};  // on data and partition, for a person
 };
 // As the configuration says; everything random follows from its seed. With `kept`, the data.json of
 // a run that goes on, data that are not those of its rounds before are refused. Throws Error when
 // something is missing or does not fit, or would not fit into this machine's memory with so many
 // clients at a time.
 Sources load_sources(const RunConfig& config, size_t num_threads, const Json* kept = nullptr);
+// Data and partition alone, as `espalier data` and `espalier evaluate` need them: whoever counts
+// samples, classes or clients counts these. `normalization` as in data::load_dataset, `notes` as in
+// data::make_partition.
+data::DataSource load_data(const RunConfig& config,
+                           const data::Normalization* normalization = nullptr);
+std::unique_ptr<data::Partition> divide(const RunConfig& config, const data::DataSource& data,
+                                        std::vector<std::string>* notes = nullptr);
 
 // The files that a configuration names (data apart), by their keys.
 struct InputFile {

@@ -121,6 +121,9 @@ train::FitResult ServerNet::fit(const data::Dataset& dataset, std::span<const ui
 
   train::StepOptions own = options;
   own.epochs = 1;
+  // What it learns from was made of images that the clients have varied already.
+  own.crop_padding = own.cutout = 0;
+  own.flip = false;
   own.batch_size = std::max<int64_t>(
       1, (options.batch_size + static_cast<int64_t>(shards) - 1) / static_cast<int64_t>(shards));
   GradientMean mean(shards, permits_);

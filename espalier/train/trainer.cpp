@@ -1,5 +1,7 @@
 #include "espalier/train/trainer.h"
 
+#include <algorithm>
+
 namespace espalier::train {
 
 DataSpec spec_of(const data::Dataset& dataset) {
@@ -10,6 +12,23 @@ EvalSums& EvalSums::operator+=(const EvalSums& other) {
   loss += other.loss;
   correct += other.correct;
   count += other.count;
+  if (classes.empty()) {
+    classes = other.classes;
+    return *this;
+  }
+  std::vector<ClassCount> both;
+  both.reserve(std::max(classes.size(), other.classes.size()));
+  auto a = classes.begin();
+  for (const ClassCount& b : other.classes) {
+    while (a != classes.end() && a->label < b.label) both.push_back(*a++);
+    both.push_back(b);
+    if (a == classes.end() || a->label != b.label) continue;
+    both.back().count += a->count;
+    both.back().correct += a->correct;
+    ++a;
+  }
+  both.insert(both.end(), a, classes.end());
+  classes = std::move(both);
   return *this;
 }
 

@@ -82,11 +82,22 @@ struct NormStatistics {
   uint64_t macs = 0;
 };
 
+// How many samples of a class were evaluated, and how many of them are predicted as such.
+struct ClassCount {
+  int32_t label = 0;
+  uint64_t count = 0, correct = 0;
+
+  friend bool operator==(const ClassCount&, const ClassCount&) = default;
+};
+
 // Sums, so that batches evaluated by different workers are added in a fixed order.
 struct EvalSums {
   double loss = 0;
   uint64_t correct = 0;
   uint64_t count = 0;
+  // The same counts by class, ascending, for the classes that occur; empty when nobody has told
+  // them apart. As long as the samples or the classes, whichever are fewer.
+  std::vector<ClassCount> classes = {};
 
   EvalSums& operator+=(const EvalSums& other);
 };
@@ -161,7 +172,8 @@ class Trainer {
   // Logits of a sample, at least one for every class of the data; 0: as many as it has.
   virtual size_t num_logits() const { return 0; }
 
-  // Loss and correct predictions of the given samples, as one batch, without training.
+  // Loss and correct predictions of the given samples, also by class, as one batch, without
+  // training.
   virtual EvalSums evaluate(const data::Dataset& dataset, std::span<const uint32_t> samples) = 0;
 };
 
