@@ -394,7 +394,7 @@ class Trellis(EntropyCoder):
         reach = table.reach
         decoder = RansDecoder(table.frequencies, table.precision, sum(size for _, size, _ in coded), reader)
         per_frame = max(1, 16384 // self.coder_blocks(1)[1])
-        decoded = []  # place, state, symbol
+        places, levels, scales = [], [], []
         for first in range(0, len(coded), per_frame):
             states, at = [0] * 32, 0
             for begin, size, scale in coded[first : first + per_frame]:
@@ -402,16 +402,18 @@ class Trellis(EntropyCoder):
                     state = states[at % 32]
                     symbol = decoder.symbol(state)
                     states[at % 32] = NEXT_STATE[state][symbol & 1]
-                    decoded.append((i, state, symbol, scale))
+                    places.append(i)
+                    levels.append((symbol, state))
+                    scales.append(scale)
                     at += 1
-        for i, state, symbol, scale in decoded:
+        for j, (symbol, state) in enumerate(levels):
             k = symbol - reach
             if symbol > 2 * reach:
                 escape = self.escape(reader)
                 k = escape + reach + 1 if escape >= 0 else escape - reach
                 require(k & 1 == symbol & 1, "an escaped integer of the wrong parity")
-            level = 2 * k - ((k > 0) - (k < 0) if state >= 2 else 0)
-            out[i] = clip(np.float32(level) * scale)
+            levels[j] = 2 * k - ((k > 0) - (k < 0) if state >= 2 else 0)
+        out[places] = clip(np.array(levels, np.float32) * np.array(scales, np.float32))
         decoder.finish()
 
 
