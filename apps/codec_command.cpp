@@ -1,14 +1,13 @@
 #include "apps/codec_command.h"
 
 #include <cstdio>
-#include <cstring>
 #include <memory>
 
+#include "apps/codec_streams.h"
+#include "apps/tensor_files.h"
 #include "espalier/base/error.h"
-#include "espalier/base/file.h"
 #include "espalier/codec/evaluate.h"
 #include "espalier/codec/pipeline.h"
-#include "espalier/params/safetensors.h"
 
 namespace espalier::apps {
 
@@ -51,28 +50,10 @@ const std::vector<std::string>& default_benches() {
   return list;
 }
 
-// The float tensors of a safetensors file, or one tensor of little-endian float32 values.
+// The tensors of a safetensors file, or one tensor of little-endian float32 values.
 ParameterSet read_input(const std::string& file) {
-  std::vector<ParameterInfo> tensors;
-  AlignedVector<float> values;
-  if (file.ends_with(".safetensors")) {
-    const SafetensorsFile content = SafetensorsFile::read(file);
-    for (const auto& [name, tensor] : content.tensors()) {
-      const auto part = tensor.as_float(file);
-      tensors.push_back(
-          {name, tensor.shape, tensor.shape.size() < 2 ? Role::kBias : Role::kWeight});
-      values.insert(values.end(), part.begin(), part.end());
-    }
-  } else {
-    const Bytes bytes = read_file(file);
-    if (bytes.size() % sizeof(float) != 0)
-      fail("codec/eval", "expected float32 values, got ", bytes.size(), " bytes (", file, ")");
-    values.resize(bytes.size() / sizeof(float));
-    if (!bytes.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
-    tensors.push_back({"x", {static_cast<int64_t>(values.size())}});
-  }
-  if (values.empty()) fail("codec/eval", "expected at least one value, got none (", file, ")");
-  return ParameterSet(std::make_shared<ParameterLayout>(std::move(tensors)), std::move(values));
+  return file.ends_with(".safetensors") ? read_tensors(file, "codec/eval", Integers::kConvert)
+                                        : read_raw(file, "codec/eval", {});
 }
 
 void check_elements(uint64_t count, const char* flag) {
@@ -88,10 +69,7 @@ void run_eval(const EvalArguments& arguments) {
   const ParameterSet x = arguments.input.empty()
                              ? codec::make_example(arguments.dist, arguments.dim, key.child(0))
                              : read_input(arguments.input);
-  // A model's tensors are coded by their roles; a single vector always is.
-  const auto codec = x.layout().tensors().size() > 1
-                         ? codec::make_codec(codec::parse_stages(arguments.stages), "stages")
-                         : codec::make_codec_for_example(arguments.stages);
+  const auto codec = make_stream_codec(arguments.stages, {}, x.layout());
   const codec::Evaluation result = codec::evaluate(*codec, x, arguments.trials, key.child(1));
   const double ratio =
       4 * static_cast<double>(x.size()) / static_cast<double>(result.encoded_bytes);
@@ -174,11 +152,14 @@ void run_bench(const BenchArguments& arguments) {
 }  // namespace
 
 void add_codec_command(CLI::App& app) {
-  CLI::App* codec = app.add_subcommand("codec", "Measure what compression costs and saves.");
+  CLI::App* codec = app.add_subcommand(
+      "codec", "Measure what compression costs and saves; encode and decode files.");
   codec->require_subcommand(1);
   codec->footer(
       "Example:\n  espalier codec eval --stages \"hadamard,quantize:bits=4\" --dim 8192\n  "
-      "espalier codec bench");
+      "espalier codec bench\n  espalier codec encode --in model.safetensors --out model.espc "
+      "--stages hadamard,trellis:bits=4\n  espalier codec decode --in model.espc --out "
+      "again.safetensors --like model.safetensors");
 
   const std::string stages_help =
       "Stages in order, name:option=value:…, separated by commas; `espalier list codecs` shows the "
@@ -225,6 +206,8 @@ void add_codec_command(CLI::App& app) {
       ->capture_default_str();
   bench->add_flag("--json", measuring->json, "Print one JSON array and nothing else.");
   bench->callback([measuring] { run_bench(*measuring); });
+
+  add_codec_stream_commands(*codec, stages_help);
 }
 
 }  // namespace espalier::apps

@@ -157,11 +157,15 @@ void decode_payload(std::span<const uint8_t> payload, const Pipeline& pipeline, 
   reader.finish();
 }
 
-ParameterSet decode_any(std::span<const uint8_t> message, uint64_t max_values) {
-  const MessageHeader header = read_header(message);
+std::vector<Pipeline> read_pipelines(const MessageHeader& header) {
   ByteReader table(header.pipeline_table, kMessageWhere);
   std::vector<Pipeline> pipelines;
   for (size_t p = 0; p < header.num_pipelines; ++p) pipelines.push_back(Pipeline::from_wire(table));
+  return pipelines;
+}
+
+std::shared_ptr<const ParameterLayout> nameless_layout(const MessageHeader& header,
+                                                       uint64_t max_values) {
   std::vector<ParameterInfo> tensors;
   uint64_t total = 0;
   for (const TensorHeader& tensor : header.tensors) {
@@ -170,7 +174,13 @@ ParameterSet decode_any(std::span<const uint8_t> message, uint64_t max_values) {
     total += tensor.num_values;
     tensors.push_back({std::to_string(tensors.size()), tensor.shape});
   }
-  ParameterSet out(std::make_shared<ParameterLayout>(std::move(tensors)));
+  return std::make_shared<ParameterLayout>(std::move(tensors));
+}
+
+ParameterSet decode_any(std::span<const uint8_t> message, uint64_t max_values) {
+  const MessageHeader header = read_header(message);
+  const std::vector<Pipeline> pipelines = read_pipelines(header);
+  ParameterSet out(nameless_layout(header, max_values));
   decode_payloads(header, pipelines, out);
   return out;
 }

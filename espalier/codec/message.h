@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -42,6 +43,14 @@ void encode_message(const ParameterSet& x, Key key, std::span<const Pipeline> pi
 // is bounded by the message's own size.
 MessageHeader read_header(std::span<const uint8_t> message);
 
+// The pipelines of the message's table. Throws Error when there is none of that kind.
+std::vector<Pipeline> read_pipelines(const MessageHeader& header);
+
+// The layout that the message tells of: tensors called "0", "1", … and all weights. Throws Error
+// when they have more than `max_values` values.
+std::shared_ptr<const ParameterLayout> nameless_layout(const MessageHeader& header,
+                                                       uint64_t max_values);
+
 // Throws Error unless the message has exactly this layout.
 void check_layout(const MessageHeader& header, const ParameterLayout& layout);
 
@@ -53,7 +62,7 @@ void decode_payloads(const MessageHeader& header, std::span<const Pipeline> pipe
 void decode_payload(std::span<const uint8_t> payload, const Pipeline& pipeline, Key key,
                     std::string_view name, std::span<float> out);
 
-// Decodes a message by what it says of itself, for tools and tests: tensors are called "0", "1", …
+// Decodes a message by what it says of itself, for tools and tests, into nameless_layout().
 // Messages of more than `max_values` values are refused before anything is allocated for them.
 ParameterSet decode_any(std::span<const uint8_t> message, uint64_t max_values = uint64_t{1} << 26);
 

@@ -8,6 +8,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
+#include "espalier/codec/delta.h"
 #include "espalier/wire/message.h"
 
 namespace espalier::wire {
@@ -105,6 +106,90 @@ TEST(GoldenMessages, AnUpdateOfVersionFour) {
   EXPECT_EQ(read.scalars, update().scalars);
   EXPECT_EQ(read.payloads.at(0).weight, 30);
   EXPECT_TRUE(std::ranges::equal(read.payloads[0].values->values(), values()->values()));
+}
+
+// Of w the values 1, 4, 5 and 6, all of b.
+prune::Mask mask() { return prune::Mask(layout(), {0b111'111001}); }
+const std::vector<float> kKept = {1, 0, 0, 4, 5, 6, 7, 8, 9};
+
+TEST(GoldenMessages, ATaskWithAMaskAndOneUnderAMaskThatIsHeld) {
+  Task sent = task();
+  sent.mask = std::make_shared<TravellingMask>(mask(), 6);
+  Key key(0);
+  for (const char* name : {"task_v4_mask.bin", "task_v4_held_mask.bin"}) {
+    const Bytes made =
+        write_stream(encode_task(sent, Key(11), codec(), Key(12), {layout(), 100}, nullptr));
+    const Bytes file = golden(name, made);
+    EXPECT_EQ(made, file) << name;
+    const Task read = decode_task(read_stream(file), codec(), {layout(), 100}, nullptr, key, {},
+                                  [&](const Task&, uint32_t round) {
+                                    EXPECT_EQ(round, 6u);
+                                    return std::span<const uint8_t>(sent.mask->bytes);
+                                  });
+    ASSERT_NE(read.mask, nullptr) << name;
+    EXPECT_EQ(read.mask->mask, mask()) << name;
+    EXPECT_TRUE(std::ranges::equal(read.payload(kModel).values->values(), kKept)) << name;
+    sent.state_version = 6;
+  }
+}
+
+TEST(GoldenMessages, AnUpdateWithAMask) {
+  Update sent = update();
+  sent.mask = std::make_shared<TravellingMask>(mask(), 7);
+  const Bytes made = write_stream(encode_update(sent, codec(), Key(13), {layout(), 100}));
+  const Bytes file = golden("update_v4_mask.bin", made);
+  EXPECT_EQ(made, file);
+  const Update read = decode_update(read_stream(file), codec(), {layout(), 100});
+  EXPECT_TRUE(std::ranges::equal(read.payloads.at(0).values->values(), kKept));
+}
+
+TEST(GoldenMessages, ATaskForAPartOfTheModelWithAnotherPayload) {
+  Task sent = task();
+  sent.kind = TaskKind::kExplore;
+  sent.units = {2};
+  sent.submodel_training.distillation = 0.5;
+  sent.submodel_training.temperature = 2;
+  sent.submodel_training.masked_cross_entropy = true;
+  sent.submodel_training.widths = {{1}, {2}};
+  const auto narrow = narrow_layout(*layout(), sent.units);
+  sent.payloads[0].values =
+      std::make_shared<ParameterSet>(narrow, AlignedVector<float>{1, 2, 3, 4, 7, 8});
+  const auto ids = std::make_shared<const ParameterLayout>(
+      std::vector<ParameterInfo>{{"ids", {3}, Role::kCounter}});
+  sent.payloads.push_back(
+      {"extra", std::make_shared<ParameterSet>(ids, AlignedVector<float>{3, 1, 2}), 1});
+  const Bytes made =
+      write_stream(encode_task(sent, Key(11), codec(), Key(12), {narrow, 100}, nullptr));
+  const Bytes file = golden("task_v4_part.bin", made);
+  EXPECT_EQ(made, file);
+  Key key(0);
+  const Task read = decode_task(read_stream(file), codec(), {layout(), 100}, nullptr, key);
+  EXPECT_EQ(read.units, sent.units);
+  EXPECT_EQ(read.submodel_training, sent.submodel_training);
+  EXPECT_EQ(read.payload(kModel).values->layout(), *narrow);
+  EXPECT_TRUE(
+      std::ranges::equal(read.payload("extra").values->values(), std::vector<float>{3, 1, 2}));
+}
+
+TEST(GoldenMessages, ATaskWithTheDifferenceToTheModel) {
+  codec::DeltaSender sender(codec(), layout());
+  sender.advance(ParameterSet(layout()), Key(14));
+  sender.advance(*values(), Key(15));
+  const auto difference = sender.message_for(1);
+  const Bytes made = write_stream(
+      encode_task(task(), Key(11), codec(), Key(12), {layout(), 100}, nullptr,
+                  std::make_shared<const Bytes>(difference.begin(), difference.end())));
+  const Bytes file = golden("task_v4_difference.bin", made);
+  EXPECT_EQ(made, file);
+  Key key(0);
+  const Task read = decode_task(read_stream(file), codec(), {layout(), 100}, nullptr, key,
+                                [](const Task&, std::span<const uint8_t> body) {
+                                  codec::DeltaReceiver receiver(codec(), ParameterSet(layout()), 1);
+                                  receiver.apply(body);
+                                  EXPECT_EQ(receiver.version(), 2u);
+                                  return std::make_shared<const ParameterSet>(receiver.state());
+                                });
+  EXPECT_TRUE(std::ranges::equal(read.payload(kModel).values->values(), values()->values()));
 }
 
 TEST(GoldenMessages, VersionThreeIsRefusedWithWhatToDo) {
