@@ -1,5 +1,6 @@
-// The `espalier` command. Exit codes (docs/troubleshooting.md): 0 done, 2 the user's input is wrong,
-// 3 interrupted and can be resumed, 1 anything else, such as standard output that cannot be written.
+// The `espalier` command. Exit codes (docs/troubleshooting.md): 0 done, 2 the user's input is
+// wrong, 3 interrupted and can be resumed, 1 anything else, such as standard output that cannot be
+// written.
 #include <CLI/CLI.hpp>
 #include <cerrno>
 #include <csignal>
@@ -66,8 +67,9 @@ int run(int argc, char** argv) {
   } catch (const espalier::apps::Interrupted&) {
     return 3;
   } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "espalier: not enough memory on this machine; use a smaller model, batch or "
-                         "number of --threads\n");
+    std::fprintf(stderr,
+                 "espalier: not enough memory on this machine; use a smaller model, batch or "
+                 "number of --threads\n");
     return 1;
   } catch (const espalier::Error& error) {
     std::fprintf(stderr, "espalier: %s\n", error.what());

@@ -78,14 +78,13 @@ void simulate(const SimulateArguments& arguments) {
   const size_t threads =
       arguments.threads > 0 ? static_cast<size_t>(arguments.threads) : available_processors();
 
-  const std::string resolved = to_toml(config.resolved);
   const auto rounds = static_cast<uint64_t>(config.run.rounds);
   // Taken now, so that nobody else can; it goes again when something is wrong with the input.
   if (!resuming) {
-    folder = arguments.out.empty()
-                 ? report::RunFolder::create_beside(fs::path("runs") /
-                                                    fs::path(arguments.config).stem())
-                 : report::RunFolder::create(arguments.out);
+    folder =
+        arguments.out.empty()
+            ? report::RunFolder::create_beside(fs::path("runs") / fs::path(arguments.config).stem())
+            : report::RunFolder::create(arguments.out);
   }
   run::Simulation simulation(std::move(config), threads, &*folder);
   if (resuming) simulation.resume();
@@ -94,7 +93,7 @@ void simulate(const SimulateArguments& arguments) {
     for (const auto& notes : {overridden, simulation.notes()})
       for (const std::string& note : notes) std::fprintf(stderr, "note: %s\n", note.c_str());
   }
-  folder->write_config(resolved);
+  folder->write_config(to_toml(simulation.resolved()));
 
   report::ProgressOptions options;
   options.rounds = rounds;

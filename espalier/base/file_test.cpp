@@ -11,7 +11,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-fs::path temporary_of(const fs::path& path) { return concat(path.string(), ".", ::getpid(), ".tmp"); }
+fs::path temporary_of(const fs::path& path) {
+  return concat(path.string(), ".", ::getpid(), ".tmp");
+}
 
 TEST(File, AtomicWriteReplacesWholeAndLeavesNoTemporary) {
   const fs::path path = fs::path(testing::TempDir()) / concat("espalier_file_test_", ::getpid());

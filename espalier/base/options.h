@@ -195,9 +195,8 @@ std::vector<FieldHelp> describe_options() {
     std::string doc(field.doc);
     for (size_t i = 0; i < field.choices.size(); ++i)
       doc += (i == 0 ? " One of: " : ", ") + field.choices[i];
-    rows.push_back(
-        {std::string(name), std::string(detail::type_name<T>()), Json(member).dump(), doc,
-         field.is_path});
+    rows.push_back({std::string(name), std::string(detail::type_name<T>()), Json(member).dump(),
+                    doc, field.is_path});
   });
   return rows;
 }

@@ -1,6 +1,5 @@
 #pragma once
 
-
 #include "espalier/base/clock.h"
 #include "espalier/client/algorithm.h"
 

@@ -32,7 +32,9 @@ LoadedData read_parts(const CifarFormat& format, Dataset description,
   description.num_classes = format.num_classes;
   description.sample_shape = {kChannels, kCifarSide, kCifarSide};
   return {read_part(format, description, files.first(files.size() - 1)),
-          read_part(format, description, files.last(1))};
+          read_part(format, description, files.last(1)),
+          {},
+          files[0].parent_path()};
 }
 
 }  // namespace

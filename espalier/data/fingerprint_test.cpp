@@ -27,11 +27,19 @@ TEST(Fingerprint, KnowsWhatARunDependsOnAndNothingElse) {
   const std::function<void(Dataset&)> changes[] = {
       [](Dataset& set) { set.pixels[3] ^= 1; },
       [](Dataset& set) { std::swap(set.labels[0], set.labels[1]); },
-      [](Dataset& set) { set.sample_shape = {2, 1, 1}; },
+      [](Dataset& set) {
+        set.sample_shape = {2, 1, 1};
+      },
       [](Dataset& set) { set.num_classes = 4; },
-      [](Dataset& set) { set.client_of_sample = {1, 0}; },
-      [](Dataset& set) { set.client_names = {"ab", ""}; },
-      [](Dataset& set) { set.pixels = {1, 2}, set.labels = {0}; },
+      [](Dataset& set) {
+        set.client_of_sample = {1, 0};
+      },
+      [](Dataset& set) {
+        set.client_names = {"ab", ""};
+      },
+      [](Dataset& set) {
+        set.pixels = {1, 2}, set.labels = {0};
+      },
   };
   for (size_t i = 0; i < std::size(changes); ++i) {
     Dataset other = small();

@@ -24,7 +24,7 @@ LoadedData load_idx(const IdxFormat& format, const DataOptions& options, const s
                 labels = read_file_maybe_gzip(paths[first + 1]);
     return idx_dataset(format, images, labels, paths[first].string(), paths[first + 1].string());
   };
-  return {part(0), part(2)};
+  return {part(0), part(2), {}, paths[0].parent_path()};
 }
 
 }  // namespace

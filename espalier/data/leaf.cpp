@@ -295,6 +295,7 @@ LoadedData load_leaf(const DataOptions& options, Key) {
   if (loaded.train.kind == Kind::kImage && !loaded.train.sample_shape.empty()) {
     normalize_by_training_pixels(loaded.train, loaded.test);
   }
+  loaded.folder = parts[0].parent_path();
   return loaded;
 }
 

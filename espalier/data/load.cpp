@@ -84,8 +84,11 @@ const std::vector<DatasetRow>& dataset_rows() {
   return rows;
 }
 
-DataSource load_dataset(const DataOptions& options, Key key, const Normalization* normalization) {
+DataSource load_dataset(const DataOptions& options, Key key, const Normalization* normalization,
+                        fs::path* folder) {
   LoadedData loaded = find_row(dataset_rows(), options.name, "data", "data set").load(options, key);
+  if (folder != nullptr)
+    *folder = loaded.folder.empty() ? "" : fs::absolute(loaded.folder).lexically_normal();
   if (normalization != nullptr && loaded.train.kind == Kind::kImage) {
     for (Dataset* part : {&loaded.train, &loaded.test})
       std::tie(part->mean, part->stddev) = std::tie(normalization->mean, normalization->stddev);

@@ -105,6 +105,7 @@ struct DataOptions {
 struct LoadedData {
   Dataset train, test;
   std::vector<std::string> notes = {};  // what the loader guessed; becomes DataSource::notes
+  std::filesystem::path folder = {};    // where the files were found; empty: there are none
 };
 
 struct DatasetRow {
@@ -117,9 +118,10 @@ const std::vector<DatasetRow>& dataset_rows();
 
 // Throws Error on an unknown name (with the nearest known one) and on everything a reader finds
 // wrong. `normalization`: of the model that will see the images, instead of the data set's own; it
-// must have their channels.
+// must have their channels. `folder` receives where the files were found, empty for data without.
 DataSource load_dataset(const DataOptions& options, Key key,
-                        const Normalization* normalization = nullptr);
+                        const Normalization* normalization = nullptr,
+                        std::filesystem::path* folder = nullptr);
 
 // Labeled samples from one file as docs/data.md describes them, for a model that was made for
 // samples `like` these (a Dataset without any): of its kind, shape and normalization, with labels

@@ -215,7 +215,8 @@ Overlap find_overlap(const Dataset& train, const Dataset& test) {
   constexpr int kMostSteps = 64;
   const auto find = [&](const uint8_t* sample, uint64_t hash) -> size_t {
     int steps = 0;
-    for (uint16_t i = first[hash % kSlots]; i != kNone && steps < kMostSteps; i = next[i], ++steps) {
+    for (uint16_t i = first[hash % kSlots]; i != kNone && steps < kMostSteps;
+         i = next[i], ++steps) {
       if (hashes[i] == hash && std::memcmp(test_sample(i), sample, testing.size) == 0) return i;
     }
     return kNone;

@@ -8,8 +8,8 @@
 #include "espalier/data/dataset.h"
 
 // What a person should hear about data that can be used and may not be meant: data that look like a
-// mistake in a file, and data that make a figure say less than it seems to. One line each, beginning
-// with "[data] "; `espalier data info` and the start of a run show the same ones.
+// mistake in a file, and data that make a figure say less than it seems to. One line each,
+// beginning with "[data] "; `espalier data info` and the start of a run show the same ones.
 namespace espalier::data {
 
 // Appends what the two parts show, as they are used (limits applied): test classes without training
@@ -22,7 +22,8 @@ void add_notes(const Dataset& train, const Dataset& test, std::vector<std::strin
 std::string class_list(std::span<const int64_t> classes, int64_t num_classes);
 
 // How many of the test samples examined are training samples as well, bit by bit. At most some
-// thousand of each part are looked at, evenly spread, so with larger parts `found` is a lower bound.
+// thousand of each part are looked at, evenly spread, so with larger parts `found` is a lower
+// bound.
 struct Overlap {
   size_t examined = 0, found = 0;
   bool complete = true;  // all samples of both parts were looked at

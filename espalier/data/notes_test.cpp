@@ -12,7 +12,8 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 // Random values around 0; `labels` in turn.
-Dataset values(std::vector<int64_t> shape, size_t count, std::vector<int32_t> labels, uint64_t seed) {
+Dataset values(std::vector<int64_t> shape, size_t count, std::vector<int32_t> labels,
+               uint64_t seed) {
   Dataset dataset;
   dataset.name = "test";
   dataset.kind = Kind::kFloat;
@@ -72,7 +73,8 @@ TEST(Notes, Scale) {
   test.sample_shape = {36};
   EXPECT_THAT(notes(flat, test), IsEmpty());
   flat.floats[5] = -90000;
-  EXPECT_THAT(notes(flat, test), ElementsAre(HasSubstr("inputs reach -90000 and are used as they")));
+  EXPECT_THAT(notes(flat, test),
+              ElementsAre(HasSubstr("inputs reach -90000 and are used as they")));
 }
 
 TEST(Notes, TestSamplesThatAreTrainingSamples) {

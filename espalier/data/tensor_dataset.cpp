@@ -315,7 +315,9 @@ LoadedData load_safetensors(const DataOptions& options, Key) {
   const auto read = [](const std::filesystem::path& path) {
     return SafetensorsFile::parse(read_file_maybe_gzip(path), path.string());
   };
-  return tensor_datasets(read(paths[0]), read(paths[1]));
+  LoadedData loaded = tensor_datasets(read(paths[0]), read(paths[1]));
+  loaded.folder = paths[0].parent_path();
+  return loaded;
 }
 
 Dataset load_samples(const std::filesystem::path& path, const Dataset& like) {
@@ -326,8 +328,8 @@ Dataset load_samples(const std::filesystem::path& path, const Dataset& like) {
   };
   if (samples.kind != like.kind || samples.sample_shape != like.sample_shape) {
     fail(file.where(), "the model was made for ", kind_name(like.kind), " of shape ",
-         shape_text(like.sample_shape), " per sample, but the inputs are ",
-         kind_name(samples.kind), " of ", shape_text(samples.sample_shape));
+         shape_text(like.sample_shape), " per sample, but the inputs are ", kind_name(samples.kind),
+         " of ", shape_text(samples.sample_shape));
   }
   const auto check = [&](const Ids& ids, int64_t known, const char* what) {
     const size_t most = largest(ids);

@@ -103,8 +103,8 @@ TEST(TrainingProducts, AreCountedPerLayerAndDirection) {
 // the ReLU has let pass.
 TEST(TrainingProducts, LeaveOutWhatAPoolingThrowsAway) {
   GraphBuilder builder("pooled", {16, 8, 8});
-  const int conv = builder.conv("conv", kGraphInput,
-                                {.channels = 4, .kernel = 3, .padding = 1, .relu = true});
+  const int conv =
+      builder.conv("conv", kGraphInput, {.channels = 4, .kernel = 3, .padding = 1, .relu = true});
   builder.flatten(builder.max_pool(conv, 2));
   builder.linear("fc", 2, 10, false);
   const Graph graph = std::move(builder).finish();
@@ -120,8 +120,8 @@ TEST(TrainingProducts, LeaveOutWhatAPoolingThrowsAway) {
                       weights.values(tensor).begin());
   std::vector<float> values(6 * 4 * 16);
   GraphNet(pooled, Type::kFloat).predict(problem.batch, weights.values(), {}, values);
-  const auto positive = static_cast<uint64_t>(
-      std::ranges::count_if(values, [](float value) { return value > 0; }));
+  const auto positive =
+      static_cast<uint64_t>(std::ranges::count_if(values, [](float value) { return value > 0; }));
   ASSERT_GT(positive, 0U);
   const uint64_t taps = 16 * 9, linear = 3 * 64 * 10;
   EXPECT_EQ(training_macs(graph), 6 * (4 * 64 * taps + linear) + positive * taps);

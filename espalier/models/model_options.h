@@ -34,8 +34,10 @@ struct ModelOptions {
           Field("Convolutional nets: factor on the number of channels and units.").above(0));
     visit("fc_units", self.fc_units,
           Field("cnn: units of the fully connected layer; 0: 512 times width.").at_least(0));
-    visit("norm", self.norm, Field("resnets: normalization layers; group: groups of 8 channels, or of the largest "
-                "smaller number that divides them.").one_of({"batch", "group"}));
+    visit("norm", self.norm,
+          Field("resnets: normalization layers; group: groups of 8 channels, or of the largest "
+                "smaller number that divides them.")
+              .one_of({"batch", "group"}));
     visit("gates", self.gates,
           Field("Convolutional nets: judge the channels of each sample (see ADP); \"gated\" scales "
                 "normalized channels, \"fbs\" is Gao et al. 2019.")
@@ -53,9 +55,9 @@ struct ModelOptions {
     visit("output", self.output,
           Field("torchscript: what of the module's tuple, list or dictionary the logits are: its "
                 "index or key; empty: it returns them alone, or (features, logits) for FedGKT."));
-    visit("init", self.init,
-          Field("Safetensors file with the initial weights; empty draws them from the seed.")
-              .path());
+    visit(
+        "init", self.init,
+        Field("Safetensors file with the initial weights; empty draws them from the seed.").path());
   }
 };
 

@@ -259,8 +259,8 @@ TEST(Trainer, CountsByClass) {
     StepOptions steps;
     steps.epochs = 3;
     trained(*trainer, set, steps, 40);
-    EvalSums sums = trainer->evaluate(set, std::span(first_samples(60)).first(33));
     std::vector<uint32_t> rest = first_samples(60);
+    EvalSums sums = trainer->evaluate(set, std::span(rest).first(33));
     rest.erase(rest.begin(), rest.begin() + 33);
     sums += trainer->evaluate(set, rest);
     const auto classes = static_cast<size_t>(set.num_classes);

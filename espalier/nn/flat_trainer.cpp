@@ -255,7 +255,8 @@ FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_
       result.macs += sums.macs;
       ++result.steps;
     }
-    if (!std::isfinite(loss)) refuse_divergence("its loss is not finite", dataset, samples, result, options);
+    if (!std::isfinite(loss))
+      refuse_divergence("its loss is not finite", dataset, samples, result, options);
   }
   // What no aggregation would take: said here, where the cause is known.
   const double mean_loss = loss / static_cast<double>(result.samples);
@@ -269,7 +270,7 @@ FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_
 // A layer's running value after a batch is (1 − m)·r + m·b, with a momentum m that is the layer's
 // own business; from r = 0 and from r = 1 the batch's b follows without knowing m.
 NormStatistics FlatTrainer::statistics(const data::Dataset& dataset,
-                                     std::span<const uint32_t> samples, size_t batch_size) {
+                                       std::span<const uint32_t> samples, size_t batch_size) {
   check(dataset);
   std::vector<ParameterInfo> tensors;
   std::vector<const ParameterInfo*> sources;

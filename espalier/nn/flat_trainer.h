@@ -28,7 +28,7 @@ class FlatTrainer final : public Trainer {
   FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
                 const StepOptions& options, const FitHooks& hooks, Key key) override;
   NormStatistics statistics(const data::Dataset& dataset, std::span<const uint32_t> samples,
-                          size_t batch_size) override;
+                            size_t batch_size) override;
   const FixedTensors& fixed() const override { return net_->fixed(); }
   bool opaque() const override { return net_->opaque(); }
   size_t num_logits() const override { return net_->num_logits(); }

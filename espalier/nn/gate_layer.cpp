@@ -32,9 +32,7 @@ class GateLayer final : public Layer {
   size_t scratch_bytes() const override { return (in_ + 1) * out_ * sizeof(float); }
 
   uint64_t forward_macs() const override { return batch_ * in_ * out_; }
-  uint64_t backward_macs() const override {
-    return forward_macs() * (slots.dx != kNoSlot ? 2 : 1);
-  }
+  uint64_t backward_macs() const override { return forward_macs() * (slots.dx != kNoSlot ? 2 : 1); }
 
   void forward(const Frame& frame) override {
     float* s = frame.at<float>(slots.means);

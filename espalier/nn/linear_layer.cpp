@@ -20,9 +20,7 @@ class LinearLayer final : public Layer {
   }
 
   uint64_t forward_macs() const override { return static_cast<uint64_t>(batch_ * in_ * out_); }
-  uint64_t backward_macs() const override {
-    return forward_macs() * (slots.dx != kNoSlot ? 2 : 1);
-  }
+  uint64_t backward_macs() const override { return forward_macs() * (slots.dx != kNoSlot ? 2 : 1); }
 
   void forward(const Frame& frame) override {
     float* y = frame.at<float>(slots.y);

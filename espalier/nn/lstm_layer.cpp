@@ -143,9 +143,7 @@ class LstmLayer final : public Layer {
     return in_area(frame, training_ ? slots.saved : slots.scratch, at);
   }
   int64_t step(int64_t t) const { return t * batch_ * units_; }
-  uint64_t input_macs() const {
-    return static_cast<uint64_t>(steps_ * batch_ * 4 * units_ * in_);
-  }
+  uint64_t input_macs() const { return static_cast<uint64_t>(steps_ * batch_ * 4 * units_ * in_); }
   uint64_t recurrent_macs(int64_t steps) const {
     return static_cast<uint64_t>(steps * batch_ * 4 * units_ * units_);
   }

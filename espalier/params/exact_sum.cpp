@@ -216,7 +216,8 @@ float ExactAccumulator::check(std::span<const float> x, double weight,
   }
   if (!(largest <= kMaxValue)) {
     fail("params/exact_sum", "expected finite values of magnitude at most ", kMaxValue, ", got ",
-         largest, "; training diverged (lower train.lr, scale inputs that are far from 1) or the "
+         largest,
+         "; training diverged (lower train.lr, scale inputs that are far from 1) or the "
          "sender is faulty");
   }
   each_wide(map, [&](size_t at, size_t, size_t count) {
@@ -264,8 +265,7 @@ void ExactAccumulator::add_checked(std::span<const float> x, double weight, floa
   }
 }
 
-void ExactAccumulator::add_wide(std::span<const float> x, double weight,
-                                const CoordinateMap* map) {
+void ExactAccumulator::add_wide(std::span<const float> x, double weight, const CoordinateMap* map) {
   const std::lock_guard lock(wide_mutex_);
   size_t range = 0;
   each_wide(map, [&](size_t at, size_t full, size_t count) {
@@ -337,8 +337,7 @@ void ExactAccumulator::mean(double divisor, std::span<float> out) const {
   divide(sums_.data(), divisor * scale_, out.data(), size_);
   const double wide_divisor = std::ldexp(divisor, wide_bits_);
   each_wide(nullptr, [&](size_t at, size_t, size_t count) {
-    for (size_t i = 0; i < count; ++i)
-      out[at + i] = quotient(wide_sum(at + i), wide_divisor);
+    for (size_t i = 0; i < count; ++i) out[at + i] = quotient(wide_sum(at + i), wide_divisor);
   });
 }
 

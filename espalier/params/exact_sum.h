@@ -39,9 +39,9 @@ class ExactAccumulator {
   // Those of a layout's statistics and counters, ascending.
   static std::vector<Range> wide(const ParameterLayout& layout);
 
-  // `size` values, of which those in `wide` (ascending, disjoint) are wide; at most `max_contributions` ≥ 1 calls of add(), each with a weight of at most
-  // `max_weight` > 0. Throws Error when contributions·weight exceeds 2^38 (fewer than 12 fraction
-  // bits would be left).
+  // `size` values, of which those in `wide` (ascending, disjoint) are wide; at most
+  // `max_contributions` ≥ 1 calls of add(), each with a weight of at most `max_weight` > 0. Throws
+  // Error when contributions·weight exceeds 2^38 (fewer than 12 fraction bits would be left).
   ExactAccumulator(size_t size, uint64_t max_contributions, double max_weight,
                    std::vector<Range> wide = {});
 
@@ -52,7 +52,8 @@ class ExactAccumulator {
   };
 
   // Adds weight·x. Throws Error, with nothing added, when x is not `size` long, a value is not
-  // finite or beyond kMaxValue (a wide one: kMaxWide), the weight is negative, not finite or above max_weight. Any thread.
+  // finite or beyond kMaxValue (a wide one: kMaxWide), the weight is negative, not finite or above
+  // max_weight. Any thread.
   void add(std::span<const float> x, double weight) { add_checked(x, weight, check(x, weight)); }
   // The two halves of add(), for callers that must check several sums before they change one:
   // check() returns the largest magnitude in x, wide values apart, which add_checked() needs.

@@ -108,7 +108,6 @@ TEST(ExactAccumulator, SmallAndLargeRoundingAgree) {
   EXPECT_EQ(sum.sum(0), std::ldexp(2.0, -50));
 }
 
-
 // Statistics of raw columns and counters are far beyond what weights may be.
 TEST(ExactSum, WideCoordinatesTakeStatisticsAndCountersAsTheyAre) {
   const std::vector<float> a = {1, 3e12f, -2e-9f, 16777216, 2}, b = {3, -5e17f, 7e-9f, 3, 4};

@@ -210,7 +210,8 @@ std::vector<fs::path> RunFolder::files() const {
   std::vector<fs::path> files;
   std::error_code error;
   for (const auto& entry : fs::recursive_directory_iterator(path_, error))
-    if (entry.is_regular_file(error) && entry.path() != report_path()) files.push_back(entry.path());
+    if (entry.is_regular_file(error) && entry.path() != report_path())
+      files.push_back(entry.path());
   return files;
 }
 

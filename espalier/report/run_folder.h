@@ -128,8 +128,8 @@ class RunFolder {
   void remove_unused();
 
   std::filesystem::path path_;
-  std::optional<FileLock> lock_;              // only what create() and resume() give has it
-  std::vector<std::filesystem::path> made_;   // folders that create() made, the innermost first
+  std::optional<FileLock> lock_;             // only what create() and resume() give has it
+  std::vector<std::filesystem::path> made_;  // folders that create() made, the innermost first
   int metrics_descriptor_ = -1;
   uint64_t metrics_bytes_ = 0;
 };

@@ -45,7 +45,8 @@ const Refusal kRefusals[] = {
     {[](const Choices& c) { return asks(c, "residual") && c.uplink.lossless(); },
      [](const Choices&) {
        return std::string(
-           "error_feedback = \"residual\" has no effect: the uplink loses nothing; leave it out, or "
+           "error_feedback = \"residual\" has no effect: the uplink loses nothing; leave it out, "
+           "or "
            "give [[uplink]] a lossy stage");
      }},
     {[](const Choices& c) { return c.traits.masks && asks(c, "ef21"); },

@@ -59,8 +59,8 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
          setup_.selection.device.empty() ? "" : " of device '" + setup_.selection.device + "'",
          "; lower it or raise data.partition.clients");
   }
-  const Choices choices{traits_,           setup_.selection, setup_.run,
-                        setup_.submodel,   setup_.devices,   setup_.uplink};
+  const Choices choices{traits_,         setup_.selection, setup_.run,
+                        setup_.submodel, setup_.devices,   setup_.uplink};
   refuse_combinations(choices);
   feedback_ = choose_feedback(choices);
   if (setup_.run.delta_downlink) {
@@ -159,8 +159,7 @@ RoundRecord RoundLoop::run_round() {
   strategy::RoundInfo info{round, num_rounds,
                            Key(static_cast<uint64_t>(setup_.run.seed)).child(round),
                            setup_.train.step};
-  info.train.lr =
-      train::lr_at_round(setup_.train.schedule, setup_.train.step.lr, round - 1);
+  info.train.lr = train::lr_at_round(setup_.train.schedule, setup_.train.step.lr, round - 1);
   info.evaluates = evaluates(round);
 
   if (can_.preparation == nullptr) return train_round(info, wall);

@@ -29,14 +29,14 @@ Assembly::Assembly(const RunConfig& config, Sources sources, const Options& opti
       *workers_, *data_.test, layout, static_cast<size_t>(config.run.eval_batch));
 
   const strategy::Traits traits = strategy_->traits();
-  const round::Choices choices{traits, config.selection, config.run, config.submodel,
-                               config.devices, *uplink_};
-  client::ClientEnvironment environment{.algorithms = strategy::client_algorithms(),
-                                        .downlink = *downlink_,
-                                        .uplink = *uplink_,
-                                        .limits = {layout, client::max_task_values(*layout)},
-                                        .stages = client::find_update_stages(round::update_stages(
-                                            round::choose_feedback(choices)))};
+  const round::Choices choices{traits,          config.selection, config.run,
+                               config.submodel, config.devices,   *uplink_};
+  client::ClientEnvironment environment{
+      .algorithms = strategy::client_algorithms(),
+      .downlink = *downlink_,
+      .uplink = *uplink_,
+      .limits = {layout, client::max_task_values(*layout)},
+      .stages = client::find_update_stages(round::update_stages(round::choose_feedback(choices)))};
   simulator_ = std::make_unique<sim::SimBackend>(
       sim::SimBackend::Setup{data_, *partition_, *workers_, states_, environment});
   round::Backend& backend = options.wrap ? options.wrap(*simulator_) : *simulator_;

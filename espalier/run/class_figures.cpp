@@ -23,8 +23,7 @@ void add_class_figures(std::span<const train::ClassCount> classes, const std::st
   if (classes.size() > kMaxRecalls) return;
   Json& recall = out[prefix + "recall"] = Json::object();
   for (const train::ClassCount& c : classes) {
-    recall[std::to_string(c.label)] =
-        static_cast<double>(c.correct) / static_cast<double>(c.count);
+    recall[std::to_string(c.label)] = static_cast<double>(c.correct) / static_cast<double>(c.count);
   }
 }
 

@@ -11,9 +11,8 @@ TEST(ClassFigures, KeysAndLimits) {
   EXPECT_EQ(out.size(), 1U);
   const std::vector<train::ClassCount> rare = {{0, 97, 97}, {3, 4, 0}};
   add_class_figures(rare, "final_", out);
-  EXPECT_EQ(out.dump(),
-            R"({"accuracy":0.97,"final_balanced_accuracy":0.5,"final_never_found":[3],)"
-            R"("final_num_never_found":1,"final_recall":{"0":1.0,"3":0.0}})");
+  EXPECT_EQ(out.dump(), R"({"accuracy":0.97,"final_balanced_accuracy":0.5,"final_never_found":[3],)"
+                        R"("final_num_never_found":1,"final_recall":{"0":1.0,"3":0.0}})");
   Json copy = Json::object();
   copy_class_figures(out, "final_", "", copy);
   EXPECT_EQ(copy.dump(), R"({"balanced_accuracy":0.5,"never_found":[3],"num_never_found":1,)"

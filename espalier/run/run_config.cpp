@@ -70,7 +70,8 @@ Options read_section(const ConfigSection& section, const std::vector<std::string
 
 // What a section says that its choice (its key "name") does not read.
 std::vector<IdleOption> idle_in(const std::string& path, const ConfigSection& section) {
-  if (path == "model") return models::idle_model_options(read_section<models::ModelOptions>(section, {}));
+  if (path == "model")
+    return models::idle_model_options(read_section<models::ModelOptions>(section, {}));
   if (path == "data") return idle_options(read_section<data::DataOptions>(section, {"partition"}));
   return idle_options(read_section<data::PartitionOptions>(section, {}));
 }
@@ -109,8 +110,8 @@ std::vector<std::string> override_config(Json& tree, const std::vector<std::stri
           });
       if (assigned || !before->contains(idle.name)) continue;
       after->erase(idle.name);
-      notes.push_back(concat(key, " = ", idle.value.dump(), " of the file is left out: it needs ",
-                             idle.needs));
+      notes.push_back(
+          concat(key, " = ", idle.value.dump(), " of the file is left out: it needs ", idle.needs));
     }
   }
   return notes;
@@ -201,8 +202,8 @@ std::vector<SectionHelp> shared_sections() {
 
 std::vector<SectionHelp> describe_config() {
   std::vector<SectionHelp> sections = shared_sections();
-  sections.push_back({"devices (a list of tables, [[devices]])",
-                      describe_options<round::DeviceOptions>()});
+  sections.push_back(
+      {"devices (a list of tables, [[devices]])", describe_options<round::DeviceOptions>()});
   sections.push_back({"strategy", describe_options<round::SelectionOptions>()});
   for (const strategy::StrategyRow& row : strategy::strategy_rows())
     sections.push_back({"strategy, name = \"" + row.name + "\"", row.describe()});

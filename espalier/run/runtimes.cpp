@@ -75,8 +75,8 @@ TrainedModel open_model(const std::string& command, const ModelArguments& argume
   }
   Json tree = read_toml_file(config_path);
   std::vector<std::string> notes = override_config(tree, arguments.assignments);
-  TrainedModel model{read_run_config(tree), {}, {}, SafetensorsFile::read(path), std::move(notes),
-                     {}};
+  TrainedModel model{read_run_config(tree), {}, {}, SafetensorsFile::read(path),
+                     std::move(notes),      {}};
   if (folder && arguments.config.empty()) use_kept_inputs(model.config, *folder);
   models::configure_thread();
 
@@ -92,20 +92,19 @@ TrainedModel open_model(const std::string& command, const ModelArguments& argume
   const data::Dataset& like = made_for ? *made_for : *model.data.train;
   model.spec = train::spec_of(like);
   if (!arguments.data.empty()) {
-    model.data.test =
-        std::make_shared<data::Dataset>(data::load_samples(arguments.data, like));
+    model.data.test = std::make_shared<data::Dataset>(data::load_samples(arguments.data, like));
   } else {
     require_fit(like, *model.data.test, model.config.data.root);
     const auto kept = folder ? folder->data() : std::nullopt;
     const std::string difference =
         kept ? data_difference(*kept, *model.data.test, "test") : std::string();
-    if (!difference.empty())
-      model.notes.push_back("not the run's own test samples: " + difference);
+    if (!difference.empty()) model.notes.push_back("not the run's own test samples: " + difference);
   }
 
   model.inputs = {path, config_path, arguments.data};
   for (const InputFile& input : input_files(model.config)) model.inputs.push_back(input.path);
-  for (const std::filesystem::path& place : data::data_folders(model.config.data.name, model.config.data.root)) {
+  for (const std::filesystem::path& place :
+       data::data_folders(model.config.data.name, model.config.data.root)) {
     std::error_code ignored;
     for (const auto& entry : std::filesystem::directory_iterator(place, ignored))
       model.inputs.push_back(entry.path());

@@ -27,10 +27,9 @@ std::filesystem::path checkpoint_file(const report::RunFolder& folder) {
 // Keys that may differ between a run and its continuation: how long it runs, how often it is looked
 // at, and where the files lie whose contents are compared.
 std::vector<std::string> free_keys(const RunConfig& config) {
-  std::vector<std::string> keys = {"version",    "rounds",           "eval_every",
-                                   "eval_batch", "checkpoint_every", "client_state_mb",
-                                   "record_clients",
-                                   "data.root",  "train.schedule_rounds"};
+  std::vector<std::string> keys = {"version",        "rounds",           "eval_every",
+                                   "eval_batch",     "checkpoint_every", "client_state_mb",
+                                   "record_clients", "data.root",        "train.schedule_rounds"};
   for (const InputFile& input : input_files(config)) keys.push_back(input.key);
   return keys;
 }
@@ -44,7 +43,7 @@ std::map<std::string, Json> kept_values(const RunConfig& config) {
   std::map<std::string, Json> values;
   const auto keys = free_keys(config);
   const std::function<void(const Json&, const std::string&)> walk = [&](const Json& tree,
-                                                                       const std::string& path) {
+                                                                        const std::string& path) {
     for (const auto& [name, value] : tree.items()) {
       const std::string key = path.empty() ? name : path + "." + name;
       if (value.is_object()) {
@@ -76,7 +75,8 @@ void refuse_changes(const RunConfig& now, const report::RunFolder& folder) {
   for (const std::string& key : keys) {
     if (text(old_values, key) == text(new_values, key)) continue;
     fail("simulate", key, " was ", text(old_values, key), " in the rounds before and is ",
-         text(new_values, key), " now; a run goes on with the same configuration but for rounds, "
+         text(new_values, key),
+         " now; a run goes on with the same configuration but for rounds, "
          "train.schedule_rounds, eval_every, eval_batch, checkpoint_every and client_state_mb");
   }
 }
@@ -111,6 +111,9 @@ Simulation::Simulation(RunConfig config, size_t num_threads, report::RunFolder* 
   }
   Sources sources = load_sources(config_, num_threads, kept ? &*kept : nullptr);
   sizes_ = sources.sizes;
+  // One of the usual places may be another one tomorrow.
+  if (config_.data.root.empty() && !sources.folder.empty())
+    config_.resolved["data"]["root"] = config_.data.root = sources.folder.string();
   assembly_.emplace(config_, std::move(sources), options);
   values_ = loop().global().size();
   check_device_memory();
@@ -137,15 +140,13 @@ std::vector<std::string> Simulation::notes() const {
 }
 
 std::string Simulation::size_line() const {
-  const auto bytes = [](uint64_t count) {
-    return report::human_bytes(static_cast<double>(count));
-  };
-  return concat(config_.model.name, ": ",
-                report::human_count(static_cast<double>(sizes_.parameters)), " parameters, ",
-                bytes(sizes_.message), " per message in float32; at least ",
-                bytes(sizes_.total(num_threads_)), " of memory (server ", bytes(sizes_.server),
-                ", ", num_threads_, num_threads_ == 1 ? " client" : " clients", " at a time ",
-                bytes(sizes_.client), " each, data ", bytes(sizes_.data), ")");
+  const auto bytes = [](uint64_t count) { return report::human_bytes(static_cast<double>(count)); };
+  return concat(
+      config_.model.name, ": ", report::human_count(static_cast<double>(sizes_.parameters)),
+      " parameters, ", bytes(sizes_.message), " per message in float32; at least ",
+      bytes(sizes_.total(num_threads_)), " of memory beside the program (server ",
+      bytes(sizes_.server), ", ", num_threads_, num_threads_ == 1 ? " client" : " clients",
+      " at a time ", bytes(sizes_.client), " each, data ", bytes(sizes_.data), ")");
 }
 
 // A device that could not hold its sub-model while training is refused before the run.
@@ -180,8 +181,8 @@ void Simulation::resume() {
          folder_->config_path().string(), "; was one of the two replaced?");
   }
   if (static_cast<int64_t>(checkpoint.round) > config_.run.rounds) {
-    fail("simulate", "the run has completed ", checkpoint.round, " rounds; rounds = ",
-         config_.run.rounds, " would be fewer: raise it to go on");
+    fail("simulate", "the run has completed ", checkpoint.round,
+         " rounds; rounds = ", config_.run.rounds, " would be fewer: raise it to go on");
   }
   assembly_->states().keep_only(checkpoint.state_versions);
   loop().restore(std::move(checkpoint));
@@ -208,11 +209,11 @@ void Simulation::resume() {
   const int64_t old_rounds = before.train.schedule.schedule_rounds,
                 new_rounds = config_.train.schedule.schedule_rounds;
   if (old_rounds != new_rounds) {
-    notes_.push_back(concat(
-        "train.schedule_rounds was ", old_rounds, " and is ", new_rounds,
-        ": the learning rate goes from ", report::number_in(lines.back(), "lr").value_or(0), " to ",
-        train::lr_at_round(config_.train.schedule, config_.train.step.lr,
-                           loop().rounds_completed())));
+    notes_.push_back(concat("train.schedule_rounds was ", old_rounds, " and is ", new_rounds,
+                            ": the learning rate goes from ",
+                            report::number_in(lines.back(), "lr").value_or(0), " to ",
+                            train::lr_at_round(config_.train.schedule, config_.train.step.lr,
+                                               loop().rounds_completed())));
   }
 }
 

@@ -35,6 +35,8 @@ class Simulation {
   // One round, without folder and progress: for benchmarks.
   round::RoundRecord step() { return loop().run_round(); }
 
+  // The whole configuration, for the run's folder.
+  const Json& resolved() const { return config_.resolved; }
   // What a person should know before the run (after resume(), where it goes on), a line each:
   // guesses about the data, defaults that gave way, layers whose units could not be found out. Also
   // in the summary.
@@ -71,7 +73,7 @@ class Simulation {
   std::map<std::string, double> last_shares_;  // of what the strategy measured, for the summary
   uint64_t peak_before_ = 0;                   // memory of the processes before this one
   std::map<double, double> last_widths_;       // accuracies of submodel.eval_widths
-  std::optional<uint32_t> checkpointed_;  // the round of the checkpoint that was written last
+  std::optional<uint32_t> checkpointed_;       // the round of the checkpoint that was written last
   size_t num_threads_;
   Stopwatch wall_;
   double wall_before_ = 0;  // of the processes before this one, for a resumed run

@@ -50,9 +50,10 @@ void require_memory(const std::string& model, const RunSizes& sizes, size_t num_
   const uint64_t needed = sizes.total(num_threads);
   if (memory == 0 || needed <= memory) return;
   const auto text = [](uint64_t bytes) { return report::human_bytes(static_cast<double>(bytes)); };
-  fail("model", "model '", model, "' has ", report::human_count(static_cast<double>(sizes.parameters)),
-       " parameters (", text(sizes.message), " per message): a run takes at least ", text(needed),
-       " (server ", text(sizes.server), ", ", num_threads, num_threads == 1 ? " client" : " clients",
+  fail("model", "model '", model, "' has ",
+       report::human_count(static_cast<double>(sizes.parameters)), " parameters (",
+       text(sizes.message), " per message): a run takes at least ", text(needed), " (server ",
+       text(sizes.server), ", ", num_threads, num_threads == 1 ? " client" : " clients",
        " at a time ", text(sizes.client), " each, data ", text(sizes.data), "), this machine has ",
        text(memory), "; use a smaller model, a smaller train.batch_size or fewer --threads");
 }

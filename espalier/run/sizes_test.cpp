@@ -36,8 +36,7 @@ TEST(Sizes, WhatDoesNotFitIsRefusedWithTheNumbers) {
   sizes.message = 360'000'000'000;
   sizes.server = 1'440'000'000'000;
   sizes.client = 1'440'000'000'000;
-  const std::string text =
-      error_of([&] { require_memory("mlp", sizes, 2, 24'000'000'000); });
+  const std::string text = error_of([&] { require_memory("mlp", sizes, 2, 24'000'000'000); });
   for (const char* part : {"90.0 G parameters", "360 GB", "4.32 TB", "24.0 GB", "--threads"})
     EXPECT_THAT(text, HasSubstr(part));
   EXPECT_NO_THROW(require_memory("mlp", sizes, 2, 5'000'000'000'000));

@@ -55,8 +55,10 @@ Json describe_part(const data::Dataset& part) {
 
 }  // namespace
 
-data::DataSource load_data(const RunConfig& config, const data::Normalization* normalization) {
-  return data::load_dataset(config.data, seed_of(config).child(Purpose::kData), normalization);
+data::DataSource load_data(const RunConfig& config, const data::Normalization* normalization,
+                           fs::path* folder) {
+  return data::load_dataset(config.data, seed_of(config).child(Purpose::kData), normalization,
+                            folder);
 }
 
 std::unique_ptr<data::Partition> divide(const RunConfig& config, const data::DataSource& data,
@@ -67,7 +69,7 @@ std::unique_ptr<data::Partition> divide(const RunConfig& config, const data::Dat
 
 Sources load_sources(const RunConfig& config, size_t num_threads, const Json* kept) {
   Sources sources;
-  sources.data = load_data(config);
+  sources.data = load_data(config, nullptr, &sources.folder);
   if (kept != nullptr) {
     for (const auto& [part, dataset] : {std::pair("train", sources.data.train.get()),
                                         std::pair("test", sources.data.test.get())}) {
@@ -92,8 +94,8 @@ Sources load_sources(const RunConfig& config, size_t num_threads, const Json* ke
   // One replica for the shapes and the initial weights; the workers make their own.
   const auto trainer = models::make_trainer(config.model, spec, config.train.hardware);
   refuse_idle_model_options(config);
-  sources.sizes = run_sizes(*trainer->layout(), sources.data,
-                            trainer->training_bytes(step.batch_size, step));
+  sources.sizes =
+      run_sizes(*trainer->layout(), sources.data, trainer->training_bytes(step.batch_size, step));
   require_memory(config.model.name, sources.sizes, num_threads, machine_memory());
   sources.initial = ParameterSet(trainer->layout());
   if (config.model.init.empty()) {
@@ -106,9 +108,9 @@ Sources load_sources(const RunConfig& config, size_t num_threads, const Json* ke
   check_output(config, *trainer);
   check_units(config, spec, *trainer);
   train::check_batches(*sources.partition, step);
-  train::rehearse(*trainer, sources.initial,
-                  {sources.data, *sources.partition, step,
-                   static_cast<size_t>(config.run.eval_batch)});
+  train::rehearse(
+      *trainer, sources.initial,
+      {sources.data, *sources.partition, step, static_cast<size_t>(config.run.eval_batch)});
   return sources;
 }
 

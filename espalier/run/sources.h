@@ -25,7 +25,8 @@ struct Sources {
   data::DataSource data;
   std::unique_ptr<data::Partition> partition;
   ParameterSet initial;
-  train::FixedTensors fixed;  // what the model has besides
+  train::FixedTensors fixed;          // what the model has besides
+  std::filesystem::path folder = {};  // where the data's files were found; empty: there are none
   RunSizes sizes;
   std::vector<std::string> notes = {};  // on data and partition, for a person
 };
@@ -35,10 +36,11 @@ struct Sources {
 // clients at a time.
 Sources load_sources(const RunConfig& config, size_t num_threads, const Json* kept = nullptr);
 // Data and partition alone, as `espalier data` and `espalier evaluate` need them: whoever counts
-// samples, classes or clients counts these. `normalization` as in data::load_dataset, `notes` as in
-// data::make_partition.
+// samples, classes or clients counts these. `normalization` and `folder` as in data::load_dataset,
+// `notes` as in data::make_partition.
 data::DataSource load_data(const RunConfig& config,
-                           const data::Normalization* normalization = nullptr);
+                           const data::Normalization* normalization = nullptr,
+                           std::filesystem::path* folder = nullptr);
 std::unique_ptr<data::Partition> divide(const RunConfig& config, const data::DataSource& data,
                                         std::vector<std::string>* notes = nullptr);
 

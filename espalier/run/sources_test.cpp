@@ -46,7 +46,9 @@ TEST(Sources, WhatModelsSeeOfSamplesSurvivesTheFile) {
        {"{", "[]", "{}", R"({"kind":"sound","shape":[1],"classes":2})",
         R"({"kind":"float","shape":[0],"classes":2})",
         R"({"kind":"image","shape":[1,2,2],"classes":2,"mean":[0,0],"stddev":[1,1]})"}) {
-    EXPECT_THAT(error_of([&] { samples_of(model_with({{kSamplesEntry, damaged}})); }),
+    EXPECT_THAT(error_of([&] {
+                  samples_of(model_with({{kSamplesEntry, damaged}}));
+                }),
                 HasSubstr("damaged"))
         << damaged;
   }

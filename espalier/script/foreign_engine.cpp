@@ -11,7 +11,8 @@ namespace espalier::models {
 
 const ForeignEngine& foreign_engine() {
   static const ForeignEngine libtorch = {
-      {{{"torchscript", "A scripted PyTorch module of your own (`file`), trained as it is.",
+      {{{"torchscript",
+         "A scripted PyTorch module of your own (`file`), trained as it is.",
          {"file", "output"}},
         script::make_script_net,
         script::script_unit_notes,

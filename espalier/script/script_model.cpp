@@ -16,22 +16,31 @@ namespace espalier::script {
 namespace {
 
 // Multiply-accumulates of whatever libtorch runs while this lives: convolutions and matrix
-// products.
+// products. training() adds what autograd will compute for them: as many again for each of the two
+// factors that leads to something trainable.
 class MacCounter {
  public:
   MacCounter() {
     at::RecordFunctionCallback callback(&MacCounter::begin, &MacCounter::end);
     callback.needsInputs(true).needsOutputs(true).scopes({at::RecordScope::FUNCTION});
     handle_ = at::addThreadLocalCallback(callback);
-    total() = 0;
+    total() = training() = 0;
   }
   ~MacCounter() { at::removeCallback(handle_); }
   static uint64_t& total() {
     thread_local uint64_t macs = 0;
     return macs;
   }
+  static uint64_t& training() {
+    thread_local uint64_t macs = 0;
+    return macs;
+  }
 
  private:
+  static void add(uint64_t macs, const at::Tensor& a, const at::Tensor& b) {
+    total() += macs;
+    training() += macs * (1 + (a.requires_grad() ? 1 : 0) + (b.requires_grad() ? 1 : 0));
+  }
   static std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction&) { return nullptr; }
   static void end(const at::RecordFunction& f, at::ObserverContext*) {
     const std::string name = f.name();
@@ -40,15 +49,16 @@ class MacCounter {
     };
     if (f.inputs().size() < 2 || f.outputs().empty()) return;
     if (name == "aten::_convolution") {
-      const at::Tensor weight = tensor(f.inputs()[1]), out = tensor(f.outputs()[0]);
-      if (weight.defined() && out.defined())
-        total() += static_cast<uint64_t>(out.numel() * (weight.numel() / weight.size(0)));
+      const at::Tensor x = tensor(f.inputs()[0]), weight = tensor(f.inputs()[1]),
+                       out = tensor(f.outputs()[0]);
+      if (x.defined() && weight.defined() && out.defined())
+        add(static_cast<uint64_t>(out.numel() * (weight.numel() / weight.size(0))), x, weight);
       return;
     }
     const size_t first = name == "aten::addmm" || name == "aten::baddbmm" ? 1 : 0;
     if (first == 0 && name != "aten::mm" && name != "aten::bmm") return;
     const at::Tensor a = tensor(f.inputs()[first]), b = tensor(f.inputs()[first + 1]);
-    if (a.defined() && b.defined()) total() += static_cast<uint64_t>(a.numel() * b.size(-1));
+    if (a.defined() && b.defined()) add(static_cast<uint64_t>(a.numel() * b.size(-1)), a, b);
   }
 
   at::CallbackHandle handle_;
@@ -84,6 +94,7 @@ class ScriptModel final : public torch::TorchModel {
 
   const std::shared_ptr<const ParameterLayout>& layout() const override { return layout_; }
   uint64_t macs_per_sample() const override { return macs_; }
+  uint64_t training_macs_per_sample() const override { return training_macs_; }
   // The file's weights: a module cannot be asked how it would be drawn.
   void initialize(Key, ParameterSet& out) const override {
     std::ranges::copy(initial_, out.values().begin());
@@ -151,7 +162,10 @@ class ScriptModel final : public torch::TorchModel {
     const bool tokens = data.kind == data::Kind::kTokens;
     const at::Tensor input =
         tokens ? at::full(shape, token, at::kLong) : at::zeros(shape, at::kFloat);
-    module_.set(copy_tensors(*layout_, initial_));
+    std::vector<at::Tensor> tensors = copy_tensors(*layout_, initial_);
+    for (size_t i = 0; i < tensors.size() && at::GradMode::is_enabled(); ++i)
+      tensors[i].requires_grad_(is_trainable(layout_->tensors()[i].role));
+    module_.set(tensors);
     try {
       return module_.run_all(input, false);
     } catch (const Error&) {
@@ -190,6 +204,19 @@ class ScriptModel final : public torch::TorchModel {
     }
   }
 
+  // What a training pass of one sample will multiply. What cannot be run with gradients at all is
+  // found when it is trained.
+  void count_training(const DataSpec& data) {
+    training_macs_ = 3 * macs_;
+    const at::AutoGradMode with_gradients(true);
+    const MacCounter counter;
+    try {
+      try_sample(data, 0);
+      training_macs_ = MacCounter::training();
+    } catch (const Error&) {
+    }
+  }
+
   // One evaluation of one sample: does the module accept the data, and what does it cost?
   void probe(const DataSpec& data) {
     const at::NoGradGuard no_grad;
@@ -209,6 +236,7 @@ class ScriptModel final : public torch::TorchModel {
            " (", file_, ")");
     }
     macs_ = MacCounter::total();
+    count_training(data);
     num_logits_ = logits.size(1);
     if (!features.defined()) return;
     if (features.dim() < 2 || features.size(0) != 1) {
@@ -226,7 +254,7 @@ class ScriptModel final : public torch::TorchModel {
   std::vector<float> initial_;
   std::shared_ptr<const ParameterLayout> layout_;
   FixedTensors fixed_;
-  uint64_t macs_ = 0;
+  uint64_t macs_ = 0, training_macs_ = 0;
   int64_t num_logits_ = 0;
   std::vector<int64_t> feature_shape_;
   std::vector<size_t> extractor_;

@@ -39,11 +39,11 @@ struct FedGktOptions : FedGktClientOptions {
   static void fields(Self& self, Visitor&& visit) {
     visit("server_model", self.server_model,
           Field("The server's net, on the clients' feature maps; `espalier list models`."));
-    visit("server_file", self.server_file,
-          Field("server_model = \"torchscript\": path of the scripted module.")
-              .path()
-              .needs(self.server_model == "torchscript",
-                     "strategy.server_model = \"torchscript\""));
+    visit(
+        "server_file", self.server_file,
+        Field("server_model = \"torchscript\": path of the scripted module.")
+            .path()
+            .needs(self.server_model == "torchscript", "strategy.server_model = \"torchscript\""));
     visit("server_epochs", self.server_epochs,
           Field("Passes over the uploaded samples per round (paper: 20 IID, 10 otherwise).")
               .at_least(1));

@@ -41,7 +41,7 @@ class SpyTrainer final : public train::Trainer {
     return trainer_->fit(dataset, samples, options, hooks, key);
   }
   train::NormStatistics statistics(const data::Dataset& dataset, std::span<const uint32_t> samples,
-                          size_t batch_size) override {
+                                   size_t batch_size) override {
     return trainer_->statistics(dataset, samples, batch_size);
   }
   std::vector<int64_t> feature_shape() const override { return trainer_->feature_shape(); }

@@ -55,7 +55,7 @@ class SalientTrainer final : public train::Trainer {
   void load(const ParameterSet& weights) override { trainer_.load(weights); }
   void store(ParameterSet& weights) const override { trainer_.store(weights); }
   train::NormStatistics statistics(const data::Dataset& dataset, std::span<const uint32_t> samples,
-                          size_t batch_size) override {
+                                   size_t batch_size) override {
     return trainer_.statistics(dataset, samples, batch_size);
   }
   const train::FixedTensors& fixed() const override { return trainer_.fixed(); }

@@ -57,7 +57,8 @@ class ToyTrainer : public train::Trainer {
     return result;
   }
 
-  train::NormStatistics statistics(const data::Dataset&, std::span<const uint32_t>, size_t) override {
+  train::NormStatistics statistics(const data::Dataset&, std::span<const uint32_t>,
+                                   size_t) override {
     return {ParameterSet(std::make_shared<const ParameterLayout>(
         std::vector<ParameterInfo>{{"statistic", {1}, Role::kStatistic}}))};
   }

@@ -40,7 +40,7 @@ class Picky final : public Trainer {
     if (samples.size() < smallest && !spoils) fail("train/model", "a batch of few: too few here");
     return {};
   }
-  ParameterSet statistics(const data::Dataset&, std::span<const uint32_t>, size_t) override {
+  NormStatistics statistics(const data::Dataset&, std::span<const uint32_t>, size_t) override {
     return {};
   }
   void predict(const data::Dataset&, std::span<const uint32_t>, const data::Augmentation*, Key,

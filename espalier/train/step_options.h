@@ -75,10 +75,11 @@ struct StepOptions {
           Field("Samples per step; the last batch of an epoch may be smaller.").at_least(1));
     visit("drop_last", self.drop_last,
           Field("Leave out the last batch of an epoch when it is smaller than batch_size."));
-    visit("clip_norm", self.clip_norm,
-          Field("Clip the L2 norm of the loss's gradient to this, before a strategy adds proximal or "
-                "control terms and before weight decay; 0 is off.")
-              .at_least(0));
+    visit(
+        "clip_norm", self.clip_norm,
+        Field("Clip the L2 norm of the loss's gradient to this, before a strategy adds proximal or "
+              "control terms and before weight decay; 0 is off.")
+            .at_least(0));
   }
 
   // How samples are varied; apart, because the order of keys in a file has the schedule before it.

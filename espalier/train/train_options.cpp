@@ -15,8 +15,7 @@ double lr_at_round(const ScheduleOptions& schedule, double lr, int64_t round) {
   }
   if (schedule.lr_schedule == "cosine") {
     const int64_t span = std::max<int64_t>(1, schedule.schedule_rounds - warmup);
-    const double part =
-        static_cast<double>(std::min(past, span - 1)) / static_cast<double>(span);
+    const double part = static_cast<double>(std::min(past, span - 1)) / static_cast<double>(span);
     return lr * 0.5 * (1 + std::cos(std::numbers::pi * part));
   }
   return lr;

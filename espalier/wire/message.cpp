@@ -1,6 +1,5 @@
 #include "espalier/wire/message.h"
 
-
 #include "espalier/base/error.h"
 #include "espalier/wire/fields.h"
 

@@ -85,6 +85,12 @@ def depends_on_nothing_outside(folder):
     ok(run("simulate", "--resume", folder / "relative", *settings("rounds=3"), "--quiet", cwd="/"))
     check(len(metrics(folder / "relative")) == 3, "resumed from another folder")
 
+    # One of the usual places is written down: another folder's ./data is another one.
+    (folder / "usual").mkdir()
+    shutil.copytree(folder / "data", folder / "usual/data/safetensors")
+    ok(run("simulate", "../own.toml", "--out", "usual", "--quiet", cwd=folder / "usual"))
+    ok(run("simulate", "--resume", folder / "usual/usual", *settings("rounds=3"), "--quiet", cwd="/"))
+
     # Other data are other data, whatever they are called; the same data may move.
     kept = json.loads((folder / "relative/data.json").read_text())
     check(kept["train"]["samples"] == 300 and kept["test"]["samples"] == 100, f"data.json: {kept}")

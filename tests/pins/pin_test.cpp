@@ -110,8 +110,8 @@ std::vector<Pinned> pinned() {
         "train.flip=true", "train.lr_schedule=cosine"});
   also("text", "fedavg", {},
        {"data.name=leaf", "data.root=" ESPALIER_FIXTURES "/text", "data.partition.name=natural",
-        "model.name=lstm", "model.lstm_units=8",
-        "model.embedding=4", "strategy.clients_per_round=2"});
+        "model.name=lstm", "model.lstm_units=8", "model.embedding=4",
+        "strategy.clients_per_round=2"});
   return all;
 }
 
