@@ -31,7 +31,7 @@ TEST(Fingerprint, KnowsWhatARunDependsOnAndNothingElse) {
       [](Dataset& set) { set.num_classes = 4; },
       [](Dataset& set) { set.client_of_sample = {1, 0}; },
       [](Dataset& set) { set.client_names = {"ab", ""}; },
-      [](Dataset& set) { set.pixels.resize(2), set.labels.resize(1); },
+      [](Dataset& set) { set.pixels = {1, 2}, set.labels = {0}; },
   };
   for (size_t i = 0; i < std::size(changes); ++i) {
     Dataset other = small();

@@ -70,7 +70,8 @@ const std::vector<ModelRow>& model_rows() {
 
 std::vector<IdleOption> idle_model_options(const ModelOptions& model) {
   std::vector<IdleOption> idle;
-  for (const auto& [key, value] : changed_options(model).items()) {
+  const Json changed = changed_options(model);  // items() only points to it
+  for (const auto& [key, value] : changed.items()) {
     std::string readers;
     bool reads = false;
     for (const ModelRow& row : model_rows()) {
