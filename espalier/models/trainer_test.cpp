@@ -69,7 +69,8 @@ TEST(Trainer, DropLastLeavesOutTheLastSmallBatch) {
     const FitResult fit = trainer->fit(set, first_samples(25), options, {}, Key(2));
     EXPECT_EQ(fit.steps, 4U);
     EXPECT_EQ(fit.samples, 40U);
-    EXPECT_EQ(fit.macs, 3 * 40 * trainer->macs_per_sample());
+    trainer->load(weights);
+    EXPECT_EQ(fit.macs, trainer->fit(set, first_samples(20), options, {}, Key(2)).macs);
     EXPECT_THAT(error_of([&] { trainer->fit(set, first_samples(9), options, {}, Key(2)); }),
                 HasSubstr("train.drop_last leaves 9 samples without a batch of 10"));
   }

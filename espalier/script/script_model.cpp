@@ -37,28 +37,42 @@ class MacCounter {
   }
 
  private:
-  static void add(uint64_t macs, const at::Tensor& a, const at::Tensor& b) {
-    total() += macs;
-    training() += macs * (1 + (a.requires_grad() ? 1 : 0) + (b.requires_grad() ? 1 : 0));
-  }
-  static std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction&) { return nullptr; }
-  static void end(const at::RecordFunction& f, at::ObserverContext*) {
+  // What an operator multiplies. Its inputs are only to be looked at when it begins: it may consume
+  // them. A convolution's products are known with its output.
+  struct Operation final : at::ObserverContext {
+    uint64_t macs = 0, taps = 0;
+    uint64_t passes = 1;  // forward, and for each factor that something trainable leads to
+  };
+
+  static std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& f) {
     const std::string name = f.name();
-    const auto tensor = [](const c10::IValue& value) {
-      return value.isTensor() ? value.toTensor() : at::Tensor();
-    };
-    if (f.inputs().size() < 2 || f.outputs().empty()) return;
-    if (name == "aten::_convolution") {
-      const at::Tensor x = tensor(f.inputs()[0]), weight = tensor(f.inputs()[1]),
-                       out = tensor(f.outputs()[0]);
-      if (x.defined() && weight.defined() && out.defined())
-        add(static_cast<uint64_t>(out.numel() * (weight.numel() / weight.size(0))), x, weight);
-      return;
+    const bool convolution = name == "aten::_convolution",
+               added = name == "aten::addmm" || name == "aten::baddbmm";
+    if (!convolution && !added && name != "aten::mm" && name != "aten::bmm") return nullptr;
+    const size_t first = added ? 1 : 0;
+    if (f.inputs().size() < first + 2 || !f.inputs()[first].isTensor() ||
+        !f.inputs()[first + 1].isTensor()) {
+      return nullptr;
     }
-    const size_t first = name == "aten::addmm" || name == "aten::baddbmm" ? 1 : 0;
-    if (first == 0 && name != "aten::mm" && name != "aten::bmm") return;
-    const at::Tensor a = tensor(f.inputs()[first]), b = tensor(f.inputs()[first + 1]);
-    if (a.defined() && b.defined()) add(static_cast<uint64_t>(a.numel() * b.size(-1)), a, b);
+    const at::Tensor a = f.inputs()[first].toTensor(), b = f.inputs()[first + 1].toTensor();
+    if (!a.defined() || !b.defined()) return nullptr;
+    auto operation = std::make_unique<Operation>();
+    operation->passes += (a.requires_grad() ? 1 : 0) + (b.requires_grad() ? 1 : 0);
+    if (convolution) {
+      operation->taps = static_cast<uint64_t>(b.numel() / b.size(0));
+    } else {
+      operation->macs = static_cast<uint64_t>(a.numel() * b.size(-1));
+    }
+    return operation;
+  }
+  static void end(const at::RecordFunction& f, at::ObserverContext* context) {
+    if (context == nullptr) return;
+    const auto& operation = *static_cast<const Operation*>(context);
+    uint64_t macs = operation.macs;
+    if (operation.taps > 0 && !f.outputs().empty() && f.outputs()[0].isTensor())
+      macs = operation.taps * static_cast<uint64_t>(f.outputs()[0].toTensor().numel());
+    total() += macs;
+    training() += macs * operation.passes;
   }
 
   at::CallbackHandle handle_;

@@ -1,7 +1,7 @@
 // Pins: what short runs of every strategy end with, byte for byte, so that a change of structure
 // that is meant to change nothing is seen to change nothing. pins.txt holds a line per run: name,
 // digest of model and metrics, digest of the messages' bodies, digest of whole messages (which
-// changes with their version). A change that is meant to change results replaces the lines
+// changes with their version) and of what was counted. A change that is meant to change results replaces the lines
 // (ESPALIER_WRITE_PINS=FILE pin_test) and says so in its commit.
 //
 // Floating-point results depend on the instruction set: oneDNN is held to AVX2, our own kernels
@@ -196,12 +196,12 @@ Found run(const Pinned& row) {
   digest.add_value(run.last().accuracy.value_or(-1));
   digest.add_value(run.last().loss.value_or(-1));
   digest.add_value(run.last().train_loss);
-  digest.add_value(run.loop().ledger().macs);
   for (const auto& [width, accuracy] : run.last().width_accuracy) digest.add_value(accuracy);
   Digest messages;
   messages.add_value(recorder->digest());
   messages.add_value(run.loop().ledger().bytes_down);
   messages.add_value(run.loop().ledger().bytes_up);
+  messages.add_value(run.loop().ledger().macs);
   return {digest.value(), recorder->bodies(), messages.value()};
 }
 
