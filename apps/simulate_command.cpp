@@ -86,7 +86,7 @@ void simulate(const SimulateArguments& arguments) {
             ? report::RunFolder::create_beside(fs::path("runs") / fs::path(arguments.config).stem())
             : report::RunFolder::create(arguments.out);
   }
-  run::Simulation simulation(std::move(config), threads, &*folder);
+  run::Simulation simulation(std::move(config), threads, &*folder, arguments.assignments);
   if (resuming) simulation.resume();
   if (!arguments.quiet) {
     std::fprintf(stderr, "%s\n", simulation.size_line().c_str());

@@ -77,7 +77,10 @@ TrainedModel open_model(const std::string& command, const ModelArguments& argume
   std::vector<std::string> notes = override_config(tree, arguments.assignments);
   TrainedModel model{read_run_config(tree), {}, {}, SafetensorsFile::read(path),
                      std::move(notes),      {}};
-  if (folder && arguments.config.empty()) use_kept_inputs(model.config, *folder);
+  if (folder && arguments.config.empty()) {
+    for (std::string& note : use_kept_inputs(model.config, *folder, arguments.assignments))
+      model.notes.push_back(std::move(note));
+  }
   models::configure_thread();
 
   const std::optional<data::Dataset> made_for = samples_of(model.file);

@@ -93,7 +93,8 @@ std::string width_key(double width) {
 
 }  // namespace
 
-Simulation::Simulation(RunConfig config, size_t num_threads, report::RunFolder* folder)
+Simulation::Simulation(RunConfig config, size_t num_threads, report::RunFolder* folder,
+                       const std::vector<std::string>& assignments)
     : config_(std::move(config)),
       folder_(folder),
       configuration_(configuration_fingerprint(config_)),
@@ -107,7 +108,8 @@ Simulation::Simulation(RunConfig config, size_t num_threads, report::RunFolder* 
       refuse_changes(config_, *folder);
       kept = folder->data();
     }
-    if (report::RunFolder::is_run(folder->path())) use_kept_inputs(config_, *folder);
+    if (report::RunFolder::is_run(folder->path()))
+      notes_ = use_kept_inputs(config_, *folder, assignments);
   }
   Sources sources = load_sources(config_, num_threads, kept ? &*kept : nullptr);
   sizes_ = sources.sizes;
@@ -117,7 +119,7 @@ Simulation::Simulation(RunConfig config, size_t num_threads, report::RunFolder* 
   assembly_.emplace(config_, std::move(sources), options);
   values_ = loop().global().size();
   check_device_memory();
-  notes_ = assembly_->notes();
+  notes_.insert(notes_.end(), assembly_->notes().begin(), assembly_->notes().end());
   if (!loop().submodels().active()) return;
   for (const std::string& note : models::unit_notes(config_.model, train::spec_of(*data().train)))
     notes_.push_back(concat("[submodel] ", note));

@@ -24,7 +24,9 @@ class Simulation {
   // configuration shows here. `folder`: where the run is written, or goes on (it then holds a
   // configuration); null: the run leaves nothing. Must outlive this. Nothing but scratch files is
   // written there before run().
-  Simulation(RunConfig config, size_t num_threads, report::RunFolder* folder = nullptr);
+  // `assignments`: what was said over the folder's configuration ("key=value").
+  Simulation(RunConfig config, size_t num_threads, report::RunFolder* folder = nullptr,
+             const std::vector<std::string>& assignments = {});
 
   // Goes on from the folder's checkpoint.
   void resume();

@@ -137,23 +137,33 @@ void keep_inputs(const RunConfig& config, const report::RunFolder& folder) {
   }
 }
 
-void use_kept_inputs(RunConfig& config, const report::RunFolder& folder) {
-  const Json before = read_toml_file(folder.config_path());
+std::vector<std::string> use_kept_inputs(RunConfig& config, const report::RunFolder& folder,
+                                         const std::vector<std::string>& assignments) {
+  std::vector<std::string> notes;
   Json tree = config.resolved;
   for (const InputFile& input : input_files(config)) {
     const fs::path kept = fs::absolute(folder.inputs_path() / input.key);
     if (!fs::exists(kept)) continue;
-    if (path_at(before, input.key) != input.path && input.path != kept &&
-        read_file(input.path) != read_file(kept)) {
-      fail("config", input.key, " = ", input.path.string(),
-           " is not the file that the run began with; leave the key out to use the run's copy (",
-           kept.string(), ")");
+    const bool assigned =
+        std::any_of(assignments.begin(), assignments.end(), [&](const std::string& assignment) {
+          return assignment.substr(0, assignment.find('=')) == input.key;
+        });
+    const bool there = fs::is_regular_file(input.path);
+    if ((there || assigned) && read_file(input.path) != read_file(kept)) {
+      if (assigned) {
+        fail("config", input.key, " = ", input.path.string(),
+             " is not the file that the run began with; leave the key out to use the run's copy (",
+             kept.string(), ")");
+      }
+      notes.push_back(concat(input.key, ": ", input.path.string(),
+                             " has changed since; the run's copy of it is used"));
     }
     set_config_value(tree, concat(input.key, "=", Json(kept.string()).dump()));
   }
   RunConfig with_copies = read_run_config(tree);
   with_copies.resolved = std::move(config.resolved);
   config = std::move(with_copies);
+  return notes;
 }
 
 Json describe_samples(const data::Dataset& dataset) {

@@ -53,8 +53,10 @@ std::vector<InputFile> input_files(const RunConfig& config);
 // Copies them into the folder, each under its key.
 void keep_inputs(const RunConfig& config, const report::RunFolder& folder);
 // Makes a configuration read the copies that the folder has. `resolved` stays as it was: it says
-// where they came from. Throws Error when a key was pointed at a file with other contents.
-void use_kept_inputs(RunConfig& config, const report::RunFolder& folder);
+// where they came from. Returns a line for each file that has changed since. Throws Error when one
+// of `assignments` ("key=value") points a key at a file with other contents.
+std::vector<std::string> use_kept_inputs(RunConfig& config, const report::RunFolder& folder,
+                                         const std::vector<std::string>& assignments = {});
 
 // data.json: what models see of the samples, and sizes and fingerprints of both parts.
 Json describe_data(const data::DataSource& data);

@@ -85,18 +85,21 @@ TEST(Sources, FilesThatTheConfigurationNamesAreKept) {
   keep_inputs(config, folder);  // of a run that was killed early and begins again
 
   RunConfig later = config;
-  use_kept_inputs(later, folder);
+  const auto notes = use_kept_inputs(later, folder);
+  ASSERT_EQ(notes.size(), 1U);
+  EXPECT_THAT(notes[0], HasSubstr("net.pt has changed since"));
   EXPECT_EQ(later.model.file, folder.inputs_path() / "model.file");
   EXPECT_EQ(read_text_file(later.model.file), "first");
   EXPECT_EQ(later.resolved, config.resolved) << "it still says where the file came from";
 
   write_text_file_atomic(base.path() / "other.pt", "third");
   RunConfig other = config_of(base.path() / "other.pt");
-  EXPECT_THAT(error_of([&] { use_kept_inputs(other, folder); }),
+  const std::vector<std::string> assigned = {"model.file=other.pt"};
+  EXPECT_THAT(error_of([&] { use_kept_inputs(other, folder, assigned); }),
               HasSubstr("not the file that the run began with"));
   write_text_file_atomic(base.path() / "moved.pt", "first");
   RunConfig moved = config_of(base.path() / "moved.pt");
-  EXPECT_NO_THROW(use_kept_inputs(moved, folder)) << "the same contents elsewhere";
+  EXPECT_NO_THROW(use_kept_inputs(moved, folder, assigned)) << "the same contents elsewhere";
 }
 
 }  // namespace

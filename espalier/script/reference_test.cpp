@@ -109,6 +109,8 @@ TEST(Reference, TorchScriptModuleTrainsAsPyTorchDoes) {
     EXPECT_NEAR(net->logits()[i], file["logits"][i / 5][i % 5].get<double>(), 1e-5);
   const BatchSums sums = net->train(batch, weights.values(), gradients.values(), nullptr);
   EXPECT_NEAR(sums.loss / 3, file["loss"].get<double>(), 1e-5);
+  EXPECT_EQ(sums.macs, 3U * (2 * 36 * 4 * 9 + 3 * 144 * 5))
+      << "the convolution reads the samples: no gradient of its input";
   for (const auto& [name, norm] : file["norms"].items()) {
     EXPECT_NEAR(std::sqrt(squared_norm(gradients.values(name))), norm.get<double>(), 1e-4) << name;
   }

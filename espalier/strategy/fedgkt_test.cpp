@@ -227,11 +227,11 @@ TEST(FedGkt, ClientsGoOnFromTheirOwnWeights) {
   const Update update = federation.client_update(0, task);
   const auto steps = federation.state(0).sets.at("optimizer.steps").values();
   EXPECT_EQ(steps[0], 4);  // 40 samples in batches of 10
-  // Training of 40 samples and a forward pass over them. The layer that reads the images, 16 maps of
-  // 6×6 from 3×3 pixels, has no input to give a gradient to.
-  EXPECT_EQ(update.scalar(kMacs),
-            160.0 * static_cast<double>(federation.trainer().macs_per_sample()) -
-                40.0 * 16 * 36 * 9);
+  // Training of 40 samples and a forward pass over them. The layer that reads the images, 16 maps
+  // of 6×6 from 3×3 pixels, has no input to give a gradient to.
+  EXPECT_EQ(
+      update.scalar(kMacs),
+      160.0 * static_cast<double>(federation.trainer().macs_per_sample()) - 40.0 * 16 * 36 * 9);
   for (const Payload& payload : update.payloads) EXPECT_NE(payload.name, kModel);
   federation.next_round();
   task = federation.task(0);

@@ -40,7 +40,7 @@ with Folder() as folder:
     refused(folder, ["simulate"], "configuration")
     refused(folder, setting("round=3"), "did you mean 'rounds'")
     refused(folder, setting("rounds=many"), "expected an integer for rounds")
-    refused(folder, setting("rounds=0"), "at least 1")
+    refused(folder, setting("rounds=-1"), "at least 0")
     refused(folder, setting("strategy.name=fedagv"), "did you mean 'fedavg'")
     refused(folder, setting("strategy.mu=1"), "unknown key in [strategy] 'mu'")
     refused(folder, setting("model.name=resnet9"), "resnet")
@@ -91,7 +91,7 @@ with Folder() as folder:
     refused(folder, ["simulate", "small.toml", "--out", "run"], "run")
     refused(folder, ["simulate", "small.toml", "--resume", "run"], "both")
     refused(folder, ["simulate", "--resume", "nowhere"], "nowhere")
-    refused(folder, ["simulate", "--resume", "run", "--set", "train.lr=0.5", "--set", "rounds=4"], "another configuration")
+    refused(folder, ["simulate", "--resume", "run", "--set", "train.lr=0.5", "--set", "rounds=4"], "train.lr was 0.05")
     checkpoint = folder / "run/checkpoint/checkpoint.safetensors"
     good = checkpoint.read_bytes()
     for bad in (good[: len(good) // 2], b"", good[:100] + bytes([good[100] ^ 1]) + good[101:]):

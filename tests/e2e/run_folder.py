@@ -237,7 +237,7 @@ def ranges(folder):
     config = folder / "own.toml"
     for part, count, seed in (("train", 200, 1), ("test", 60, 2)):
         x, y = samples(count, (3, 8, 8), seed)
-        write(folder / f"raw/{part}.safetensors", inputs=x * 90000 + 200000, labels=y)
+        write(folder / f"raw/{part}.safetensors", inputs=(x * 90000 + 200000).astype(np.float32), labels=y)
     ok(run("simulate", config, *settings(f"data.root={folder}/raw", "model.name=resnet8", "model.width=0.25", "rounds=4", "train.lr=0.05"),
            "--out", folder / "normed", "--quiet"))
     variance = np.frombuffer(read_safetensors(folder / "normed/model.safetensors")["bn1.running_var"], np.float32)

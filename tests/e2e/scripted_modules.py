@@ -344,7 +344,7 @@ def outputs(case, sets):
     x, y = sets["train"]
     case.module(Pair())
     case.refused("model.output", "FedGKT")
-    one_line(run("evaluate", case.folder / "frozen", "--set", f"model.file={case.folder / 'net.pt'}"), "model.output")
+    one_line(run("evaluate", case.folder / "frozen", "--set", f"model.file={case.folder / 'net.pt'}"), "not the file that the run began with")
     for net, setting, pick in ((Pair(), "0", lambda out: out[0]), (Named(), "logits", lambda out: out["logits"])):
         case.module(net)
         if setting == "logits":
@@ -456,7 +456,7 @@ def last_batches(case):
         case.module(TwoLayers())
         macs = []
         for drop in ("false", "true"):
-            case.trained(*owned, f"train.drop_last={drop}", "rounds=1", "model.hidden=[16]", data="owned", model=model)
+            case.trained(*owned, f"train.drop_last={drop}", "rounds=1", data="owned", model=model)
             macs.append(metrics(case.last)[0]["macs"])
         check(macs[1] * 139 == macs[0] * 128, f"{model}: {macs}")
     # No batch at all: which clients, and what to do.

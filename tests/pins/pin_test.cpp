@@ -1,8 +1,8 @@
 // Pins: what short runs of every strategy end with, byte for byte, so that a change of structure
 // that is meant to change nothing is seen to change nothing. pins.txt holds a line per run: name,
 // digest of model and metrics, digest of the messages' bodies, digest of whole messages (which
-// changes with their version) and of what was counted. A change that is meant to change results replaces the lines
-// (ESPALIER_WRITE_PINS=FILE pin_test) and says so in its commit.
+// changes with their version) and of what was counted. A change that is meant to change results
+// replaces the lines (ESPALIER_WRITE_PINS=FILE pin_test) and says so in its commit.
 //
 // Floating-point results depend on the instruction set: oneDNN is held to AVX2, our own kernels
 // give the same bits with AVX2 and AVX-512, and machines without AVX2 skip the test.
