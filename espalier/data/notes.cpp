@@ -11,10 +11,13 @@ namespace espalier::data {
 
 namespace {
 
-constexpr double kNearlyAll = 0.9;       // share of one class that is worth a word
-constexpr size_t kExaminedTrain = 8192;  // samples that are looked at, of many
-constexpr size_t kExaminedTest = 2048;
-constexpr size_t kExaminedValues = 1 << 16;
+constexpr double kNearlyAll = 0.9;           // share of one class that is worth a word
+constexpr size_t kExaminedValues = 1 << 14;  // that are looked at, of many
+// Samples that are compared, of many: one for so many bytes, so that it costs a small part of
+// reading them, within limits.
+constexpr size_t kLeastTrain = 2048, kMostTrain = 8192, kBytesPerTrain = 1024;
+constexpr size_t kRun = 32;  // samples that lie together; divides the limits
+constexpr size_t kLeastTest = 512, kMostTest = 2048, kBytesPerTest = 2048;
 constexpr size_t kWindow = 64, kWidest = 4096;  // bytes of a sample that are hashed
 constexpr float kFarFromOne = 1000;
 
@@ -119,29 +122,46 @@ void note_scale(const Dataset& train, std::vector<std::string>& notes) {
 struct SampleBytes {
   const uint8_t* data = nullptr;
   size_t size = 0;  // of one sample
+  size_t samples = 0;
   const uint8_t* sample(size_t i) const { return data + i * size; }
+  // Sample i of `count` that stand for all: short runs, evenly spread, since memory is read in
+  // runs.
+  const uint8_t* spread(size_t i, size_t count) const {
+    if (count == samples) return sample(i);
+    return sample(i / kRun * samples / (count / kRun) + i % kRun);
+  }
 };
 
 SampleBytes bytes_of(const Dataset& dataset) {
-  const size_t values = dataset.sample_size();
+  const size_t values = dataset.sample_size(), samples = dataset.size();
   switch (dataset.kind) {
     case Kind::kImage:
-      return {dataset.pixels.data(), values};
+      return {dataset.pixels.data(), values, samples};
     case Kind::kFloat:
-      return {reinterpret_cast<const uint8_t*>(dataset.floats.data()), values * sizeof(float)};
+      return {reinterpret_cast<const uint8_t*>(dataset.floats.data()), values * sizeof(float),
+              samples};
     case Kind::kTokens:
-      return {reinterpret_cast<const uint8_t*>(dataset.tokens.data()), values * sizeof(int32_t)};
+      return {reinterpret_cast<const uint8_t*>(dataset.tokens.data()), values * sizeof(int32_t),
+              samples};
   }
   return {};
+}
+
+// How many of them are compared: all, or a multiple of kRun.
+size_t compared(const SampleBytes& bytes, size_t bytes_per_sample, size_t least, size_t most) {
+  const size_t wanted = std::clamp(bytes.samples * bytes.size / bytes_per_sample, least, most);
+  return std::min(bytes.samples, wanted / kRun * kRun);
 }
 
 // A hash of `count` bytes from the middle of a sample: equal samples have equal ones.
 uint64_t middle_hash(const uint8_t* sample, size_t size, size_t count) {
   const uint8_t* at = sample + (size - count) / 2;
-  uint64_t hash = 0x9e3779b97f4a7c15u;
+  // A sum of products, which do not wait for each other.
+  uint64_t hash = 0, factor = 0x9e3779b97f4a7c15u;
   const auto mix = [&](uint64_t word) {
-    hash = (hash ^ word) * 0xff51afd7ed558ccdu;
-    hash ^= hash >> 32;
+    word = (word + factor) * 0xff51afd7ed558ccdu;
+    hash += (word ^ (word >> 29)) * factor;
+    factor += 0x632be59bd9b4e01au;  // stays odd
   };
   size_t i = 0;
   for (; i + 8 <= count; i += 8) {
@@ -150,17 +170,19 @@ uint64_t middle_hash(const uint8_t* sample, size_t size, size_t count) {
     mix(word);
   }
   for (; i < count; ++i) mix(at[i]);
-  return hash;
+  return hash ^ (hash >> 32);
 }
 
 void note_overlap(const Dataset& train, const Dataset& test, std::vector<std::string>& notes) {
   const Overlap overlap = find_overlap(train, test);
-  // One in a hundred or more, and not only because such inputs repeat anyway.
-  const double likely = static_cast<double>(overlap.found) / std::max(overlap.seen, 1e-9);
-  if (overlap.found == 0 || 100 * likely < static_cast<double>(overlap.examined) ||
-      likely <= 2 * static_cast<double>(overlap.repeated)) {
-    return;
-  }
+  if (overlap.found == 0) return;
+  const auto tests = static_cast<double>(overlap.examined), n = static_cast<double>(train.size());
+  const double likely = static_cast<double>(overlap.found) / overlap.seen;
+  // Inputs of few values repeat without being copied. How often two samples are equal is seen among
+  // the test samples; by_chance of them would then have an equal in training.
+  const double equal = 2 * static_cast<double>(overlap.repeated) / (tests * tests);
+  const double by_chance = tests * (1 - std::exp(-n * equal));
+  if (100 * likely < tests || likely <= 1.5 * by_chance) return;
   notes.push_back(concat("[data] ", overlap.complete ? "" : "at least ", overlap.found, " of ",
                          overlap.examined, " test samples ", overlap.complete ? "" : "looked at ",
                          "are training samples as well: the accuracy is of what was learned by "
@@ -185,12 +207,12 @@ Overlap find_overlap(const Dataset& train, const Dataset& test) {
   Overlap overlap;
   if (train.fetch || test.fetch) return overlap;
   const SampleBytes training = bytes_of(train), testing = bytes_of(test);
-  const size_t tests = std::min(test.size(), kExaminedTest),
-               trains = std::min(train.size(), kExaminedTrain);
+  const size_t tests = compared(testing, kBytesPerTest, kLeastTest, kMostTest),
+               trains = compared(training, kBytesPerTrain, kLeastTrain, kMostTrain);
   overlap.examined = tests;
   overlap.complete = tests == test.size() && trains == train.size();
   overlap.seen = static_cast<double>(trains) / static_cast<double>(train.size());
-  const auto test_sample = [&](size_t i) { return testing.sample(i * test.size() / tests); };
+  const auto test_sample = [&](size_t i) { return testing.spread(i, tests); };
   // A few bytes from the middle tell most samples apart; where they do not, all do.
   size_t window = std::min(testing.size, kWindow);
   constexpr size_t kSlots = 1 << 14;
@@ -232,7 +254,7 @@ Overlap find_overlap(const Dataset& train, const Dataset& test) {
     first[hashes[i] % kSlots] = static_cast<uint16_t>(i);
   }
   for (size_t i = 0; i < trains; ++i) {
-    const uint8_t* sample = training.sample(i * train.size() / trains);
+    const uint8_t* sample = training.spread(i, trains);
     const size_t same = find(sample, middle_hash(sample, training.size, window));
     if (same == kNone || found[same] != 0) continue;
     found[same] = 1;

@@ -93,11 +93,15 @@ TEST(Notes, TestSamplesThatAreTrainingSamples) {
     part->validate();
   }
   EXPECT_EQ(find_overlap(text, text_test).found, 20U);
-  // Few values repeat by themselves.
-  for (float& value : train.floats) value = value > 1 ? 1.0f : 0.0f;
-  for (float& value : test.floats) value = value > 1 ? 1.0f : 0.0f;
-  EXPECT_GT(find_overlap(train, test).found, 80U);
-  EXPECT_THAT(notes(train, test), IsEmpty());
+  // Few values repeat by themselves: six yes-or-no answers, or rows that are nearly always empty.
+  for (const float above : {0.0f, 2.4f}) {
+    Dataset few = values({above > 0 ? 8 : 6}, 400, {0, 1, 2}, 1),
+            few_test = values({above > 0 ? 8 : 6}, 100, {0, 1, 2}, 2);
+    for (Dataset* part : {&few, &few_test})
+      for (float& value : part->floats) value = value > above ? 1.0f : 0.0f;
+    EXPECT_GT(find_overlap(few, few_test).found, 80U);
+    EXPECT_THAT(notes(few, few_test), IsEmpty());
+  }
 }
 
 TEST(Notes, ManySamplesAreLookedAtInPart) {

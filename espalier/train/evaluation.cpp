@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <numeric>
 
 namespace espalier::train {
@@ -11,6 +12,22 @@ std::vector<uint32_t> all_samples(size_t count) {
   std::iota(all.begin(), all.end(), uint32_t{0});
   return all;
 }
+
+namespace {
+
+// Whether the first largest logit is that of `label`, in the words of the loss: an output that is
+// not a number is never larger, and first it stays the largest. Without finding the largest, so
+// that the loops over many outputs run in lanes.
+bool is_predicted(const float* row, size_t outputs, size_t label) {
+  const float mine = row[label];
+  if (std::isnan(row[0]) || std::isnan(mine)) return label == 0;
+  unsigned beaten = 0;
+  for (size_t c = 0; c < label; ++c) beaten |= row[c] >= mine ? 1U : 0U;
+  for (size_t c = label + 1; c < outputs; ++c) beaten |= row[c] > mine ? 1U : 0U;
+  return beaten == 0;
+}
+
+}  // namespace
 
 std::vector<ClassCount> count_classes(std::span<const int64_t> labels,
                                       std::span<const float> logits) {
@@ -22,7 +39,7 @@ std::vector<ClassCount> count_classes(std::span<const int64_t> labels,
   for (size_t i = 0; i < labels.size(); ++i) {
     const float* row = logits.data() + i * outputs;
     const auto label = static_cast<size_t>(labels[i]);
-    const bool right = std::max_element(row, row + outputs) == row + label;
+    const bool right = is_predicted(row, outputs, label);
     if (outputs <= kFew) {
       ++few[label].count;
       few[label].correct += right ? 1 : 0;

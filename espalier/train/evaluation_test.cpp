@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+
 namespace espalier::train {
 namespace {
 
@@ -26,6 +29,19 @@ TEST(CountClasses, CountsWhatIsFound) {
   // Of equal logits the first is the prediction, as in the loss.
   EXPECT_EQ(count_classes(std::vector<int64_t>{0, 1}, std::vector<float>(4, 1)),
             (Counts{{0, 1, 1}, {1, 1, 0}}));
+  // Whatever the logits are: as the first largest one is found.
+  const float odd[] = {0, 1, -1, NAN, INFINITY, -INFINITY};
+  std::vector<float> logits;
+  for (int i = 0; i < 6 * 6 * 6; ++i) {
+    for (const int part : {i % 6, i / 6 % 6, i / 36}) logits.push_back(odd[part]);
+  }
+  for (int64_t label = 0; label < 3; ++label) {
+    uint64_t expected = 0;
+    for (auto row = logits.begin(); row != logits.end(); row += 3)
+      expected += std::max_element(row, row + 3) - row == label ? 1U : 0U;
+    const Counts found = count_classes(std::vector<int64_t>(216, label), logits);
+    EXPECT_EQ(found[0].correct, expected) << label;
+  }
 }
 
 TEST(EvalSums, AddByClass) {

@@ -195,10 +195,13 @@ with Folder() as folder:
             "data.max_train_samples")
     refused([run("data", "info", "fashion-mnits"), run("data", "partition", "fashion-mnits"),
              plain.simulate("never", "data.name=fashion-mnits")], "did you mean 'fashion-mnist'")
-    sizes = lambda *flags: json.loads(ok(plain.partition("--partition-name", "dirichlet", "--clients", 4, "--alpha", 0.1, "--min-samples", 1,
-                                                         "--json", *flags)).stdout)["samples"]["max"]
-    check(max(sizes("--seed", seed) for seed in range(1, 9)) <= 75 + 120, "a client gets no class once it has its share")
-    check(max(sizes("--seed", seed, "--cap", "false") for seed in range(1, 9)) > 195, "plain Dirichlet does not stop there")
+    ten = Case(folder, "ten", table(300, 1, 10), table(100, 2, 10))
+    largest_class = np.bincount(table(300, 1, 10)[1]).max()
+    sizes = [[json.loads(ok(ten.partition("--partition-name", "dirichlet", "--clients", 5, "--alpha", 0.3, "--min-samples", 1, "--json",
+                                          "--seed", seed, "--cap", cap)).stdout)["samples"]["max"] for seed in range(1, 7)]
+             for cap in ("true", "false")]
+    check(max(sizes[0]) <= 60 + largest_class, f"a client gets no class once it has its share: {sizes}")
+    check(max(sizes[1]) > 60 + largest_class, f"plain Dirichlet does not stop there: {sizes}")
 
     # --- A class that is never found.
     part = lambda count, seed: ((labels := (np.random.default_rng(seed).random(count) < 0.03).astype(np.int64)),
