@@ -110,11 +110,13 @@ with Folder() as folder:
     odd_zero = lambda name, shape, values: ([0.0 if i // (len(values) // shape[0]) % 2 else v for i, v in enumerate(values)]
                                             if name.startswith(("layer1.0.conv1", "layer1.0.bn1")) else None)
     change(folder / "group/model.safetensors", odd_zero)
-    for command in (["evaluate", folder / "group", "--runtime", "pruned"], ["export", folder / "group", "--out", folder / "group.pt"]):
+    for command in (["evaluate", folder / "group", "--runtime", "pruned"],
+                    ["export", folder / "group", "--out", folder / "group.pt", "--runtime", "pruned"]):
         refused = run(*command)
         check(refused.returncode == 2 and "group normalization" in refused.stderr and "--runtime dense" in refused.stderr, f"{command}: {refused}")
     check(not (folder / "group.pt").exists(), "nothing written")
-    ok(run("export", folder / "group", "--out", folder / "group.pt", "--runtime", "dense"))
+    dense = json.loads(ok(run("export", folder / "group", "--out", folder / "group.pt", "--json")).stdout)
+    check("dense" in dense["note"] and "group normalization" in dense["note"], f"without --runtime it is exported dense, with a note: {dense}")
 
     # Token sequences: odd units of the LSTM that nothing reads, odd features of the embedding that are zero.
     (folder / "tokens").mkdir()
