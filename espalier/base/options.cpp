@@ -87,8 +87,9 @@ void read_value(const Json& value, const std::string& key, const Field& field, d
 }
 
 void read_value(const Json& value, const std::string& key, const Field& field, std::string& out) {
-  if (!value.is_string()) wrong_type(key, "a string", value);
-  out = value.get<std::string>();
+  // What a shell leaves of --set model.output="0" is an integer.
+  if (!value.is_string() && !value.is_number_integer()) wrong_type(key, "a string", value);
+  out = value.is_string() ? value.get<std::string>() : value.dump();
   field.check(key, out);
   if (field.is_path && !out.empty())
     out = std::filesystem::absolute(out).lexically_normal().string();

@@ -35,13 +35,14 @@ std::string cause(const std::exception& error) {
 // The groups as the operators say.
 class Derivation {
  public:
-  explicit Derivation(const ScriptModule& module) : tensors_(module.tensors()) {
+  explicit Derivation(const ScriptModule& module)
+      : tensors_(module.tensors()), fixed_(module.fixed()) {
     for (const ParameterInfo& tensor : tensors_) {
       axes_.emplace_back();
       for (const int64_t extent : tensor.shape) axes_.back().push_back(labels_.add_axis(extent));
     }
     // Everybody has these whole, so that what they are coupled with stays whole, too.
-    for (const ParameterInfo& tensor : module.fixed()) {
+    for (const ParameterInfo& tensor : fixed_) {
       fixed_axes_.emplace_back();
       for (const int64_t extent : tensor.shape) {
         fixed_axes_.back().push_back(labels_.add_axis(extent));
@@ -68,7 +69,12 @@ class Derivation {
   const std::vector<ParameterInfo>& tensors() const { return tensors_; }
   std::vector<std::string> notes() const {
     std::vector<std::string> notes;
-    for (const auto& [reason, layers] : labels_.refusals(axes_, tensors_)) {
+    // Frozen layers, too: what reads them stays whole because of them.
+    std::vector<std::vector<ScriptLabels::Axis>> axes = axes_;
+    std::vector<ParameterInfo> tensors = tensors_;
+    axes.insert(axes.end(), fixed_axes_.begin(), fixed_axes_.end());
+    tensors.insert(tensors.end(), fixed_.begin(), fixed_.end());
+    for (const auto& [reason, layers] : labels_.refusals(axes, tensors)) {
       std::string names;
       for (const std::string& layer : layers) names += (names.empty() ? "" : ", ") + layer;
       notes.push_back(concat(names, ": all units stay; ", reason));
@@ -77,7 +83,7 @@ class Derivation {
   }
 
  private:
-  std::vector<ParameterInfo> tensors_;
+  std::vector<ParameterInfo> tensors_, fixed_;
   ScriptLabels labels_;
   std::vector<std::vector<ScriptLabels::Axis>> axes_, fixed_axes_;
 };

@@ -184,6 +184,22 @@ class Tied(nn.Module):
         return self.out(torch.relu(self.again(self.second(torch.relu(self.norm(self.first(x)))))))
 
 
+class Language(nn.Module):
+    """Embedding and output are one tensor; a mask of -inf, positions and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.position = nn.Embedding(11, 8), nn.Embedding(6, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.2, batch_first=True)
+        self.register_buffer("causal", torch.full((6, 6), -math.inf).triu(1))
+        self.register_buffer("places", torch.arange(6))
+        self.out = nn.Linear(8, 11, bias=False)
+        self.out.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.out(self.layer(self.embed(x) + self.position(self.places), self.causal)[:, -1])
+
+
 class Pair(TwoLayers):
     def forward(self, x):
         h = torch.relu(self.fc1(x))
@@ -300,6 +316,7 @@ def frozen(case, sets):
     state["fc1.bias"] += 1
     save_tensors(case.folder / "init/other.safetensors", state)
     case.refused("fc1.bias", "requires_grad", settings=[f"model.init={case.folder / 'init/other.safetensors'}"])
+    case.refused("fc1: all units stay", "'fc1.weight' is frozen", settings=["submodel.name=ordered", "submodel.keep=0.5"])
     # Frozen in other ways: nothing requires a gradient, or none arrives.
     detached = Detached()
     case.module(detached)
@@ -327,6 +344,17 @@ def tied(case, sets):
     with torch.no_grad():
         near(exported(xt), net.eval()(xt), "exported logits")
         check(abs((exported(xt).argmax(1) == yt).double().mean() - evaluated["accuracy"]) < 1e-9, "exported and evaluated agree")
+    tokens(case.folder, 11)
+    case.module(Language(), "language.pt")
+    saved = set()
+    for threads in (1, 2):
+        case.trained("rounds=3", file="language.pt", data="tokens", threads=threads)
+        saved.add((case.last / "model.safetensors").read_bytes())
+    check(len(saved) == 1, "a language model: the same bytes with two threads")
+    ok(run("export", case.last, "--out", case.folder / "language2.pt"))
+    exported = torch.jit.load(str(case.folder / "language2.pt"))
+    check(exported.out.weight.data_ptr() == exported.embed.weight.data_ptr() and torch.isinf(exported.causal).sum() == 15, "exported: tied, masked")
+    case.module(net)
     # Several clients and rounds keep the tie; a file with both names must agree with itself.
     case.trained("rounds=3")
     ok(run("export", case.last, "--out", case.folder / "tied2.pt"))
@@ -350,7 +378,7 @@ def outputs(case, sets):
         if setting == "logits":
             case.refused("model.output", '"logits"', '"hidden"')
             case.refused('"logit"', '"logits"', settings=['model.output="logit"'])
-        found, _ = case.trained(*ONE, f'model.output="{setting}"')
+        found, _ = case.trained(*ONE, f"model.output={setting}")
         wanted = sgd(net, x, y, 3, pick=pick).state_dict()
         for name, value in found.items():
             near(value, wanted[name], f"output {setting}, {name}")
