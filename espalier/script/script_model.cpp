@@ -218,12 +218,12 @@ class ScriptModel final : public torch::TorchModel {
     }
   }
 
-  // What a training pass of one sample will multiply. What cannot be run with gradients at all is
-  // found when it is trained.
+  // What a training pass of one sample will multiply; while a MacCounter lives. What cannot be run
+  // with gradients at all is found when it is trained.
   void count_training(const DataSpec& data) {
     training_macs_ = 3 * macs_;
     const at::AutoGradMode with_gradients(true);
-    const MacCounter counter;
+    MacCounter::training() = 0;
     try {
       try_sample(data, 0);
       training_macs_ = MacCounter::training();
