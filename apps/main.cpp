@@ -16,6 +16,7 @@
 #include "apps/data_command.h"
 #include "apps/report_command.h"
 #include "espalier/base/detailed_error.h"
+#include "espalier/base/version.h"
 #include "espalier/models/process.h"
 #include "espalier/train/trainer.h"
 
@@ -35,19 +36,22 @@ int run(int argc, char** argv) {
   espalier::models::configure_process();
   CLI::App app{"Espalier: federated learning for clients short of bandwidth, compute and memory.",
                "espalier"};
-  app.set_version_flag("--version", std::string("espalier ") + ESPALIER_VERSION);
+  app.set_version_flag("--version", espalier::concat("espalier ", espalier::version()));
   app.require_subcommand(1);
   app.footer(
       "Examples:\n"
       "  espalier simulate examples/fashion-mnist.toml\n"
       "  espalier simulate examples/fashion-mnist.toml --set strategy.name=fedprox --set rounds=5\n"
+      "  espalier study bench/studies/smoke.toml --jobs 2\n"
       "  espalier compare runs/first runs/second\n"
       "Each subcommand has --help with examples of its own.\n"
-      "Exit codes: 0 done, 2 the input is wrong, 3 interrupted (simulate --resume goes on), 1 "
+      "Exit codes: 0 done, 2 the input is wrong, 3 interrupted (simulate --resume goes on, study "
+      "by itself), 1 "
       "anything else.");
   bool verbose = false;
   try {
     espalier::apps::add_simulate_command(app);
+    espalier::apps::add_study_command(app);
     espalier::apps::add_compare_command(app);
     espalier::apps::add_report_command(app);
     espalier::apps::add_evaluate_command(app);
@@ -66,6 +70,8 @@ int run(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const espalier::apps::Interrupted&) {
     return 3;
+  } catch (const espalier::apps::Failed&) {
+    return 1;
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr,
                  "espalier: not enough memory on this machine; use a smaller model, batch or "

@@ -1,11 +1,9 @@
-#include <unistd.h>
-
 #include <chrono>
-#include <csignal>
 #include <cstdio>
 #include <filesystem>
 
 #include "apps/command.h"
+#include "apps/interrupts.h"
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
@@ -28,25 +26,6 @@ struct SimulateArguments {
   int64_t threads = 0;
   bool json = false, quiet = false;
 };
-
-volatile std::sig_atomic_t g_stop = 0;  // the only way a signal handler can talk
-
-void stop_after_round(int) {
-  g_stop = 1;
-  // A round may take long, and an exploration longer; a person should see that they were heard.
-  constexpr char kHeard[] = "\nStopping after this round; once more stops at once.\n";
-  const ssize_t written = ::write(STDERR_FILENO, kHeard, sizeof(kHeard) - 1);
-  static_cast<void>(written);
-}
-
-// The first Ctrl-C finishes the round; a second one ends the program at once.
-void catch_interrupts() {
-  struct sigaction action {};
-  action.sa_handler = stop_after_round;
-  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-}
 
 void write_reports(const report::RunFolder& folder) {
   const report::RunData run = report::load_run(folder.path());
@@ -100,8 +79,8 @@ void simulate(const SimulateArguments& arguments) {
   options.rounds_completed = simulation.loop().rounds_completed();
   options.mode = arguments.quiet ? report::ProgressMode::kQuiet : report::ProgressMode::kAuto;
   report::Progress progress(options);
-  catch_interrupts();
-  simulation.run(&progress, &g_stop);
+  simulation.run(&progress,
+                 catch_interrupts("\nStopping after this round; once more stops at once.\n"));
   write_reports(*folder);
 
   if (arguments.json) {

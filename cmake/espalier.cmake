@@ -8,7 +8,6 @@ find_package(spdlog REQUIRED)
 
 add_library(espalier_flags INTERFACE)
 target_include_directories(espalier_flags INTERFACE ${PROJECT_SOURCE_DIR})
-target_compile_definitions(espalier_flags INTERFACE ESPALIER_VERSION="${PROJECT_VERSION}")
 # Without contraction a kernel gives the same bits whatever instruction set it was compiled for.
 target_compile_options(espalier_flags INTERFACE -Wall -Wextra -Wshadow -Wconversion -ffp-contract=off)
 if(ESPALIER_WERROR)
@@ -30,6 +29,19 @@ endif()
 if(ESPALIER_BENCH)
   find_package(benchmark REQUIRED)
 endif()
+
+# Version, commit and build (base/version.h): looked at in every build, compiled when they have changed, and linked only where they are said.
+string(TOUPPER "${CMAKE_BUILD_TYPE}" build_type)
+set(version_flags "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} ${CMAKE_SYSTEM_PROCESSOR} ${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_${build_type}}")
+string(APPEND version_flags " torch=${ESPALIER_TORCH} sanitize=${ESPALIER_SANITIZE}")
+add_custom_target(espalier_version_source
+  COMMAND ${CMAKE_COMMAND} -DOUTPUT=${PROJECT_BINARY_DIR}/version.cpp -DSOURCE=${PROJECT_SOURCE_DIR} -DRELEASE=${PROJECT_VERSION}
+          "-DFLAGS=${version_flags}" -P ${PROJECT_SOURCE_DIR}/cmake/version.cmake
+  BYPRODUCTS ${PROJECT_BINARY_DIR}/version.cpp
+  COMMENT "" VERBATIM)
+add_library(espalier_version STATIC ${PROJECT_BINARY_DIR}/version.cpp)
+target_link_libraries(espalier_version PUBLIC espalier_flags)
+add_dependencies(espalier_version espalier_version_source)
 
 # Heavy libraries are found once, as system libraries, and only for the modules that ask for them.
 macro(espalier_find_onednn)

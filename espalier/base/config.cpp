@@ -52,6 +52,12 @@ std::string value_text(const Json& value) {
     for (size_t i = 0; i < value.size(); ++i) text += (i > 0 ? ", " : "") + value_text(value[i]);
     return text + "]";
   }
+  if (value.is_object()) {
+    std::string text;
+    for (const auto& [key, item] : value.items())
+      text += (text.empty() ? "{" : ", ") + key_text(key) + " = " + value_text(item);
+    return text.empty() ? "{}" : text + "}";
+  }
   if (value.is_number_float()) {
     std::string text = value.dump();
     if (text.find_first_of(".eE") == std::string::npos) text += ".0";
@@ -104,42 +110,50 @@ Json read_toml_file(const std::filesystem::path& path) {
   return parse_toml(read_text_file(path), path.string());
 }
 
+std::string to_toml_value(const Json& value) { return value_text(value); }
+
 std::string to_toml(const Json& root) {
   std::string out;
   write_table(root, "", out);
   return out;
 }
 
-void set_config_value(Json& root, std::string_view assignment) {
-  const size_t equals = assignment.find('=');
-  if (equals == std::string_view::npos || equals == 0) {
-    fail("config", "expected --set key=value, got '", assignment, "'");
-  }
-  std::string_view path = assignment.substr(0, equals);
+Assignment parse_assignment(std::string_view text) {
+  const size_t equals = text.find('=');
+  if (equals == std::string_view::npos || equals == 0)
+    fail("config", "expected --set key=value, got '", text, "'");
+  return {std::string(text.substr(0, equals)), parse_value(text.substr(equals + 1))};
+}
+
+void set_config_value(Json& root, const Assignment& assignment) {
+  std::string_view path = assignment.key;
   Json* node = &root;
   for (;;) {
     const size_t dot = path.find('.');
     const std::string step(path.substr(0, dot));
-    if (step.empty())
-      fail("config", "expected a dotted key, got '", assignment.substr(0, equals), "'");
+    if (step.empty()) fail("config", "expected a dotted key, got '", assignment.key, "'");
     if (node->is_null()) *node = Json::object();
     if (node->is_array()) {
       size_t index = 0;
       const auto [end, status] = std::from_chars(step.data(), step.data() + step.size(), index);
       if (status != std::errc() || end != step.data() + step.size() || index >= node->size()) {
-        fail("config", "expected an index below ", node->size(), " at '", step, "' in --set ",
-             assignment);
+        fail("config", "expected an index below ", node->size(), " at '", step, "' in ",
+             assignment.key);
       }
       node = &(*node)[index];
     } else if (node->is_object()) {
       node = &(*node)[step];
     } else {
-      fail("config", "'", step, "' lies inside a plain value in --set ", assignment);
+      fail("config", "'", step, "' lies inside a plain value in ", assignment.key);
     }
     if (dot == std::string_view::npos) break;
     path = path.substr(dot + 1);
   }
-  *node = parse_value(assignment.substr(equals + 1));
+  *node = assignment.value;
+}
+
+void set_config_value(Json& root, std::string_view assignment) {
+  set_config_value(root, parse_assignment(assignment));
 }
 
 }  // namespace espalier

@@ -53,5 +53,20 @@ TEST(Config, ParseErrorsSayWhere) {
   }
 }
 
+TEST(Config, ValuesStandInOneLine) {
+  const Json value = {
+      {"bits", 2.0}, {"for", Json::array({Json{{"name", "a b"}}})}, {"stage", "trellis"}};
+  EXPECT_EQ(to_toml_value(value), R"({bits = 2.0, for = [{name = "a b"}], stage = "trellis"})");
+  EXPECT_EQ(parse_toml("v = " + to_toml_value(value), "test")["v"], value);
+}
+
+TEST(Config, AssignmentsWithValues) {
+  Json tree = Json::object();
+  set_config_value(tree, Assignment{"a.b", Json({1, 2})});
+  EXPECT_EQ(tree["a"]["b"], Json({1, 2}));
+  EXPECT_EQ(parse_assignment("x.y=[1, 2]").value, Json({1, 2}));
+  EXPECT_EQ(parse_assignment("x.y=plain").key, "x.y");
+}
+
 }  // namespace
 }  // namespace espalier

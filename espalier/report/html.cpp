@@ -14,6 +14,7 @@
 #include "espalier/report/escape.h"
 #include "espalier/report/histogram.h"
 #include "espalier/report/human.h"
+#include "espalier/report/page.h"
 
 namespace espalier::report {
 
@@ -307,38 +308,22 @@ std::string render_html(const std::vector<RunData>& runs) {
   ESPALIER_CHECK(!runs.empty());
   const bool several = runs.size() > 1;
   const std::string title =
-      several ? concat("Comparison of ", runs.size(), " runs") : html_escape(runs.front().name);
+      several ? concat("Comparison of ", runs.size(), " runs") : runs.front().name;
 
   Json data{{"runs", Json::array()}};
   for (const RunData& run : runs)
     data["runs"].push_back({{"name", run.name}, {"columns", columns_of(run.metrics)}});
 
-  std::string html = concat(
-      "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
-      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
-      "<meta name=\"color-scheme\" content=\"light dark\"><title>",
-      title, " · Espalier</title>\n<style>", assets::kUplotStyle, "\n", assets::kReportStyle,
-      "</style></head>\n<body><main>\n<header>"
-      "<svg class=\"mark\" viewBox=\"0 0 32 32\" aria-hidden=\"true\"><path d=\"M16 30V4M4 10c0 5 "
-      "4 6 12 6s12-1 12-6"
-      "M4 18c0 5 4 6 12 6s12-1 12-6\"/><circle cx=\"4\" cy=\"8\" r=\"2.4\"/><circle cx=\"28\" "
-      "cy=\"8\" r=\"2.4\"/>"
-      "<circle cx=\"16\" cy=\"4\" r=\"2.4\"/></svg><div><p class=\"product\">Espalier ",
-      ESPALIER_VERSION, several ? " comparison" : " run report", "</p><h1>", title, "</h1>",
-      several ? "" : subtitle(runs.front()), "</div></header>\n");
-  html += several ? comparison_table(runs) : cards(runs.front());
-  html += "<noscript><p>The curves need JavaScript.</p></noscript>\n<div id=\"charts\"></div>\n";
-  html += several ? differences(runs) : notes(runs.front());
-  html += clients_and_configuration(runs);
-  html += concat(
-      "\n<footer>Bytes are those of the encoded messages, headers and indices included. Made by "
-      "Espalier ",
-      ESPALIER_VERSION,
-      "; charts by uPlot (MIT).</footer></main>\n<script type=\"application/json\" id=\"data\">",
-      script_json(data), "</script>\n<script>/*\n", assets::kUplotLicense, "\n*/\n",
-      assets::kUplotScript, "</script>\n<script>", assets::kReportScript,
-      "</script></body></html>\n");
-  return html;
+  std::string body = several ? comparison_table(runs) : cards(runs.front());
+  body += "<noscript><p>The curves need JavaScript.</p></noscript>\n<div id=\"charts\"></div>\n";
+  body += several ? differences(runs) : notes(runs.front());
+  body += clients_and_configuration(runs);
+  return page({.title = title,
+               .kind = several ? "comparison" : "run report",
+               .subtitle = several ? "" : subtitle(runs.front()),
+               .body = body,
+               .data = data,
+               .script = assets::kReportScript});
 }
 
 void write_html(const std::vector<RunData>& runs, const std::filesystem::path& path) {

@@ -21,7 +21,8 @@ namespace {
 std::vector<std::string> free_keys(const RunConfig& config) {
   std::vector<std::string> keys = {"version",        "rounds",           "eval_every",
                                    "eval_batch",     "checkpoint_every", "client_state_mb",
-                                   "record_clients", "data.root",        "train.schedule_rounds"};
+                                   "record_clients", "data.root",        "train.schedule_rounds",
+                                   "build"};
   for (const InputFile& input : input_files(config)) keys.push_back(input.key);
   return keys;
 }

@@ -4,6 +4,8 @@
 
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
+#include "espalier/base/version.h"
+#include "espalier/codec/codec.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/model_options.h"
 #include "espalier/strategy/strategy.h"
@@ -73,7 +75,20 @@ std::vector<IdleOption> idle_in(const std::string& path, const ConfigSection& se
   if (path == "model")
     return models::idle_model_options(read_section<models::ModelOptions>(section, {}));
   if (path == "data") return idle_options(read_section<data::DataOptions>(section, {"partition"}));
-  return idle_options(read_section<data::PartitionOptions>(section, {}));
+  if (path == "data.partition")
+    return idle_options(read_section<data::PartitionOptions>(section, {}));
+  std::vector<std::string> known = selection_keys();
+  const Json chosen = section.table->value("name", Json(round::SelectionOptions().name));
+  if (!chosen.is_string()) return {};  // for the reader to refuse
+  const auto name = chosen.get<std::string>();
+  for (const FieldHelp& field : strategy::find_strategy(name).describe())
+    known.push_back(field.name);
+  std::vector<IdleOption> unknown;
+  for (const auto& [key, value] : section.table->items()) {
+    if (std::find(known.begin(), known.end(), key) == known.end())
+      unknown.push_back({key, value, concat("another strategy than ", name)});
+  }
+  return unknown;
 }
 
 // The table at a dotted path; null when there is none.
@@ -92,9 +107,15 @@ Json* find_table(Json& tree, std::string_view path) {
 }  // namespace
 
 std::vector<std::string> override_config(Json& tree, const std::vector<std::string>& assignments) {
-  constexpr const char* kChoices[] = {"model", "data", "data.partition"};
+  std::vector<Assignment> parsed;
+  for (const std::string& text : assignments) parsed.push_back(parse_assignment(text));
+  return override_config(tree, parsed);
+}
+
+std::vector<std::string> override_config(Json& tree, const std::vector<Assignment>& assignments) {
+  constexpr const char* kChoices[] = {"model", "data", "data.partition", "strategy"};
   Json file = tree;
-  for (const std::string& assignment : assignments) set_config_value(tree, assignment);
+  for (const Assignment& assignment : assignments) set_config_value(tree, assignment);
   std::vector<std::string> notes;
   for (const std::string path : kChoices) {
     Json *before = find_table(file, path), *after = find_table(tree, path);
@@ -104,9 +125,10 @@ std::vector<std::string> override_config(Json& tree, const std::vector<std::stri
     }
     for (const IdleOption& idle : idle_in(path, {after, path})) {
       const std::string key = path + "." + idle.name;
+      // Given for this choice, alone or with the whole section: a mistake, for the reader to name.
       const bool assigned =
-          std::any_of(assignments.begin(), assignments.end(), [&](const std::string& assignment) {
-            return assignment.substr(0, assignment.find('=')) == key;
+          std::any_of(assignments.begin(), assignments.end(), [&](const Assignment& assignment) {
+            return assignment.key == key || assignment.key == path;
           });
       if (assigned || !before->contains(idle.name)) continue;
       after->erase(idle.name);
@@ -121,12 +143,18 @@ void refuse_idle_model_options(const RunConfig& config) {
   refuse_idle("model", models::idle_model_options(config.model));
 }
 
+void check_run_config(const RunConfig& config) {
+  refuse_idle_model_options(config);
+  codec::make_codec(config.downlink, "downlink");
+  codec::make_codec(config.uplink, "uplink");
+}
+
 RunConfig read_run_config(const Json& tree) {
   RunConfig config;
   const ConfigSection root{&tree, ""};
   read_options(root,
-               {"version", "data", "model", "train", "strategy", "submodel", "devices", "downlink",
-                "uplink"},
+               {"version", "build", "data", "model", "train", "strategy", "submodel", "devices",
+                "downlink", "uplink"},
                config.run);
   const ConfigSection data = root.section("data");
   read_options(data, {"partition"}, config.data);
@@ -165,7 +193,8 @@ RunConfig read_run_config(const Json& tree) {
   config.uplink = table_list(tree, "uplink");
 
   Json& out = config.resolved = Json::object();
-  out["version"] = ESPALIER_VERSION;
+  out["version"] = version();
+  out["build"] = build_id();
   write_options(config.run, out);
   write_options(config.data, out["data"] = Json::object());
   write_options(config.partition, out["data"]["partition"] = Json::object());

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "espalier/base/config.h"
 #include "espalier/base/options.h"
 #include "espalier/data/load.h"
 #include "espalier/data/partition.h"
@@ -34,15 +35,20 @@ struct RunConfig {
 };
 
 // Reads a parsed TOML tree. Throws Error for an unknown key or name, a wrong type, a value out of
-// range, or one that would have no effect. A "version" key, which a resolved configuration carries,
-// is accepted. Keys of [model] that another model reads are left to refuse_idle_model_options():
-// what does not fit the data is worth saying first.
+// range, or one that would have no effect. "version" and "build", which a resolved configuration
+// carries, are accepted. Keys of [model] that another model reads are left to
+// refuse_idle_model_options(): what does not fit the data is worth saying first.
 RunConfig read_run_config(const Json& tree);
 void refuse_idle_model_options(const RunConfig& config);
 
-// Applies "key=value" assignments to a file's tree. Where they choose another model, data set or
-// partition than the file does, what the file says for its own choice goes; returns a line for each
-// such key.
+// What else is wrong with a configuration and can be seen without its data: idle options of its
+// model, unknown stages of its links. Throws Error.
+void check_run_config(const RunConfig& config);
+
+// Applies assignments ("key=value") to a file's tree. Where they choose another model, data set,
+// partition or strategy than the file does, what the file says for its own choice goes; returns a
+// line for each such key.
+std::vector<std::string> override_config(Json& tree, const std::vector<Assignment>& assignments);
 std::vector<std::string> override_config(Json& tree, const std::vector<std::string>& assignments);
 
 // The strategy of a configuration.

@@ -50,5 +50,35 @@ TEST(RunConfig, MistakesAreNamed) {
   EXPECT_NE(error_of("uplink = 3").find("expected a list of tables"), std::string::npos);
 }
 
+TEST(RunConfig, AnotherStrategyLeavesOutWhatBelongsToTheFiles) {
+  const auto file = [] {
+    return parse_toml("[strategy]\nname = \"fedprox\"\nmu = 0.5\nclients_per_round = 3\n", "test");
+  };
+  Json tree = file();
+  const auto notes = override_config(tree, std::vector<std::string>{"strategy.name=fedavg"});
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_NE(notes[0].find("strategy.mu = 0.5"), std::string::npos) << notes[0];
+  EXPECT_EQ(read_run_config(tree).selection.clients_per_round, 3);
+  // What is given with the choice is not left out but refused.
+  for (const std::vector<std::string>& given :
+       {std::vector<std::string>{"strategy.name=fedavg", "strategy.mu=1"},
+        std::vector<std::string>{"strategy={name=\"fedavg\", mu=1}"}}) {
+    tree = file();
+    EXPECT_TRUE(override_config(tree, given).empty());
+    EXPECT_THROW(read_run_config(tree), Error);
+  }
+  tree = file();
+  EXPECT_THROW(override_config(tree, std::vector<std::string>{"strategy.name=fedagv"}), Error);
+}
+
+TEST(RunConfig, ChecksWhatNeedsNoData) {
+  const auto check = [](const char* text) {
+    check_run_config(read_run_config(parse_toml(text, "test")));
+  };
+  check("[[uplink]]\nstage = \"hadamard\"\n");
+  EXPECT_THROW(check("[[uplink]]\nstage = \"hadamar\"\n"), Error);
+  EXPECT_THROW(check("[model]\nname = \"mlp\"\nlstm_units = 7\n"), Error);
+}
+
 }  // namespace
 }  // namespace espalier::run

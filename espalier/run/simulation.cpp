@@ -9,6 +9,7 @@
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
+#include "espalier/base/version.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/params/safetensors.h"
 #include "espalier/report/human.h"
@@ -233,7 +234,7 @@ void Simulation::write_model() {
       {"model", config_.model.name},
       {kSamplesEntry, describe_samples(*data().train).dump()},
       {"rounds", std::to_string(loop().rounds_completed())},
-      {"espalier", ESPALIER_VERSION}};
+      {"espalier", std::string(version())}};
   strategy::OwnModel* own = assembly_->strategy().capabilities().own_model;
   if (own == nullptr) {
     write_file_atomic(folder_->model_path(),
@@ -413,7 +414,8 @@ Json Simulation::summary() const {
   out["peak_rss_bytes"] = peak_bytes();
   out["threads"] = num_threads_;
   out["notes"] = notes();
-  out["version"] = ESPALIER_VERSION;
+  out["version"] = version();
+  out["build"] = build_id();
   return out;
 }
 

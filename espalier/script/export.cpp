@@ -3,6 +3,7 @@
 #include <sstream>
 
 #include "espalier/base/file.h"
+#include "espalier/base/version.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/models.h"
 #include "espalier/script/export_code.h"
@@ -26,7 +27,7 @@ const char* kind_name(data::Kind kind) {
 }
 
 std::string description(const ExportedModel& model, const ParameterLayout& layout) {
-  Json about = {{"written_by", concat("espalier ", ESPALIER_VERSION)},
+  Json about = {{"written_by", concat("espalier ", version())},
                 {"model", model.model.name},
                 {"data", kind_name(model.data.kind)},
                 {"sample_shape", model.data.sample_shape},

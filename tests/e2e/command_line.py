@@ -66,7 +66,7 @@ with Folder() as folder:
     for kind in ("strategies", "codecs", "models", "datasets", "partitions", "submodels", "criteria", "options"):
         check(len(json.loads(ok(run("list", kind, "--json")).stdout)) > 0, kind)
         ok(run("list", kind))
-    for command in ("", "simulate", "compare", "report", "evaluate", "list", "data", "codec"):
+    for command in ("", "simulate", "study", "compare", "report", "evaluate", "list", "data", "codec"):
         text = ok(run(*command.split(), "--help")).stdout
         check("xample" in text, f"{command} --help has no example")
     check(ok(run("--version")).stdout.startswith("espalier "), "version")

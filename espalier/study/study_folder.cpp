@@ -1,0 +1,36 @@
+#include "espalier/study/study_folder.h"
+
+#include "espalier/base/error.h"
+#include "espalier/report/run_folder.h"
+
+namespace espalier::study {
+
+namespace fs = std::filesystem;
+
+StudyFolder StudyFolder::create(const fs::path& path, const Study& study) {
+  StudyFolder folder(fs::absolute(path).lexically_normal());
+  const fs::path copy = folder.path_ / "study.toml";
+  std::error_code error;
+  if (report::RunFolder::is_run(path))
+    fail("study", path.string(), " holds a single run; choose another --out");
+  if (fs::exists(path, error) && !fs::is_directory(path, error))
+    fail("study", "expected a folder for the study, got a file: ", path.string(),
+         "; choose another --out");
+  if (fs::exists(path, error) && !fs::exists(copy, error) && !fs::is_empty(path, error))
+    fail("study", path.string(), " is not empty and is not a study's; choose another --out");
+  for (const char* part : {"cells", "logs", "starting"}) make_folder(folder.path_ / part);
+  write_text_file_atomic(copy, study.text);
+  return folder;
+}
+
+FileLock StudyFolder::lock(const Shard& shard) const {
+  const std::string name = concat("shard-", shard.index, "-of-", shard.count, ".lock");
+  std::string holder;
+  auto lock = FileLock::try_take(path_ / name, holder);
+  if (!lock)
+    fail("study", "the study in ", path_.string(), " is being run by ", holder,
+         "; wait for it or stop it");
+  return std::move(*lock);
+}
+
+}  // namespace espalier::study

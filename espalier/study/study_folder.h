@@ -1,0 +1,44 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "espalier/base/file.h"
+#include "espalier/study/cells.h"
+
+namespace espalier::study {
+
+// The folder that a study fills, and the only place that knows the names in it:
+//
+//   study.toml    the study's file as it was read last
+//   cells/        a run folder for each variant and seed (cells.h), of earlier versions of the
+//   study too logs/         what each of them wrote on standard error starting/     configurations
+//   of those that are running study.json    everything that was found; rewritten whenever `espalier
+//   study` ends study.html    the page shard-1-of-1.lock   held while a process runs cells: one per
+//   shard
+class StudyFolder {
+ public:
+  // Makes the folder, or takes one that is a study's or empty; refuses anything else.
+  static StudyFolder create(const std::filesystem::path& path, const Study& study);
+  // To look only: nothing is written and the folder need not be there.
+  explicit StudyFolder(std::filesystem::path path) : path_(std::move(path)) {}
+
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path json_path() const { return path_ / "study.json"; }
+  std::filesystem::path page_path() const { return path_ / "study.html"; }
+  std::filesystem::path log(const std::string& cell) const {
+    return path_ / "logs" / (cell + ".log");
+  }
+  std::filesystem::path queued(const std::string& cell) const {
+    return path_ / "starting" / (cell + ".toml");
+  }
+
+  // Throws Error that names the process which runs this shard already.
+  FileLock lock(const Shard& shard) const;
+
+ private:
+  std::filesystem::path path_;
+};
+
+}  // namespace espalier::study
