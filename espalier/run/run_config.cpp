@@ -8,6 +8,7 @@
 #include "espalier/codec/codec.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/model_options.h"
+#include "espalier/round/refusals.h"
 #include "espalier/strategy/strategy.h"
 
 namespace espalier::run {
@@ -146,7 +147,11 @@ void refuse_idle_model_options(const RunConfig& config) {
 void check_run_config(const RunConfig& config) {
   refuse_idle_model_options(config);
   codec::make_codec(config.downlink, "downlink");
-  codec::make_codec(config.uplink, "uplink");
+  const auto uplink = codec::make_codec(config.uplink, "uplink");
+  const auto strategy = make_strategy(config);
+  const strategy::Traits traits = strategy->traits();
+  round::refuse_combinations(
+      {traits, config.selection, config.run, config.submodel, config.devices, *uplink});
 }
 
 RunConfig read_run_config(const Json& tree) {

@@ -42,7 +42,7 @@ RunConfig read_run_config(const Json& tree);
 void refuse_idle_model_options(const RunConfig& config);
 
 // What else is wrong with a configuration and can be seen without its data: idle options of its
-// model, unknown stages of its links. Throws Error.
+// model, unknown stages of its links, what does not go together. Throws Error.
 void check_run_config(const RunConfig& config);
 
 // Applies assignments ("key=value") to a file's tree. Where they choose another model, data set,

@@ -30,7 +30,9 @@ std::string chips(const Study& study, const std::vector<Found>& found) {
   };
   std::string html = "<p class=\"chips\">";
   html += chip("variants", std::to_string(study.variants.size()));
-  html += chip("seeds", Json(study.seeds).dump());
+  std::string seeds;
+  for (const int64_t seed : study.seeds) seeds += concat(seeds.empty() ? "" : ", ", seed);
+  html += chip("seeds", seeds);
   html += chip("runs", share_text(done, found.size()));
   if (done < found.size()) html += "<span class=\"warn\">unfinished</span>";
   html += "</p>";

@@ -87,6 +87,7 @@
       hooks: { draw: [(plot) => {
         const { ctx } = plot, scale = devicePixelRatio;
         ctx.save();
+        ctx.textAlign = "left";
         ctx.font = `${12 * scale}px system-ui, sans-serif`;
         const used = [];
         for (const variant of points) {
