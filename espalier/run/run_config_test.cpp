@@ -79,7 +79,7 @@ TEST(RunConfig, ChecksWhatNeedsNoData) {
   EXPECT_THROW(check("[[uplink]]\nstage = \"hadamar\"\n"), Error);
   EXPECT_THROW(check("[model]\nname = \"mlp\"\nlstm_units = 7\n"), Error);
   EXPECT_THROW(check("[strategy]\nname = \"pruning\"\nexploration_epochs = 7\n"), Error);
-  EXPECT_THROW(check("[strategy]\nname = \"scaffold\"\n[train]\noptimizer = \"adam\"\n"), Error);
+  EXPECT_THROW(check("error_feedback = \"residual\"\n"), Error);
 }
 
 }  // namespace

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import time
 
-from common import ESPALIER, SOURCE, Folder, check, metrics, ok, run
+from common import ESPALIER, SOURCE, Folder, check, metrics, ok
+from common import run as run_once
 
 SMOKE = SOURCE / "bench/studies/smoke.toml"
 
@@ -23,6 +24,10 @@ PLAIN = '[[variant]]\nname = "plain"\n'
 PROX = '[[variant]]\nname = "prox"\nset = {strategy.name = "fedprox", strategy.mu = 0.5}\n'
 CODED = '[[variant]]\nname = "coded"\nset = {uplink = [{stage = "hadamard"}, {stage = "quantize", bits = 4}]}\n'
 BROKEN = '[[variant]]\nname = "broken"\nset = {train.lr = 1e30}\n'
+
+
+def run(*arguments):
+    return run_once(*arguments, timeout=600)
 
 
 def write(folder, *variants, name="own.toml"):
@@ -57,7 +62,7 @@ def running(folder):
     return found
 
 
-def wait_for(condition, what, seconds=60):
+def wait_for(condition, what, seconds=300):
     started = time.time()
     while not condition():
         check(time.time() - started < seconds, f"waited for {what}")
@@ -75,7 +80,7 @@ def killed_and_gone_on(folder):
     check(process.poll() is None, "the study ended before it could be killed")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not running(out), "the runs to end with the study", 5)
+    wait_for(lambda: not running(out), "the runs to end with the study", 30)
     listed = json.loads(ok(run("study", SMOKE, "--out", out, "--dry-run", "--json")).stdout)
     check([cell["state"] for cell in listed["cells"]].count("begun") == 1 and listed["seconds_left"] > 0, f"one has begun: {listed}")
     again = ok(run("study", SMOKE, "--out", out, "--markdown"))
@@ -160,7 +165,7 @@ def interrupted(folder):
     both = run("study", study, "--out", out)
     check(both.returncode == 2 and f"process {process.pid}" in both.stderr, f"one process at a time: {both.stderr}")
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     check(process.returncode == 3 and "stopped after round" in error and "goes on" in error, f"exit {process.returncode}: {error}")
     check(not running(out), "nothing runs any more")
     for path in out.glob("cells/*"):
@@ -197,7 +202,7 @@ def page_and_version(folder):
         print("the page was not looked at: chromium is not installed")
         return
     for path in (page, folder / "one/study.html", folder / "broken/study.html"):
-        result = subprocess.run([SOURCE / "scripts/check-report", path], capture_output=True, text=True, timeout=120)
+        result = subprocess.run([SOURCE / "scripts/check-report", path], capture_output=True, text=True, timeout=300)
         check(result.returncode == 0 and "3 charts" in result.stdout, f"{path}: {result.stdout}{result.stderr}")
 
 
