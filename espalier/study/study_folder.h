@@ -11,12 +11,13 @@ namespace espalier::study {
 
 // The folder that a study fills, and the only place that knows the names in it:
 //
-//   study.toml    the study's file as it was read last
-//   cells/        a run folder for each variant and seed (cells.h), of earlier versions of the
-//   study too logs/         what each of them wrote on standard error starting/     configurations
-//   of those that are running study.json    everything that was found; rewritten whenever `espalier
-//   study` ends study.html    the page shard-1-of-1.lock   held while a process runs cells: one per
-//   shard
+// - study.toml: the study's file as it was read last
+// - cells/: a run folder for each variant and seed (cells.h), of earlier versions of the study too
+// - logs/: what each of them wrote on standard error
+// - starting/: configurations of those that are running
+// - study.json: everything that was found; rewritten whenever `espalier study` ends
+// - study.html: the page
+// - shard-1-of-1.lock: held while a process runs cells; one per shard
 class StudyFolder {
  public:
   // Makes the folder, or takes one that is a study's or empty; refuses anything else.
