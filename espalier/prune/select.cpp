@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "espalier/base/error.h"
+#include "espalier/params/unit_rows.h"
 #include "espalier/prune/bits.h"
 #include "espalier/prune/criteria.h"
 #include "espalier/prune/mask_kernel.h"
-#include "espalier/prune/units.h"
 
 namespace espalier::prune {
 namespace {

@@ -1,8 +1,8 @@
 #include "espalier/prune/structure.h"
 
 #include "espalier/base/error.h"
+#include "espalier/params/unit_rows.h"
 #include "espalier/prune/bits.h"
-#include "espalier/prune/units.h"
 
 namespace espalier::prune {
 namespace {

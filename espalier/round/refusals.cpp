@@ -58,7 +58,9 @@ const Refusal kRefusals[] = {
        return concat(
            "error_feedback = \"residual\" needs clients that train the same units in every "
            "round; with submodel.name = \"",
-           c.submodel.name, "\" use an unbiased uplink and error_feedback = \"none\"");
+           c.submodel.name,
+           "\" use an unbiased uplink and error_feedback = \"none\", or let choices "
+           "stay: submodel.stay_rounds = 0");
      }},
     {[](const Choices& c) { return asks(c, "ef21") && parts(c); },
      [](const Choices&) {
@@ -92,12 +94,13 @@ const Refusal kRefusals[] = {
      }},
     {[](const Choices& c) {
        return parts(c) && c.traits.client_state &&
-              (!units_stay(c.submodel, c.devices) || !one_ratio(c));
+              (!units_common(c.submodel, c.devices) || !one_ratio(c));
      },
      [](const Choices& c) {
        return concat(of_strategy(c),
                      " keeps state with its clients, which must then all train the same units in "
-                     "every round; set submodel.name = \"ordered\" with one keep for all");
+                     "every round; set submodel.name = \"ordered\" with one keep for all, without "
+                     "whole rounds");
      }},
 };
 

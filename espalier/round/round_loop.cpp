@@ -38,7 +38,8 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
     : setup_(setup),
       traits_(setup.strategy.traits()),
       can_(setup.strategy.capabilities()),
-      plan_(setup.submodel, initial.shared_layout(), setup.devices),
+      plan_(setup.submodel, initial.shared_layout(), Key(static_cast<uint64_t>(setup.run.seed)),
+            setup.devices),
       devices_(setup.devices, setup.backend.num_clients(),
                Key(static_cast<uint64_t>(setup.run.seed)).child(Purpose::kDevices)),
       global_(std::make_shared<ParameterSet>(std::move(initial))),
@@ -300,7 +301,7 @@ void RoundLoop::collect_statistics(const strategy::RoundInfo& info,
                                    ParameterSet& model, RoundRecord& record) {
   std::vector<uint64_t> able;
   for (const uint64_t client : clients) {
-    if (plan_.keep(devices_, client) >= width) able.push_back(client);
+    if (plan_.keep(devices_, client, info.round) >= width) able.push_back(client);
   }
   if (able.empty()) return;
   const bool whole = model.layout() == global_->layout();

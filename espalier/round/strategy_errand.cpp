@@ -19,14 +19,14 @@ Outgoing StrategyErrand::prepare(uint64_t client) {
   if (version != setup_.state_versions.end()) task.state_version = version->second;
   task.keeps_state = setup_.keeps_state;
   task.train = info.train;
-  const double keep = setup_.plan.keep(setup_.devices, client);
+  const double keep = setup_.plan.keep(setup_.devices, client, info.round);
   {
     const std::lock_guard lock(configure_mutex_);
     setup_.strategy.configure(info, setup_.global, task);
   }
   // What nobody else receives is not kept once it is sent.
   out.own = task.submodel == nullptr && setup_.plan.differs_by_client();
-  out.submodel = task.submodel != nullptr ? task.submodel : setup_.plan.choose(info, client, keep);
+  out.submodel = task.submodel != nullptr ? task.submodel : setup_.plan.choose(info.round, client, keep, *setup_.global);
   out.codec_key = info.key.child(Purpose::kDownlink);
   if (out.submodel) {
     task.units = out.submodel->units();

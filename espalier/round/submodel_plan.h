@@ -25,6 +25,14 @@ struct SubmodelOptions {
   // All clients of a ratio then have one sub-model per round. Only with a random method: the others
   // choose so anyway.
   bool shared = false;
+  // Rounds for which a choice stays; 0: for the whole run. Not with "ordered", whose choice stays
+  // anyway, nor with "importance", whose scores are those of the round.
+  int64_t stay_rounds = 1;
+  // Rounds up to this one, and from that one on, in which everybody trains the whole model; 0:
+  // none. Not with widths nor with devices that have ratios of their own.
+  int64_t whole_until = 0, whole_from = 0;
+  // Unit groups that are whole in every sub-model, by name.
+  std::vector<std::string> whole_layers;
   // With "count", a value is divided by the weight of the clients that hold it, with "zero" by that
   // of all; one that nobody holds keeps its bits either way (sum_rules.h).
   std::string aggregation = "auto";
@@ -58,6 +66,19 @@ struct SubmodelOptions {
     visit("shared", self.shared,
           Field("federated-dropout: one random sub-model per round for all clients, instead of one "
                 "per client."));
+    visit("stay_rounds", self.stay_rounds,
+          Field("Rounds for which a random choice stays, or after which a rolling window moves on; "
+                "0: a client keeps its units for the whole run.")
+              .at_least(0)
+              .at_most(1e9));
+    visit("whole_until", self.whole_until,
+          Field("Rounds up to this one train the whole model; 0: none.").at_least(0).at_most(1e9));
+    visit(
+        "whole_from", self.whole_from,
+        Field("Rounds from this one on train the whole model; 0: none.").at_least(0).at_most(1e9));
+    visit("whole_layers", self.whole_layers,
+          Field("Layers whose units all stay in every sub-model, by the names that `espalier "
+                "submodel` shows."));
     visit(
         "aggregation", self.aggregation,
         Field("zero: a value outside a client's sub-model counts as a zero update (Caldas et al. "
@@ -92,10 +113,15 @@ struct SubmodelOptions {
 
 // Without devices there is one ratio, submodel.keep. Functions of their arguments: any thread.
 //
-// Whether every client trains the whole model, and whether every client trains the same units in
-// every round (the whole model, or the first units): then what it remembers still fits.
+// Whether every client trains the whole model in every round.
 bool all_whole(const SubmodelOptions& submodel, const std::vector<DeviceOptions>& devices);
+// Whether some rounds train the whole model whatever the ratio.
+bool has_whole_rounds(const SubmodelOptions& submodel);
+// Whether a client trains the same units in every round (the whole model, the first units, or its
+// own for the whole run): then what it remembers still fits. units_common: and all clients of one
+// ratio train the same.
 bool units_stay(const SubmodelOptions& submodel, const std::vector<DeviceOptions>& devices);
+bool units_common(const SubmodelOptions& submodel, const std::vector<DeviceOptions>& devices);
 // The ratio of a client on this device: its own, else the section's; 1 without sub-models.
 double keep_of(const SubmodelOptions& submodel, const DeviceOptions& device);
 
@@ -104,10 +130,10 @@ double keep_of(const SubmodelOptions& submodel, const DeviceOptions& device);
 // the same units; memory is that of the maps of one round's ratios.
 class SubmodelPlan {
  public:
-  // `layout` is the whole model's. Throws Error when an option does not go with the method, the
-  // model or the devices: a model without unit groups has no sub-models, for instance. Does not
-  // look at the strategy (round/refusals.h).
-  SubmodelPlan(SubmodelOptions options, std::shared_ptr<const ParameterLayout> layout,
+  // `layout` is the whole model's, `run` the run's key. Throws Error when an option does not go
+  // with the method, the model or the devices: a model without unit groups has no sub-models, for
+  // instance. Does not look at the strategy (round/refusals.h).
+  SubmodelPlan(SubmodelOptions options, std::shared_ptr<const ParameterLayout> layout, Key run,
                const std::vector<DeviceOptions>& devices = {});
 
   // Whether there are sub-models at all.
@@ -121,15 +147,15 @@ class SubmodelPlan {
   // As configured: "auto" is not resolved in it.
   const SubmodelOptions& options() const { return options_; }
 
-  // The ratio of a client, in (0, 1].
-  double keep(const DeviceTable& devices, uint64_t client) const {
-    return keep_of(options_, devices.of(client));
-  }
-  // The sub-model of a client; null when it trains the whole model. `keep` is the client's; Error
-  // outside (0, 1]. In a round, clients that share their units share the object too, so that what
-  // is made of it is made once.
-  std::shared_ptr<const submodel::Submodel> choose(const strategy::RoundInfo& round,
-                                                   uint64_t client, double keep);
+  // The ratio of a client in a round, in (0, 1]; 1 in a round that trains the whole model.
+  double keep(const DeviceTable& devices, uint64_t client, uint32_t round) const;
+  // Units of every group for a ratio; Error outside (0, 1].
+  std::vector<int64_t> units(double keep) const;
+  // The sub-model of a client in a round that starts with the weights `global`; null when it trains
+  // the whole model. `keep` is the client's; Error outside (0, 1]. In a round, clients that share
+  // their units share the object too, so that what is made of it is made once.
+  std::shared_ptr<const submodel::Submodel> choose(uint32_t round, uint64_t client, double keep,
+                                                   const ParameterSet& global);
   // How a client of this ratio trains: unit counts of the widths that it can draw, and HeteroFL's
   // rules. The default, plain training, without sub-models.
   train::SubmodelTraining training(double keep) const;
@@ -138,13 +164,20 @@ class SubmodelPlan {
   std::shared_ptr<const submodel::Submodel> at_width(double keep) const;
 
  private:
+  void check(const std::vector<DeviceOptions>& devices) const;
+  std::shared_ptr<const submodel::UnitScores> scores(uint32_t round, const ParameterSet& global);
+
   SubmodelOptions options_;
   std::shared_ptr<const ParameterLayout> layout_;
+  Key run_{0};
   const submodel::SelectionRow* method_ = nullptr;  // null: no sub-models
-  std::mutex mutex_;                                // of the two below
-  // Only where clients of one ratio share their sub-model.
+  std::mutex mutex_;                                // of what is below
+  // Only where clients of one ratio share their sub-model: by ratio, of one round.
   uint32_t cached_round_ = 0;
-  std::map<double, std::shared_ptr<const submodel::Submodel>> cached_;  // by ratio, of one round
+  std::map<double, std::shared_ptr<const submodel::Submodel>> cached_;
+  // Only where the method asks for them: of one round's weights.
+  uint32_t scored_round_ = 0;
+  std::shared_ptr<const submodel::UnitScores> scores_;
 };
 
 }  // namespace espalier::round

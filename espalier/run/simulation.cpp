@@ -98,8 +98,8 @@ std::string Simulation::size_line() const {
 void Simulation::check_device_memory() const {
   for (const round::DeviceOptions& device : config_.devices) {
     if (device.memory_mb == 0) continue;
-    const auto units =
-        submodel::kept_units(round::keep_of(config_.submodel, device), loop().global().layout());
+    const auto units = loop().submodels().units(
+        round::has_whole_rounds(config_.submodel) ? 1 : round::keep_of(config_.submodel, device));
     const auto trainer = assembly_->make_trainer(units);
     const train::StepOptions& step = config_.train.step;
     const auto needed = static_cast<double>(trainer->training_bytes(step.batch_size, step));

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "espalier/base/error.h"
 
@@ -11,7 +13,9 @@ namespace {
 
 std::vector<uint32_t> choose(const char* method, int64_t size, int64_t count, uint32_t round,
                              Key key = Key(1)) {
-  return find_selection(method).choose(size, count, round, key);
+  const std::vector<double> scores(static_cast<size_t>(size), 1.0);
+  return find_selection(method).choose(
+      {.size = size, .count = count, .round = round, .key = key, .scores = scores});
 }
 
 TEST(Selection, EveryMethodKeepsTheRightNumberInOrder) {
@@ -19,7 +23,7 @@ TEST(Selection, EveryMethodKeepsTheRightNumberInOrder) {
     for (const int64_t size : {1, 2, 7, 64, 1000}) {
       for (int64_t count = 1; count <= size; count += 1 + size / 5) {
         for (const uint32_t round : {1u, 2u, 65u, 4000000000u}) {
-          const auto units = method.choose(size, count, round, Key(round));
+          const auto units = choose(method.name.c_str(), size, count, round, Key(round));
           ASSERT_EQ(units.size(), static_cast<size_t>(count)) << method.name;
           for (size_t i = 1; i < units.size(); ++i) ASSERT_LT(units[i - 1], units[i]);
           ASSERT_LT(units.back(), size);
@@ -31,10 +35,11 @@ TEST(Selection, EveryMethodKeepsTheRightNumberInOrder) {
 
 TEST(Selection, DependsOnKeyAndRoundAsTheTableSays) {
   for (const SelectionRow& method : selection_rows()) {
-    const auto units = method.choose(100, 50, 1, Key(1));
-    EXPECT_EQ(units, method.choose(100, 50, 1, Key(1))) << method.name;
-    EXPECT_EQ(units != method.choose(100, 50, 1, Key(2)), method.random) << method.name;
-    EXPECT_EQ(units != method.choose(100, 50, 2, Key(1)), method.moves) << method.name;
+    const auto units = choose(method.name.c_str(), 100, 50, 1);
+    EXPECT_EQ(units, choose(method.name.c_str(), 100, 50, 1)) << method.name;
+    EXPECT_EQ(units != choose(method.name.c_str(), 100, 50, 1, Key(2)), method.random)
+        << method.name;
+    EXPECT_EQ(units != choose(method.name.c_str(), 100, 50, 2), method.moves) << method.name;
   }
 }
 
@@ -75,6 +80,59 @@ TEST(Selection, RandomKeepsEveryUnitAndEveryPairEquallyOften) {
       EXPECT_NEAR(pairs[a * kSize + b], kDraws * p, 4.5 * deviation) << a << " " << b;
     }
   }
+}
+
+// Two of three units with scores 1, 2 and 5: {a, b} comes as a then b or b then a, with
+// probabilities s_a/8 · s_b/(8 − s_a) + s_b/8 · s_a/(8 − s_b).
+TEST(Selection, ImportanceDrawsInProportionToTheScores) {
+  const std::vector<double> scores = {1, 2, 5};
+  constexpr int kDraws = 20000;
+  std::map<std::vector<uint32_t>, int> times;
+  for (uint64_t draw = 0; draw < kDraws; ++draw) {
+    ++times[find_selection("importance")
+                .choose({.size = 3, .count = 2, .key = Key(5).child(draw), .scores = scores})];
+  }
+  const std::map<std::vector<uint32_t>, double> expected = {
+      {{0, 1}, 1. / 8 * 2 / 7 + 2. / 8 * 1 / 6},
+      {{0, 2}, 1. / 8 * 5 / 7 + 5. / 8 * 1 / 3},
+      {{1, 2}, 2. / 8 * 5 / 6 + 5. / 8 * 2 / 3}};
+  for (const auto& [units, p] : expected)
+    EXPECT_NEAR(times[units], kDraws * p, 4.5 * std::sqrt(kDraws * p * (1 - p)));
+}
+
+TEST(Selection, ImportanceTakesUnitsOfScoreZeroLast) {
+  const std::vector<double> scores = {0, 3, 0, 1e-300, 0};
+  for (uint64_t draw = 0; draw < 50; ++draw) {
+    const UnitChoice choice{.size = 5, .count = 3, .key = Key(draw), .scores = scores};
+    const auto units = find_selection("importance").choose(choice);
+    EXPECT_TRUE(std::ranges::count(units, 1u) == 1 && std::ranges::count(units, 3u) == 1);
+  }
+}
+
+// conv.weight {2, 1, 1, 2} = (3 4 | 0 0) and the projection of the same residual stream (0 12 | 1
+// 0): √(25 + 144) and 1; the second axis counts nothing.
+TEST(Selection, NormsAreThoseOfTheWeightsThatComputeAUnit) {
+  const auto layout = std::make_shared<const ParameterLayout>(
+      std::vector<ParameterInfo>{
+          {.name = "conv.weight", .shape = {2, 1, 1, 2}, .units = {{.axis = 0, .group = 0}}},
+          {.name = "conv.bias",
+           .shape = {2},
+           .role = Role::kBias,
+           .units = {{.axis = 0, .group = 0}}},
+          {.name = "down.weight", .shape = {2, 2}, .units = {{.axis = 0, .group = 0}}},
+          {.name = "fc.weight", .shape = {3, 2}, .units = {{.axis = 1, .group = 0}}}},
+      std::vector<UnitGroup>{{"conv", 2}});
+  const ParameterSet model(layout, {3, 4, 0, 0, 9, 9, 0, 12, 1, 0, 7, 7, 7, 7, 7, 7});
+  EXPECT_EQ(incoming_norms(model), (UnitScores{{13, 1}}));
+}
+
+TEST(Selection, NamedLayersStayWhole) {
+  const auto layout = std::make_shared<const ParameterLayout>(
+      std::vector<ParameterInfo>{{.name = "a", .shape = {8}, .units = {{.axis = 0, .group = 0}}},
+                                 {.name = "b", .shape = {6}, .units = {{.axis = 0, .group = 1}}}},
+      std::vector<UnitGroup>{{"a", 8}, {"b", 6}});
+  EXPECT_EQ(kept_units(0.5, *layout), (std::vector<int64_t>{4, 3}));
+  EXPECT_EQ(kept_units(0.5, *layout, {"b"}), (std::vector<int64_t>{4, 6}));
 }
 
 TEST(Selection, GroupsDrawByThemselves) {

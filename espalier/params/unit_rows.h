@@ -4,7 +4,7 @@
 
 #include "espalier/params/layout.h"
 
-namespace espalier::prune {
+namespace espalier {
 
 // The unit of `part`'s group that `index` of its axis belongs to, or −1.
 inline int64_t unit_at(const ParameterLayout& layout, const AxisUnits& part, int64_t index) {
@@ -44,4 +44,4 @@ inline bool computes_units(const ParameterInfo& tensor) {
   return false;
 }
 
-}  // namespace espalier::prune
+}  // namespace espalier
