@@ -34,6 +34,8 @@ struct FedGktOptions : FedGktClientOptions {
   std::string mode = "synchronous";
   std::string pretrained_extractor;
   int64_t memory_limit_mb = 0;
+  // Of w̄ ← a·w̄ + (1 − a)·w after every pass of the server; 0: w itself answers.
+  double server_average = 0;
 
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {
@@ -96,6 +98,12 @@ struct FedGktOptions : FedGktClientOptions {
           Field("Encoded feature maps that the server keeps in memory, in MB; what exceeds it lies "
                 "on disk; 0 is no limit.")
               .at_least(0));
+    visit(
+        "server_average", self.server_average,
+        Field("Answer, evaluate and save the running average of the server's weights, of which so "
+              "much stays after every pass over the samples; 0: the weights themselves.")
+            .at_least(0)
+            .below(1));
   }
 };
 
@@ -121,6 +129,8 @@ struct FedGktOptions : FedGktClientOptions {
 // - The plateau schedule looks at the server's training accuracy of the round (mean over its
 //   epochs; a rise of less than 1e-4 of it is none): test samples choose nothing.
 // - Optimizer state and normalization statistics persist on both sides; a client's stay local.
+// - server_average and extractor_rounds are ours: what the two sides say wavers from round to round
+//   because each learns from the other while that moves.
 // - Encoding H, uploading a part, clipping and noise are ours.
 //
 // Asynchronous mode: the paper lets the server train without pause over the latest upload of each
@@ -183,6 +193,10 @@ class FedGkt : public Strategy, private EncodedUpdates, private OwnModel {
   train::EvalSums evaluate_saved(const SavedModel& saved) override;
   Upload read_upload(const RoundInfo& round, const Update& update) const;
   train::FitResult train(const data::Dataset& dataset, Key key);
+  void add_to_average();
+  // The net that answers; the one that is trained is put aside until the second call.
+  void use_average();
+  void use_weights();
   void answer(const data::Dataset& dataset);
   void evaluate();
   void step_schedule(double accuracy);
@@ -194,6 +208,7 @@ class FedGkt : public Strategy, private EncodedUpdates, private OwnModel {
   std::unique_ptr<ServerNet> net_;
   std::unique_ptr<FeatureStore> features_;
   std::shared_ptr<const ParameterSet> initial_, initial_of_;  // with the pretrained extractor
+  ParameterSet average_, trained_;  // of the weights, with server_average; while it answers
   train::OptimizerState optimizer_;
   Plateau plateau_;
   std::mutex mutex_;

@@ -1,6 +1,7 @@
 #include "espalier/strategy/fedgkt_client.h"
 
 #include <algorithm>
+#include <optional>
 #include <unordered_map>
 
 #include "espalier/base/error.h"
@@ -75,6 +76,15 @@ void keep(const train::Trainer& trainer, train::OptimizerState&& optimizer,
   state.sets.insert_or_assign(kNet, std::move(net));
 }
 
+// The extractor's tensors, statistics included, as they are in `from`.
+void copy_extractor(const train::Trainer& trainer, const ParameterSet& from,
+                    std::span<float> weights) {
+  for (const size_t t : trainer.extractor_tensors()) {
+    const ParameterInfo& tensor = trainer.layout()->tensors()[t];
+    std::ranges::copy(from.values(tensor), weights.begin() + tensor.offset);
+  }
+}
+
 // The server's logits by the data set's sample.
 std::unordered_map<uint32_t, const float*> teachers(const client::ClientContext& context,
                                                     const wire::Task& task, int64_t classes) {
@@ -137,8 +147,19 @@ wire::Update FedGktClient::run(client::ClientContext& context, const wire::Task&
       return found == taught.end() ? nullptr : found->second;
     };
   }
+  std::optional<ParameterSet> frozen;
+  if (options_.extractor_rounds > 0 && task.round > options_.extractor_rounds) {
+    trainer.store(frozen.emplace());
+    hooks.after_step = [&](std::span<float> weights) { copy_extractor(trainer, *frozen, weights); };
+  }
   const train::FitResult fit =
       trainer.fit(context.dataset, context.samples, task.train, hooks, context.key);
+  if (frozen) {
+    ParameterSet net;
+    trainer.store(net);
+    copy_extractor(trainer, *frozen, net.values());  // the last batch's statistics
+    trainer.load(net);
+  }
   keep(trainer, std::move(optimizer), context.next);
 
   // The same draw of samples, augmentation and noise whoever runs the client.

@@ -21,6 +21,9 @@ struct FedGktClientOptions {
   double feature_noise = 0;
   // Held-out samples that a client uploads where the run evaluates; 0: all that it has.
   int64_t test_samples = 0;
+  // Rounds in which the extractor is trained; afterwards its weights and statistics stand still and
+  // the classifier alone learns, so that what the server has learnt to read stays so. 0: always.
+  int64_t extractor_rounds = 0;
 
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {
@@ -52,6 +55,12 @@ struct FedGktClientOptions {
     visit("test_samples", self.test_samples,
           Field("Held-out samples that a client uploads where the run evaluates; 0: all it has.")
               .at_least(0));
+    visit(
+        "extractor_rounds", self.extractor_rounds,
+        Field("Rounds in which clients train their extractors too, and not the classifiers alone; "
+              "0: all.")
+            .at_least(0)
+            .at_most(1e9));
   }
 };
 

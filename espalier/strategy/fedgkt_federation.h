@@ -205,6 +205,8 @@ class GktFederation {
     }
     return nullptr;
   }
+  // The server's net that answers.
+  ParameterSet server() { return strategy_.capabilities().own_model->parts().at("server"); }
   double accuracy() {
     const train::EvalSums sums = accuracy_sums();
     return static_cast<double>(sums.correct) / static_cast<double>(sums.count);

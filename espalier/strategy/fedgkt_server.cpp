@@ -78,6 +78,7 @@ void FedGkt::start(const ServerSetup& setup) {
   }
   features_ = std::make_unique<FeatureStore>(
       *setup_.uplink, static_cast<uint64_t>(options_.memory_limit_mb) * 1'000'000, setup_.scratch);
+  average_ = {};
   optimizer_ = {};
   plateau_ = {};
   uploads_.clear();
@@ -142,6 +143,7 @@ void FedGkt::finish(const RoundInfo& round, const RoundSums&, ParameterSet&) {
     fail(kWhere, "the server's net is no longer finite after round ", round.round,
          "; lower strategy.server_lr");
   }
+  use_average();
   answer(dataset);
   metrics_["server_loss"] = fit.loss;
   metrics_["server_train_accuracy"] = fit.accuracy;
@@ -152,6 +154,7 @@ void FedGkt::finish(const RoundInfo& round, const RoundSums&, ParameterSet&) {
   step_schedule(fit.accuracy);
   evaluated_ = {};
   if (round.evaluates) evaluate();
+  use_weights();
   net_->release();
 
   if (options_.mode == "synchronous") {
@@ -200,10 +203,40 @@ train::FitResult FedGkt::train(const data::Dataset& dataset, Key key) {
       total.steps += part.steps;
       total.macs += part.macs;
     }
+    add_to_average();
   }
   total.loss /= static_cast<double>(total.samples);
   total.accuracy /= static_cast<double>(total.samples);
   return total;
+}
+
+// Starts with the weights after the first pass. Counters are the latest.
+void FedGkt::add_to_average() {
+  if (options_.server_average == 0) return;
+  if (average_.empty()) {
+    average_ = net_->weights();
+    return;
+  }
+  const auto stays = static_cast<float>(options_.server_average);
+  for (const ParameterInfo& tensor : average_.layout().tensors()) {
+    const auto weights = net_->weights().values(tensor);
+    const auto average = average_.values(tensor);
+    const float share = tensor.role == Role::kCounter ? 0 : stays;
+    for (size_t i = 0; i < average.size(); ++i)
+      average[i] = weights[i] + share * (average[i] - weights[i]);
+  }
+}
+
+void FedGkt::use_average() {
+  if (average_.empty()) return;
+  trained_ = net_->weights();
+  net_->set_weights(average_);
+}
+
+void FedGkt::use_weights() {
+  if (average_.empty()) return;
+  net_->set_weights(trained_);
+  trained_ = {};
 }
 
 void FedGkt::answer(const data::Dataset& dataset) {
@@ -268,6 +301,8 @@ void FedGkt::step_schedule(double accuracy) {
   }
 }
 
-std::map<std::string, ParameterSet> FedGkt::parts() const { return {{"server", net_->weights()}}; }
+std::map<std::string, ParameterSet> FedGkt::parts() const {
+  return {{"server", average_.empty() ? net_->weights() : average_}};
+}
 
 }  // namespace espalier::strategy

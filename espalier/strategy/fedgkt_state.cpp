@@ -35,6 +35,10 @@ void expect(ByteReader& in, bool fits, const char* what) {
 
 void FedGkt::save(ByteWriter& out) const {
   write_values(net_->weights(), out);
+  if (options_.server_average > 0) {
+    out.put(static_cast<uint8_t>(average_.empty() ? 0 : 1));
+    if (!average_.empty()) write_values(average_, out);
+  }
   out.put(optimizer_.steps);
   put_vector(optimizer_.first, out);
   put_vector(optimizer_.second, out);
@@ -63,6 +67,11 @@ void FedGkt::save(ByteWriter& out) const {
 void FedGkt::load(ByteReader& in) {
   ParameterSet weights(net_->weights().shared_layout());
   read_values(in, weights);
+  ParameterSet average;
+  if (options_.server_average > 0 && in.get<uint8_t>() != 0) {
+    average = ParameterSet(weights.shared_layout());
+    read_values(in, average);
+  }
   train::OptimizerState optimizer;
   optimizer.steps = in.get<uint64_t>();
   for (auto* buffer : {&optimizer.first, &optimizer.second, &optimizer.largest}) {
@@ -108,6 +117,7 @@ void FedGkt::load(ByteReader& in) {
     uploads[client] = std::move(upload);
   }
   net_->set_weights(weights);
+  average_ = std::move(average);
   optimizer_ = std::move(optimizer);
   plateau_ = plateau;
   answers_ = std::move(answers);

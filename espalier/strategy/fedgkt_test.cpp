@@ -327,6 +327,73 @@ TEST(FedGkt, APretrainedExtractorIsWhereClientsStart) {
   std::filesystem::remove(file);
 }
 
+// The tensors that compute the feature map.
+std::vector<std::vector<float>> extractor_of(GktFederation& federation, uint64_t client) {
+  std::vector<std::vector<float>> tensors;
+  const ParameterSet& net = federation.state(client).sets.at("net");
+  for (const size_t t : federation.trainer().extractor_tensors()) {
+    const auto values = net.values(net.layout().tensors()[t]);
+    tensors.emplace_back(values.begin(), values.end());
+  }
+  return tensors;
+}
+
+TEST(FedGkt, AnExtractorStandsStillAfterItsRounds) {
+  FedGktOptions mine = options();
+  mine.extractor_rounds = 2;
+  GktFederation federation(mine), moving(options());
+  for (GktFederation* one : {&federation, &moving}) one->run_round();
+  const auto first = extractor_of(federation, 0);
+  federation.run_round();
+  moving.run_round();
+  const auto second = extractor_of(federation, 0);
+  const ParameterSet net = federation.state(0).sets.at("net");
+  EXPECT_NE(first, second);
+  EXPECT_EQ(second, extractor_of(moving, 0));
+  federation.run_round();
+  moving.run_round();
+  EXPECT_EQ(extractor_of(federation, 0), second);  // weights, statistics and counters
+  EXPECT_NE(extractor_of(moving, 0), second);
+  EXPECT_FALSE(std::ranges::equal(federation.state(0).sets.at("net").values(), net.values()));
+}
+
+// One pass per round: w̄ is w after the first, then w₂ + a·(w₁ − w₂). Clients hear w̄, which is the
+// same w₁ after the first round, so that the second round trains the same w₂.
+TEST(FedGkt, TheServersAverageIsOfItsPasses) {
+  FedGktOptions mine = options();
+  mine.server_epochs = 1;
+  GktFederation plain(mine);
+  mine.server_average = 0.25;
+  GktFederation averaged(mine);
+  std::vector<ParameterSet> weights;
+  for (int round = 0; round < 2; ++round) {
+    plain.run_round();
+    averaged.run_round();
+    weights.push_back(plain.server());
+    if (round == 0) {
+      EXPECT_TRUE(std::ranges::equal(averaged.server().values(), weights[0].values()));
+    }
+  }
+  const ParameterSet mean = averaged.server();
+  for (const ParameterInfo& tensor : mean.layout().tensors()) {
+    for (size_t i = 0; i < mean.values(tensor).size(); ++i) {
+      const double first = weights[0].values(tensor)[i], second = weights[1].values(tensor)[i];
+      const double expected = tensor.role == Role::kCounter ? second : 0.25 * first + 0.75 * second;
+      ASSERT_NEAR(mean.values(tensor)[i], expected, 1e-6 * (1 + std::abs(expected))) << tensor.name;
+    }
+  }
+  averaged.run_round();
+  plain.run_round();
+  EXPECT_FALSE(std::ranges::equal(averaged.answers(0)->values(), plain.answers(0)->values()));
+}
+
+TEST(FedGkt, TheServersAverageSurvivesARestart) {
+  FedGktOptions mine = options();
+  mine.server_average = 0.5;
+  mine.extractor_rounds = 2;
+  EXPECT_EQ(run(mine, {1, kFourBits}, {0, 1, 2}), run(mine, {2, kFourBits}, {0, 1, 2}, 2));
+}
+
 TEST(FedGkt, TheScheduleFollowsTheTrainingAccuracy) {
   FedGktOptions mine = options();
   mine.server_lr = 1e-9;  // so that the accuracy only wavers
