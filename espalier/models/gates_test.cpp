@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "espalier/base/test_error.h"
@@ -103,6 +104,31 @@ TEST(Gates, StartAsTheyShould) {
   EXPECT_NEAR(squared_norm(a) / static_cast<double>(a.size()), 2.0 / 64, 0.05 * 2.0 / 64);
 }
 
+// Open gates are 1 for every sample; at a ratio of 1 the net then says what the same weights say
+// without gates, to the rounding of a scale that is folded elsewhere.
+TEST(Gates, OpenOnesBeginAsTheNetWithout) {
+  const data::Dataset set = block_images({3, 32, 32}, 20, 10);
+  for (const std::string name : {"resnet8", "vgg11", "cnn-cifar"}) {
+    ModelOptions options = gated(name), plain;
+    options.width = plain.width = 0.25;
+    options.gate_init = "open";
+    options.gate_ratio = 1;
+    plain.name = name;
+    const auto with = make_trainer(options, spec_of(set), {}),
+               without = make_trainer(plain, spec_of(set), {});
+    ParameterSet open(with->layout()), same(without->layout());
+    with->initialize(Key(1), open);
+    for (const ParameterInfo& tensor : without->layout()->tensors())
+      std::ranges::copy(open.values(tensor.name), same.values(tensor).begin());
+    with->load(open);
+    without->load(same);
+    const EvalSums a = with->evaluate(set, first_samples(20)),
+                   b = without->evaluate(set, first_samples(20));
+    EXPECT_NEAR(a.loss, b.loss, 1e-5 * b.loss) << name;
+    EXPECT_EQ(a.correct, b.correct) << name;
+  }
+}
+
 TEST(Gates, ExplainWhatIsWrong) {
   const auto build = [](const ModelOptions& options) {
     return error_of([&] { build_graph(options, images({1, 28, 28})); });
@@ -114,6 +140,9 @@ TEST(Gates, ExplainWhatIsWrong) {
   EXPECT_THAT(build(options), HasSubstr("do nothing without gates"));
   options = {};
   options.gate_sigmoid = true;
+  EXPECT_THAT(build(options), HasSubstr("do nothing without gates"));
+  options = {};
+  options.gate_init = "open";
   EXPECT_THAT(build(options), HasSubstr("do nothing without gates"));
   options = gated("cnn");
   options.gate_l1 = 1e-4;

@@ -19,6 +19,7 @@ struct ModelOptions {
   double gate_ratio = 0.7;
   bool gate_sigmoid = false;
   double gate_l1 = 0;
+  std::string gate_init = "kaiming";
   int64_t embedding = 8;
   int64_t lstm_units = 256;
   int64_t lstm_layers = 2;
@@ -48,6 +49,11 @@ struct ModelOptions {
           Field("gates: pass the spatial means through a sigmoid first."));
     visit("gate_l1", self.gate_l1,
           Field("gates = \"fbs\": weight of the L1 penalty on surviving gate values.").at_least(0));
+    visit("gate_init", self.gate_init,
+          Field("gates: how they start; kaiming: weights from N(0, 2/inputs), bias 1 (ADP, FBS); "
+                "open: weights 0, so that every channel counts alike for every sample and, at a "
+                "ratio of 1, the net begins as the one without gates.")
+              .one_of({"kaiming", "open"}));
     visit("embedding", self.embedding, Field("lstm: size of the token embedding.").at_least(1));
     visit("lstm_units", self.lstm_units, Field("lstm: hidden units of each layer.").at_least(1));
     visit("lstm_layers", self.lstm_layers, Field("lstm: number of layers.").at_least(1));

@@ -38,16 +38,18 @@ void apply_gates(const ModelOptions& options, GraphBuilder& net) {
   net.set_gates({.fbs = options.gates == "fbs",
                  .ratio = options.gate_ratio,
                  .sigmoid = options.gate_sigmoid,
-                 .l1 = options.gate_l1});
+                 .l1 = options.gate_l1,
+                 .open = options.gate_init == "open"});
 }
 
 void check_gates(const ModelOptions& options, bool supported) {
   const ModelOptions plain;
   if (options.gates == "none") {
-    if (options.gate_ratio != plain.gate_ratio || options.gate_sigmoid || options.gate_l1 != 0) {
+    if (options.gate_ratio != plain.gate_ratio || options.gate_sigmoid || options.gate_l1 != 0 ||
+        options.gate_init != plain.gate_init) {
       fail("train/gates",
-           "gate_ratio, gate_sigmoid and gate_l1 do nothing without gates; set model.gates to "
-           "\"gated\" or \"fbs\"");
+           "gate_ratio, gate_sigmoid, gate_l1 and gate_init do nothing without gates; set "
+           "model.gates to \"gated\" or \"fbs\"");
     }
     return;
   }

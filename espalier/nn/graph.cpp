@@ -157,8 +157,8 @@ int GraphBuilder::gate(const std::string& conv, int from, int64_t channels) {
   Node node{.op = Op::kGate, .input = from, .in = in, .out = {channels, 1, 1}};
   node.sigmoid = gates_->sigmoid;
   node.penalty = gates_->l1;
-  node.weight =
-      tensor(conv + ".gate.weight", {channels, in.channels}, Role::kWeight, he_init(in.channels));
+  node.weight = tensor(conv + ".gate.weight", {channels, in.channels}, Role::kWeight,
+                       gates_->open ? Init{Init::kConstant, 0} : he_init(in.channels));
   node.bias = tensor(conv + ".gate.bias", {channels}, Role::kBias, {Init::kConstant, 1});
   return add(node);
 }

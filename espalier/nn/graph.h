@@ -137,7 +137,8 @@ class GraphBuilder {
     bool fbs = false;
     double ratio = 1;
     bool sigmoid = false;
-    double l1 = 0;  // fbs
+    double l1 = 0;      // fbs
+    bool open = false;  // start at g = 1 for every sample: A = 0, b = 1
   };
   void set_gates(const Gates& gates) { gates_ = gates; }
   // A gate for a convolution with this name, input and number of output channels, to be handed to

@@ -228,6 +228,7 @@ Json evaluate_gated(const TrainedModel& model) {
   dense.gate_ratio = defaults.gate_ratio;
   dense.gate_sigmoid = defaults.gate_sigmoid;
   dense.gate_l1 = defaults.gate_l1;
+  dense.gate_init = defaults.gate_init;
   const auto plain = models::build_graph(dense, model.spec);
   return Evaluation(model, *graph, *plain).run();
 }

@@ -35,6 +35,7 @@ Adp::Adp(const Options& options) : options_(options), base_(make_base(options)) 
   } else {
     if (options_.ratio != defaults.ratio) refuse("ratio", "; it is for gates");
     if (options_.ratio_rounds != 0) refuse("ratio_rounds", "; it is for gates");
+    if (options_.ratio_start != 0) refuse("ratio_start", "; it is for gates");
   }
   if (options_.base != "fedprox" && options_.mu != defaults.mu)
     fail("config", "strategy.mu is for base = \"fedprox\", not \"", options_.base, "\"");
@@ -67,9 +68,10 @@ void Adp::start(const ServerSetup& setup) {
 }
 
 double Adp::ratio_at(uint32_t round) const {
-  if (options_.ratio_rounds == 0) return options_.ratio;
-  const double way =
-      std::min(1.0, static_cast<double>(round - 1) / static_cast<double>(options_.ratio_rounds));
+  const int64_t since = int64_t{round} - 1 - options_.ratio_start;
+  if (since < 0) return 1;
+  if (since >= options_.ratio_rounds) return options_.ratio;
+  const double way = static_cast<double>(since) / static_cast<double>(options_.ratio_rounds);
   return 1 + way * (options_.ratio - 1);
 }
 

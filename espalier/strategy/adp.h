@@ -17,6 +17,8 @@ struct AdpOptions {
   // falls from 1 to that; 0: at once.
   double ratio = 0.7;
   int64_t ratio_rounds = 0;
+  // Gates: rounds at a ratio of 1 before that.
+  int64_t ratio_start = 0;
   // Magnitude: what becomes 0 after an epoch, and the factor on the learning rate then.
   double threshold = 1e-3;
   double epoch_lr_decay = 0.99;
@@ -42,8 +44,14 @@ struct AdpOptions {
               .above(0)
               .at_most(1));
     visit("ratio_rounds", self.ratio_rounds,
-          Field("gated, fbs: lower the ratio from 1 over so many rounds; 0: it is constant.")
-              .at_least(0));
+          Field("gated, fbs: lower the ratio from 1 over so many rounds; 0: at once.")
+              .at_least(0)
+              .at_most(1e9));
+    visit("ratio_start", self.ratio_start,
+          Field("gated, fbs: rounds before that, in which all channels survive that their gates "
+                "let through.")
+              .at_least(0)
+              .at_most(1e9));
     visit("threshold", self.threshold,
           Field("magnitude: weights of at most this magnitude become 0.").at_least(0));
     visit("epoch_lr_decay", self.epoch_lr_decay,

@@ -145,6 +145,16 @@ TEST(Adp, TheRatioFallsFromOne) {
   EXPECT_EQ(adp.ratio_at(2), 0.875);
   EXPECT_EQ(adp.ratio_at(5), 0.5);
   EXPECT_EQ(adp.ratio_at(50), 0.5);
+  options.ratio_start = 10;
+  const Adp later(options);
+  EXPECT_EQ(later.ratio_at(10), 1);
+  EXPECT_EQ(later.ratio_at(11), 1);
+  EXPECT_EQ(later.ratio_at(12), 0.875);
+  EXPECT_EQ(later.ratio_at(15), 0.5);
+  options.ratio_rounds = 0;
+  const Adp at_once(options);
+  EXPECT_EQ(at_once.ratio_at(10), 1);
+  EXPECT_EQ(at_once.ratio_at(11), 0.5);
 }
 
 TEST(Adp, OptionsThatDoNothingAreRefused) {
