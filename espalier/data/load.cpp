@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <numeric>
 #include <tuple>
+#include <type_traits>
 
 #include "espalier/base/error.h"
 #include "espalier/base/named_rows.h"
@@ -20,15 +21,26 @@ namespace fs = std::filesystem;
 
 namespace {
 
-void limit_samples(Dataset& dataset, int64_t limit) {
-  const auto count = static_cast<size_t>(limit);
-  if (count == 0 || count >= dataset.size()) return;
-  const size_t values = count * dataset.sample_size();
-  if (dataset.kind == Kind::kImage) dataset.pixels.resize(values);
-  if (dataset.kind == Kind::kFloat) dataset.floats.resize(values);
-  if (dataset.kind == Kind::kTokens) dataset.tokens.resize(values);
-  dataset.labels.resize(count);
-  if (!dataset.client_of_sample.empty()) dataset.client_of_sample.resize(count);
+// Keeps `limit` samples (0: all) from `skip` on.
+void limit_samples(Dataset& dataset, int64_t skip, int64_t limit) {
+  const size_t size = dataset.size(), width = dataset.sample_size();
+  const auto first = static_cast<size_t>(skip);
+  if (first >= size && skip > 0)
+    fail("data/" + dataset.name, "data.skip_train_samples = ", skip, " leaves none of the ", size,
+         " training samples; lower it");
+  const size_t count =
+      limit == 0 ? size - first : std::min(static_cast<size_t>(limit), size - first);
+  if (count == size) return;
+  const auto keep = [&](auto& values, size_t per_sample) {
+    using Offset = typename std::remove_reference_t<decltype(values)>::difference_type;
+    values.erase(values.begin(), values.begin() + static_cast<Offset>(first * per_sample));
+    values.resize(count * per_sample);
+  };
+  if (dataset.kind == Kind::kImage) keep(dataset.pixels, width);
+  if (dataset.kind == Kind::kFloat) keep(dataset.floats, width);
+  if (dataset.kind == Kind::kTokens) keep(dataset.tokens, width);
+  keep(dataset.labels, 1);
+  if (!dataset.client_of_sample.empty()) keep(dataset.client_of_sample, 1);
 }
 
 // Float images are used as they are, and what augmentation fills with follows from them.
@@ -46,9 +58,9 @@ void set_fill(Dataset& train) {
     train.fill.push_back(static_cast<float>(sum / static_cast<double>(train.size() * plane)));
 }
 
-std::shared_ptr<const Dataset> finish(Dataset dataset, int64_t limit) {
+std::shared_ptr<const Dataset> finish(Dataset dataset, int64_t skip, int64_t limit) {
   dataset.validate();
-  limit_samples(dataset, limit);
+  limit_samples(dataset, skip, limit);
   set_fill(dataset);
   return std::make_shared<const Dataset>(std::move(dataset));
 }
@@ -93,9 +105,9 @@ DataSource load_dataset(const DataOptions& options, Key key, const Normalization
     for (Dataset* part : {&loaded.train, &loaded.test})
       std::tie(part->mean, part->stddev) = std::tie(normalization->mean, normalization->stddev);
   }
-  DataSource source{finish(std::move(loaded.train), options.max_train_samples),
-                    finish(std::move(loaded.test), options.max_test_samples),
-                    std::move(loaded.notes)};
+  DataSource source{
+      finish(std::move(loaded.train), options.skip_train_samples, options.max_train_samples),
+      finish(std::move(loaded.test), 0, options.max_test_samples), std::move(loaded.notes)};
   if (source.train->sample_shape != source.test->sample_shape ||
       source.train->kind != source.test->kind) {
     fail("data/" + options.name, "expected training and test samples of one shape, got ",

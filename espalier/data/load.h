@@ -20,6 +20,7 @@ struct DataOptions {
   std::string name = "fashion-mnist";
   std::string root;
   std::string split = "balanced";
+  int64_t skip_train_samples = 0;
   int64_t max_train_samples = 0;
   int64_t max_test_samples = 0;
 
@@ -49,8 +50,13 @@ struct DataOptions {
           Field("emnist: which of its data sets.")
               .one_of({"balanced", "byclass", "bymerge", "digits", "letters", "mnist"})
               .needs(self.name == "emnist", "data.name = \"emnist\""));
+    visit("skip_train_samples", self.skip_train_samples,
+          Field("Leave out the first so many training samples, which another run may have used.")
+              .at_least(0));
     visit("max_train_samples", self.max_train_samples,
-          Field("Use only the first so many training samples; 0 uses all.").at_least(0));
+          Field("Use only the first so many training samples (of those that are not skipped); 0 "
+                "uses all.")
+              .at_least(0));
     visit("max_test_samples", self.max_test_samples,
           Field("Use only the first so many test samples; 0 uses all.").at_least(0));
     visit("synthetic_train_samples", self.synthetic_train_samples,

@@ -128,6 +128,30 @@ TEST(Synthetic, ClientsDiffer) {
   EXPECT_GT(spread(*load_dataset(fedprox(0, 4), Key(1)).train), 1.0);
 }
 
+TEST(Synthetic, SamplesAreSkippedAndLimited) {
+  DataOptions options = small();
+  const DataSource all = load_dataset(options, Key(1));
+  const size_t width = all.train->sample_size(), n = all.train->size();
+  ASSERT_GT(n, 10u);
+  options.skip_train_samples = 3;
+  options.max_train_samples = 5;
+  const DataSource part = load_dataset(options, Key(1));
+  ASSERT_EQ(part.train->size(), 5u);
+  for (size_t i = 0; i < 5; ++i) {
+    EXPECT_EQ(part.train->labels[i], all.train->labels[i + 3]);
+    EXPECT_TRUE(std::equal(part.train->pixels.begin() + static_cast<long>(i * width),
+                           part.train->pixels.begin() + static_cast<long>((i + 1) * width),
+                           all.train->pixels.begin() + static_cast<long>((i + 3) * width)));
+  }
+  EXPECT_EQ(part.test->size(), all.test->size());
+  options.max_train_samples = 0;
+  EXPECT_EQ(load_dataset(options, Key(1)).train->size(), n - 3);
+  options.max_train_samples = static_cast<int64_t>(n);  // more than there are
+  EXPECT_EQ(load_dataset(options, Key(1)).train->size(), n - 3);
+  options.skip_train_samples = static_cast<int64_t>(n);
+  EXPECT_THROW(load_dataset(options, Key(1)), Error);
+}
+
 TEST(Synthetic, BadOptionsAreErrors) {
   const auto message = [](const DataOptions& options) {
     return error_of([&] { load_dataset(options, Key(1)); });
