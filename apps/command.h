@@ -16,5 +16,9 @@ void add_study_command(CLI::App& app);
 void add_list_command(CLI::App& app);
 void add_evaluate_command(CLI::App& app);
 void add_export_command(CLI::App& app);
+// Only in a program with a network (ESPALIER_RPC).
+void add_serve_command(CLI::App& app);
+void add_join_command(CLI::App& app);
+void add_pki_command(CLI::App& app);
 
 }  // namespace espalier::apps

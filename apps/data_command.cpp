@@ -5,10 +5,12 @@
 #include <memory>
 #include <sstream>
 
+#include "espalier/base/config.h"
 #include "espalier/base/error.h"
 #include "espalier/data/fetch.h"
 #include "espalier/data/load.h"
 #include "espalier/data/partition_summary.h"
+#include "espalier/run/export_shards.h"
 #include "espalier/run/run_config.h"
 #include "espalier/run/sources.h"
 
@@ -166,6 +168,11 @@ void run_fetch(const Arguments& arguments) {
   }
 }
 
+struct ExportArguments {
+  std::string config, out;
+  std::vector<std::string> assignments;
+};
+
 CLI::App* add_subcommand(CLI::App& parent, const std::string& name, const std::string& about,
                          const std::string& example, const std::shared_ptr<Arguments>& arguments) {
   CLI::App* command = parent.add_subcommand(name, about);
@@ -226,6 +233,29 @@ void add_data_command(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   partition->callback([splitting] { run_partition(*splitting); });
+
+  auto exporting = std::make_shared<ExportArguments>();
+  CLI::App* shards = data->add_subcommand(
+      "export", "Write every client's share of a configuration's data as a folder of its own");
+  shards->add_option("CONFIG", exporting->config, "Configuration (TOML)")->required();
+  shards
+      ->add_option("--set", exporting->assignments,
+                   "Override a key: --set data.partition.clients=4 (repeatable)")
+      ->expected(1)
+      ->take_all()
+      ->allow_extra_args(false);
+  shards->add_option("--out", exporting->out, "Folder for client-0, client-1, … and manifest.json")
+      ->required();
+  shards->footer(
+      "Example:\n  espalier data export examples/network.toml --out shards\n"
+      "`espalier join` and data.name = \"safetensors\" read such folders.");
+  shards->callback([exporting] {
+    Json tree = read_toml_file(exporting->config);
+    run::override_config(tree, exporting->assignments);
+    const run::ExportedShards out = run::export_shards(run::read_run_config(tree), exporting->out);
+    std::cout << exporting->out << ": " << out.clients << " clients, " << out.samples
+              << " training and " << out.test_samples << " test samples\n";
+  });
 }
 
 }  // namespace espalier::apps

@@ -59,6 +59,11 @@ int run(int argc, char** argv) {
     espalier::apps::add_list_command(app);
     espalier::apps::add_data_command(app);
     espalier::apps::add_codec_command(app);
+#ifdef ESPALIER_RPC
+    espalier::apps::add_serve_command(app);
+    espalier::apps::add_join_command(app);
+    espalier::apps::add_pki_command(app);
+#endif
     for (CLI::App* command : app.get_subcommands({})) {
       command->add_flag("--verbose", verbose,
                         "After an error, also what libtorch says of it, in full");

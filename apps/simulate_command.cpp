@@ -1,16 +1,13 @@
-#include <chrono>
 #include <cstdio>
 #include <filesystem>
 
 #include "apps/command.h"
 #include "apps/interrupts.h"
+#include "apps/run_reports.h"
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
 #include "espalier/base/thread_pool.h"
-#include "espalier/report/html.h"
-#include "espalier/report/run_data.h"
-#include "espalier/report/tensorboard.h"
 #include "espalier/report/text_table.h"
 #include "espalier/run/simulation.h"
 
@@ -26,20 +23,6 @@ struct SimulateArguments {
   int64_t threads = 0;
   bool json = false, quiet = false;
 };
-
-void write_reports(const report::RunFolder& folder) {
-  const report::RunData run = report::load_run(folder.path());
-  {
-    // The run started its wall clock this long ago; a resumed run counts on.
-    const double now =
-        std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-    const double wall =
-        run.metrics.empty() ? 0 : report::number_in(run.metrics.back(), "wall_seconds").value_or(0);
-    report::EventWriter events(folder.events_path(), now - wall);
-    for (const Json& line : run.metrics) events.add(line);
-  }
-  report::write_html({run}, folder.report_path());
-}
 
 void simulate(const SimulateArguments& arguments) {
   const bool resuming = !arguments.resume.empty();

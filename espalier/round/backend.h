@@ -6,6 +6,7 @@
 #include <string>
 
 #include "espalier/wire/message.h"
+#include "espalier/wire/task.h"
 
 // The seam between a round and whatever carries its tasks: threads of this process, MPI ranks, a
 // network.
@@ -18,11 +19,19 @@ enum class Receipt : uint8_t {
   kRefused,  // nobody waited for it: a second, late or unsolicited answer. Nothing has changed
 };
 
+// Which exchange of a run: several may belong to a round.
+struct ExchangeId {
+  uint32_t round = 0, number = 0;
+  wire::TaskKind kind = wire::TaskKind::kTrain;
+  friend bool operator==(const ExchangeId&, const ExchangeId&) = default;
+};
+
 // What a backend asks and tells the round while it carries tasks. All functions may be called from
 // any thread.
 class RoundTraffic {
  public:
   virtual ~RoundTraffic() = default;
+  virtual ExchangeId id() const = 0;
   // The task of a client of this exchange. May be asked again, after a broken connection for
   // instance: it gives the same bytes, and they are counted once. Throws Error when there is no
   // task for the client; report it with failed().

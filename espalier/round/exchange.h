@@ -73,6 +73,7 @@ class Exchange final : public RoundTraffic {
   // `clients`: who is asked, each once. The errand outlives this.
   Exchange(const Setup& setup, std::span<const uint64_t> clients, Errand& errand);
 
+  ExchangeId id() const override { return {setup_.round, setup_.number, errand_.kind()}; }
   // Any thread. Error for a client that is not asked, and whatever the errand throws.
   wire::EncodedMessage task(uint64_t client) override;
   // Any thread; answers of different clients are decoded and accepted side by side. An update that

@@ -15,7 +15,7 @@
 #include "espalier/run/run_config.h"
 #include "espalier/run/sources.h"
 #include "espalier/sim/sim_backend.h"
-#include "espalier/sim/state_store.h"
+#include "espalier/client/state_store.h"
 #include "espalier/train/workers.h"
 
 namespace espalier::run {
@@ -52,7 +52,7 @@ class Assembly {
   // What a person should know before the first round.
   const std::vector<std::string>& notes() const { return notes_; }
   // What the simulated clients remember.
-  sim::SimStateStore& states() { return states_; }
+  client::StateStore& states() { return states_; }
   // A replica of the whole model.
   std::unique_ptr<train::Trainer> make_trainer(std::span<const int64_t> units = {}) const;
 
@@ -65,7 +65,7 @@ class Assembly {
   std::unique_ptr<data::Partition> partition_;
   std::unique_ptr<strategy::Strategy> strategy_;
   std::unique_ptr<codec::Codec> downlink_, uplink_;
-  sim::SimStateStore states_;
+  client::StateStore states_;
   std::unique_ptr<train::Workers> workers_;
   std::unique_ptr<train::Evaluator> evaluator_;
   std::unique_ptr<sim::SimBackend> simulator_;

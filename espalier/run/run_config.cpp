@@ -159,7 +159,7 @@ RunConfig read_run_config(const Json& tree) {
   const ConfigSection root{&tree, ""};
   read_options(root,
                {"version", "build", "data", "model", "train", "strategy", "submodel", "devices",
-                "downlink", "uplink"},
+                "downlink", "uplink", "server", "client", "network", "security"},
                config.run);
   const ConfigSection data = root.section("data");
   read_options(data, {"partition"}, config.data);

@@ -37,12 +37,13 @@ std::string width_key(double width) {
 }  // namespace
 
 Simulation::Simulation(RunConfig config, size_t num_threads, report::RunFolder* folder,
-                       const std::vector<std::string>& assignments)
+                       const std::vector<std::string>& assignments, const Wrap& wrap)
     : config_(std::move(config)),
       folder_(folder),
       configuration_(configuration_fingerprint(config_)),
       num_threads_(num_threads) {
   Assembly::Options options{.num_threads = num_threads};
+  options.wrap = wrap;
   std::optional<Json> kept;
   if (folder != nullptr) {
     options.scratch = folder->path();

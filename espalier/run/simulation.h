@@ -2,6 +2,7 @@
 
 #include <csignal>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -25,8 +26,10 @@ class Simulation {
   // configuration); null: the run leaves nothing. Must outlive this. Nothing but scratch files is
   // written there before run().
   // `assignments`: what was said over the folder's configuration ("key=value").
+  // `wrap`: as in Assembly::Options; what it gives carries the tasks.
+  using Wrap = std::function<round::Backend&(round::Backend& simulator)>;
   Simulation(RunConfig config, size_t num_threads, report::RunFolder* folder = nullptr,
-             const std::vector<std::string>& assignments = {});
+             const std::vector<std::string>& assignments = {}, const Wrap& wrap = {});
 
   // Goes on from the folder's checkpoint.
   void resume();

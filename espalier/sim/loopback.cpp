@@ -22,6 +22,7 @@ class Wire final : public round::RoundTraffic {
        Messages stale)
       : server_(server), script_(script), exchange_(exchange), stale_(std::move(stale)) {}
 
+  round::ExchangeId id() const override { return server_.id(); }
   wire::EncodedMessage task(uint64_t client) override {
     const LoopbackBackend::Event event = at(client);
     if (event.impatient) server_.delivered(client, wire::EncodedMessage{});

@@ -8,7 +8,7 @@
 #include "espalier/data/dataset.h"
 #include "espalier/data/partition.h"
 #include "espalier/round/backend.h"
-#include "espalier/sim/state_store.h"
+#include "espalier/client/state_store.h"
 #include "espalier/train/workers.h"
 
 namespace espalier::sim {
@@ -26,7 +26,7 @@ class SimBackend : public round::Backend {
     data::DataSource data;
     const data::Partition& partition;
     train::Workers& workers;
-    SimStateStore& states;
+    client::StateStore& states;
     client::ClientEnvironment environment;  // `states` and `decoded` are set by the backend
   };
   explicit SimBackend(Setup setup);

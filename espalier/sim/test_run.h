@@ -78,7 +78,7 @@ class TestRun {
   }
   const round::RoundRecord& last() const { return last_; }
   round::RoundRecord step() { return last_ = loop().run_round(); }
-  SimStateStore& states() { return assembly_->states(); }
+  client::StateStore& states() { return assembly_->states(); }
   const data::DataSource& data() const { return assembly_->data(); }
   const data::Partition& partition() const { return assembly_->partition(); }
   std::unique_ptr<train::Trainer> trainer() const { return assembly_->make_trainer(); }

@@ -9,8 +9,7 @@ namespace {
 
 constexpr uint32_t kTaskMagic = 0x54505345;    // "ESPT"
 constexpr uint32_t kUpdateMagic = 0x55505345;  // "ESPU"
-constexpr uint8_t kVersion = 4;
-constexpr size_t kMaxBodies = 1025;  // of a message: payloads and a mask
+constexpr size_t kMaxBodies = 1025;            // of a message: payloads and a mask
 // Framing of a message in a stream: u32 head size, and u64 size per body.
 constexpr uint64_t kHeadFrame = 4, kBodyFrame = 8;
 
@@ -101,8 +100,8 @@ std::span<const uint8_t> open_head(const Bytes& head, std::string_view where) {
 
 void read_magic(ByteReader& in, uint32_t magic) {
   if (in.get<uint32_t>() != magic) fail(in.where(), "this is not such a message");
-  if (const auto version = in.get<uint8_t>(); version != kVersion) {
-    fail(in.where(), "expected version ", int{kVersion}, ", got ", int{version},
+  if (const auto version = in.get<uint8_t>(); version != kMessageVersion) {
+    fail(in.where(), "expected version ", int{kMessageVersion}, ", got ", int{version},
          "; both sides must run the same release");
   }
 }
@@ -219,7 +218,7 @@ EncodedMessage encode_task(const wire::Task& task, Key client_key, const codec::
   }
   ByteWriter out(message.head);
   out.put(kTaskMagic);
-  out.put(kVersion);
+  out.put(kMessageVersion);
   out.put(static_cast<uint8_t>(task.kind));
   write_id(task.id(), out);
   out.put(task.state_version);
@@ -304,7 +303,7 @@ EncodedMessage encode_update(const wire::Update& update, const BodyEncoder& enco
   }
   ByteWriter out(message.head);
   out.put(kUpdateMagic);
-  out.put(kVersion);
+  out.put(kMessageVersion);
   write_id(update.answers, out);
   out.put(update.num_samples);
   write_record(scalars_record(update.scalars), out);

@@ -25,6 +25,9 @@ struct EncodedMessage {
   uint64_t size_bytes() const;
 };
 
+// Of heads: what a program of another one does not read.
+inline constexpr uint8_t kMessageVersion = 4;
+
 using EncodedBodies = SharedWork<ParameterSet, Bytes>;
 using DecodedBodies = SharedWork<Bytes, ParameterSet>;
 

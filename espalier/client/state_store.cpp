@@ -1,4 +1,4 @@
-#include "espalier/sim/state_store.h"
+#include "espalier/client/state_store.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -7,13 +7,13 @@
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
 
-namespace espalier::sim {
+namespace espalier::client {
 
-std::filesystem::path SimStateStore::path(uint64_t client, uint32_t version) const {
+std::filesystem::path StateStore::path(uint64_t client, uint32_t version) const {
   return folder_ / concat(client, "-", version, ".state");
 }
 
-std::shared_ptr<const client::ClientState> SimStateStore::get(uint64_t client, uint32_t version) {
+std::shared_ptr<const ClientState> StateStore::get(uint64_t client, uint32_t version) {
   const std::lock_guard lock(mutex_);
   Versions& versions = clients_[client];
   auto at = versions.find(version);
@@ -30,23 +30,23 @@ std::shared_ptr<const client::ClientState> SimStateStore::get(uint64_t client, u
   return state;
 }
 
-SimStateStore::Entry SimStateStore::read(uint64_t client, uint32_t version) const {
+StateStore::Entry StateStore::read(uint64_t client, uint32_t version) const {
   const auto file = path(client, version);
   try {
     const Bytes bytes = read_file(file);
     Entry entry;
-    entry.state = std::make_shared<client::ClientState>(client::decode_state(bytes, file.string()));
+    entry.state = std::make_shared<ClientState>(decode_state(bytes, file.string()));
     entry.bytes = bytes.size();
     entry.on_disk = true;
     return entry;
   } catch (const Error& error) {
     throw StorageError(
-        concat("[sim/state] the state of client ", client, " of round ", version,
+        concat("[client/state] the state of client ", client, " of round ", version,
                " cannot be read; start the run again in a new folder: ", error.what()));
   }
 }
 
-void SimStateStore::put(uint64_t client, uint32_t round, uint32_t base, client::ClientState state) {
+void StateStore::put(uint64_t client, uint32_t round, uint32_t base, ClientState state) {
   uint64_t bytes = 0;
   for (const auto& [name, set] : state.sets) bytes += set.size() * sizeof(float);
   for (const auto& [name, blob] : state.blobs) bytes += blob.size();
@@ -56,30 +56,30 @@ void SimStateStore::put(uint64_t client, uint32_t round, uint32_t base, client::
     const auto current = entry++;
     if (current->first != base && !current->second.committed) drop(client, versions, current);
   }
-  versions[round] = {std::make_shared<client::ClientState>(std::move(state)), bytes, false, false,
+  versions[round] = {std::make_shared<ClientState>(std::move(state)), bytes, false, false,
                      ++clock_};
   memory_bytes_ += bytes;
   shrink();
 }
 
-void SimStateStore::save(uint64_t client, uint32_t version, Entry& entry) {
+void StateStore::save(uint64_t client, uint32_t version, Entry& entry) {
   try {
     make_folder(folder_);
-    write_file_atomic(path(client, version), client::encode_state(*entry.state));
+    write_file_atomic(path(client, version), encode_state(*entry.state));
   } catch (const Error& error) {
     throw StorageError(error.what());
   }
   entry.on_disk = true;
 }
 
-void SimStateStore::drop(uint64_t client, Versions& versions, Versions::iterator entry) {
+void StateStore::drop(uint64_t client, Versions& versions, Versions::iterator entry) {
   if (entry->second.state) memory_bytes_ -= entry->second.bytes;
   std::error_code ignored;  // a file that stays does no harm
   if (entry->second.on_disk) std::filesystem::remove(path(client, entry->first), ignored);
   versions.erase(entry);
 }
 
-void SimStateStore::make_durable() {
+void StateStore::make_durable() {
   if (folder_.empty()) return;
   const std::lock_guard lock(mutex_);
   for (auto& [client, versions] : clients_) {
@@ -89,7 +89,7 @@ void SimStateStore::make_durable() {
   }
 }
 
-void SimStateStore::commit(uint64_t client, uint32_t version) {
+void StateStore::commit(uint64_t client, uint32_t version) {
   const std::lock_guard lock(mutex_);
   const auto found = clients_.find(client);
   if (found == clients_.end()) return;
@@ -103,7 +103,7 @@ void SimStateStore::commit(uint64_t client, uint32_t version) {
   }
 }
 
-void SimStateStore::keep_only(const std::map<uint64_t, uint32_t>& versions) {
+void StateStore::keep_only(const std::map<uint64_t, uint32_t>& versions) {
   std::error_code ignored;
   for (const auto& file : std::filesystem::directory_iterator(folder_, ignored)) {
     bool named = false;
@@ -117,13 +117,36 @@ void SimStateStore::keep_only(const std::map<uint64_t, uint32_t>& versions) {
   }
 }
 
-uint64_t SimStateStore::memory_bytes() const {
+void StateStore::adopt() {
+  const std::lock_guard lock(mutex_);
+  std::error_code ignored;
+  for (const auto& file : std::filesystem::directory_iterator(folder_, ignored)) {
+    const std::string name = file.path().stem().string();
+    const size_t dash = name.find('-');
+    if (dash == std::string::npos || file.path().extension() != ".state") continue;
+    const uint64_t client = std::strtoull(name.c_str(), nullptr, 10);
+    const auto version = static_cast<uint32_t>(std::strtoul(name.c_str() + dash + 1, nullptr, 10));
+    if (file.path() != path(client, version)) continue;  // no name of ours
+    Entry& entry = clients_[client][version];
+    entry.on_disk = true;
+  }
+}
+
+std::vector<uint32_t> StateStore::versions(uint64_t client) const {
+  const std::lock_guard lock(mutex_);
+  std::vector<uint32_t> out;
+  if (const auto found = clients_.find(client); found != clients_.end())
+    for (const auto& [version, entry] : found->second) out.push_back(version);
+  return out;
+}
+
+uint64_t StateStore::memory_bytes() const {
   const std::lock_guard lock(mutex_);
   return memory_bytes_;
 }
 
 // Moves the least recently used states to disk until the limit holds.
-void SimStateStore::shrink() {
+void StateStore::shrink() {
   if (folder_.empty() || memory_bytes_ <= memory_limit_bytes_) return;
   std::vector<std::pair<uint64_t, std::pair<uint64_t, uint32_t>>> by_use;
   for (auto& [client, versions] : clients_) {
@@ -141,4 +164,4 @@ void SimStateStore::shrink() {
   }
 }
 
-}  // namespace espalier::sim
+}  // namespace espalier::client

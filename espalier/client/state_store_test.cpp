@@ -1,17 +1,17 @@
-#include "espalier/sim/state_store.h"
+#include "espalier/client/state_store.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include "espalier/base/error.h"
 
-namespace espalier::sim {
+namespace espalier::client {
 namespace {
 
 namespace fs = std::filesystem;
 
-client::ClientState state(float value, size_t size = 100) {
-  client::ClientState out;
+ClientState state(float value, size_t size = 100) {
+  ClientState out;
   ParameterSet set(std::make_shared<ParameterLayout>(
       std::vector<ParameterInfo>{{"w", {static_cast<int64_t>(size)}}}));
   set.values()[0] = value;
@@ -19,11 +19,11 @@ client::ClientState state(float value, size_t size = 100) {
   return out;
 }
 
-float value_of(const std::shared_ptr<const client::ClientState>& state) {
+float value_of(const std::shared_ptr<const ClientState>& state) {
   return state->sets.at("c").values()[0];
 }
 
-class StateStore : public testing::Test {
+class StateStoreTest : public testing::Test {
  protected:
   void SetUp() override {
     folder_ =
@@ -41,8 +41,8 @@ class StateStore : public testing::Test {
   fs::path folder_;
 };
 
-TEST_F(StateStore, TheBaseVersionStaysUntilCommit) {
-  SimStateStore store(1 << 20);
+TEST_F(StateStoreTest, TheBaseVersionStaysUntilCommit) {
+  StateStore store(1 << 20);
   store.put(3, 1, 0, state(1));
   store.commit(3, 1);
   store.put(3, 4, 1, state(4));
@@ -55,9 +55,9 @@ TEST_F(StateStore, TheBaseVersionStaysUntilCommit) {
   EXPECT_EQ(value_of(store.get(3, 4)), 5);
 }
 
-TEST_F(StateStore, TheVersionOfTheLastCheckpointStaysThroughManyRounds) {
+TEST_F(StateStoreTest, TheVersionOfTheLastCheckpointStaysThroughManyRounds) {
   {
-    SimStateStore store(1 << 20);
+    StateStore store(1 << 20);
     store.set_folder(folder_);
     store.put(5, 8, 0, state(8));
     store.make_durable();
@@ -65,7 +65,7 @@ TEST_F(StateStore, TheVersionOfTheLastCheckpointStaysThroughManyRounds) {
     store.put(5, 12, 8, state(12));
     store.put(5, 14, 12, state(14));
   }
-  SimStateStore next(1 << 20);
+  StateStore next(1 << 20);
   next.set_folder(folder_);
   next.keep_only({{5, 8}});
   EXPECT_EQ(value_of(next.get(5, 8)), 8);  // the rounds after the checkpoint are run again
@@ -77,15 +77,15 @@ TEST_F(StateStore, TheVersionOfTheLastCheckpointStaysThroughManyRounds) {
   EXPECT_EQ(files(), 1u);
 }
 
-TEST_F(StateStore, ADamagedFileIsAStorageErrorAndBreaksNothingElse) {
+TEST_F(StateStoreTest, ADamagedFileIsAStorageErrorAndBreaksNothingElse) {
   {
-    SimStateStore store(1 << 20);
+    StateStore store(1 << 20);
     store.set_folder(folder_);
     store.put(5, 1, 0, state(1));
     store.make_durable();
   }
   std::filesystem::resize_file(folder_ / "5-1.state", 40);
-  SimStateStore next(1 << 20);
+  StateStore next(1 << 20);
   next.set_folder(folder_);
   EXPECT_THROW(next.get(5, 1), StorageError);
   next.put(6, 2, 0, state(2));
@@ -93,8 +93,8 @@ TEST_F(StateStore, ADamagedFileIsAStorageErrorAndBreaksNothingElse) {
   EXPECT_EQ(value_of(next.get(6, 2)), 2);
 }
 
-TEST_F(StateStore, SpillsToDiskAboveTheLimitAndReadsBack) {
-  SimStateStore store(1000);  // two states of 400 bytes
+TEST_F(StateStoreTest, SpillsToDiskAboveTheLimitAndReadsBack) {
+  StateStore store(1000);  // two states of 400 bytes
   store.set_folder(folder_);
   for (uint64_t client = 0; client < 20; ++client)
     store.put(client, 1, 0, state(static_cast<float>(client)));
@@ -104,9 +104,9 @@ TEST_F(StateStore, SpillsToDiskAboveTheLimitAndReadsBack) {
     EXPECT_EQ(value_of(store.get(client, 1)), static_cast<float>(client));
 }
 
-TEST_F(StateStore, SurvivesTheProcessAfterMakeDurable) {
+TEST_F(StateStoreTest, SurvivesTheProcessAfterMakeDurable) {
   {
-    SimStateStore store(1 << 20);
+    StateStore store(1 << 20);
     store.set_folder(folder_);
     store.put(7, 2, 0, state(2));
     EXPECT_EQ(files(), 0u);
@@ -114,7 +114,7 @@ TEST_F(StateStore, SurvivesTheProcessAfterMakeDurable) {
     store.commit(7, 2);
     store.put(7, 3, 2, state(3));  // lost with the process
   }
-  SimStateStore next(1 << 20);
+  StateStore next(1 << 20);
   next.set_folder(folder_);
   EXPECT_EQ(value_of(next.get(7, 2)), 2);
   EXPECT_THROW(next.get(7, 3), Error);
@@ -124,5 +124,27 @@ TEST_F(StateStore, SurvivesTheProcessAfterMakeDurable) {
   EXPECT_EQ(files(), 1u);  // the old version's file is gone
 }
 
+TEST_F(StateStoreTest, WhatAnEarlierProcessLeftIsAdopted) {
+  {
+    StateStore store(1 << 20);
+    store.set_folder(folder_);
+    store.put(7, 2, 0, state(2));
+    store.put(7, 3, 2, state(3));
+    store.make_durable();
+  }
+  StateStore next(1 << 20);
+  next.set_folder(folder_);
+  next.adopt();
+  EXPECT_EQ(next.versions(7), (std::vector<uint32_t>{2, 3}));
+  EXPECT_TRUE(next.versions(8).empty());
+  EXPECT_EQ(value_of(next.get(7, 2)), 2);
+  next.put(7, 3, 2, state(4));  // the round is repeated
+  next.make_durable();
+  EXPECT_EQ(value_of(next.get(7, 3)), 4);
+  next.commit(7, 3);
+  EXPECT_EQ(next.versions(7), (std::vector<uint32_t>{3}));
+  EXPECT_EQ(files(), 1u);
+}
+
 }  // namespace
-}  // namespace espalier::sim
+}  // namespace espalier::client

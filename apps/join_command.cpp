@@ -1,0 +1,111 @@
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+
+#include "apps/command.h"
+#include "apps/interrupts.h"
+#include "espalier/base/error.h"
+#include "espalier/join/joiner.h"
+#include "espalier/run/join_run.h"
+
+namespace espalier::apps {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct JoinArguments {
+  std::string server, data, folder, pki, ca, certificate, key, device;
+  int64_t client = -1, chunk_kb = 256, retry_max_s = 300;
+  bool insecure = false, quiet = false;
+};
+
+rpc::Credentials credentials_of(const JoinArguments& arguments) {
+  if (arguments.insecure) {
+    if (arguments.client < 0) fail("join", "--insecure needs --client ID: who this is");
+    rpc::Credentials none;
+    none.insecure = true;
+    return none;
+  }
+  fs::path ca = arguments.ca, certificate = arguments.certificate, key = arguments.key;
+  if (!arguments.pki.empty()) {
+    if (arguments.client < 0) fail("join", "--pki needs --client ID: whose certificate it is");
+    const fs::path pki = arguments.pki;
+    ca = pki / "ca.pem";
+    certificate = pki / "clients" / concat("client-", arguments.client, ".pem");
+    key = pki / "clients" / concat("client-", arguments.client, ".key");
+  }
+  return rpc::read_credentials(ca, certificate, key);
+}
+
+void join_command(const JoinArguments& arguments) {
+  join::JoinOptions options;
+  options.connection.server = arguments.server;
+  options.connection.credentials = credentials_of(arguments);
+  options.connection.insecure_client =
+      static_cast<uint64_t>(std::max<int64_t>(0, arguments.client));
+  options.connection.chunk_bytes = static_cast<uint32_t>(arguments.chunk_kb << 10);
+  options.folder =
+      arguments.folder.empty() ? fs::path(arguments.data) / "espalier" : fs::path(arguments.folder);
+  options.device = arguments.device;
+  options.retry_max_ms = static_cast<uint32_t>(arguments.retry_max_s * 1000);
+  if (!arguments.quiet)
+    options.say = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
+  data::LoadedData data = run::load_shard(arguments.data);
+  join::Joiner joiner(std::move(options), std::move(data.train), std::move(data.test));
+  const auto* stop = catch_interrupts("\nStopping; the run can be joined again.\n");
+  switch (joiner.run(stop)) {
+    case join::Joiner::End::kCompleted:
+      return;
+    case join::Joiner::End::kEndedEarly:
+      throw Failed();
+    case join::Joiner::End::kStopped:
+      throw Interrupted();
+  }
+}
+
+}  // namespace
+
+void add_join_command(CLI::App& app) {
+  auto arguments = std::make_shared<JoinArguments>();
+  CLI::App* command =
+      app.add_subcommand("join", "Take part in a training as one client, with data of its own");
+  command->add_option("SERVER", arguments->server, "Host and port of `espalier serve`")->required();
+  command
+      ->add_option("--data", arguments->data,
+                   "Folder with train.safetensors and perhaps test.safetensors")
+      ->required();
+  command->add_option("--folder", arguments->folder,
+                      "What the client keeps between rounds; default: espalier in the data's "
+                      "folder");
+  command->add_option("--pki", arguments->pki,
+                      "Folder of `espalier pki`, for tries on one machine; needs --client");
+  command->add_option("--client", arguments->client, "The client's id, with --pki or --insecure")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--ca", arguments->ca, "The federation's CA (PEM)");
+  command->add_option("--cert", arguments->certificate, "This client's certificate (PEM)");
+  command->add_option("--key", arguments->key, "Its key (PEM, readable for its owner alone)");
+  command->add_option("--device", arguments->device, "What the client calls what it runs on");
+  command->add_option("--chunk-kb", arguments->chunk_kb, "As the server's network.chunk_kb")
+      ->check(CLI::Range(4, 4096))
+      ->capture_default_str();
+  command
+      ->add_option("--retry-max-s", arguments->retry_max_s,
+                   "Longest pause between two tries to reach the server")
+      ->check(CLI::Range(1, 86400))
+      ->capture_default_str();
+  command->add_flag("--insecure", arguments->insecure,
+                    "Neither encryption nor certificates; needs --client");
+  command->add_flag("--quiet", arguments->quiet, "Say nothing but errors");
+  command->footer(
+      "Examples:\n"
+      "  espalier join server.example:8443 --data shard --ca ca.pem --cert client-3.pem --key "
+      "client-3.key\n"
+      "  espalier join localhost:8443 --data shards/client-3 --pki pki --client 3\n"
+      "It waits for a server that is not there, and goes on where it was after any break.\n"
+      "Exit codes: 0 the run is complete, 1 the server ended it early, 2 the input is wrong, 3 "
+      "interrupted (the same command goes on).");
+  command->callback([arguments] { join_command(*arguments); });
+}
+
+}  // namespace espalier::apps

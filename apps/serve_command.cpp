@@ -1,0 +1,140 @@
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+
+#include "apps/command.h"
+#include "apps/interrupts.h"
+#include "apps/run_reports.h"
+#include "espalier/base/config.h"
+#include "espalier/base/error.h"
+#include "espalier/base/thread_pool.h"
+#include "espalier/report/text_table.h"
+#include "espalier/run/serve_run.h"
+
+namespace espalier::apps {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct ServeArguments {
+  std::string config, out, resume, listen, pki;
+  std::vector<std::string> assignments;
+  bool insecure = false, json = false, quiet = false;
+};
+
+void serve(const ServeArguments& arguments) {
+  const bool resuming = !arguments.resume.empty();
+  if (resuming == !arguments.config.empty())
+    fail("serve", "expected a configuration file or --resume DIR, ",
+         resuming ? "got both" : "got neither");
+  if (resuming && !arguments.out.empty())
+    fail("serve", "--resume writes into the folder it resumes; leave out --out");
+  std::optional<report::RunFolder> folder;
+  if (resuming) folder = report::RunFolder::resume(arguments.resume);
+  Json tree = read_toml_file(resuming ? folder->config_path() : fs::path(arguments.config));
+  const std::vector<std::string> overridden = run::override_config(tree, arguments.assignments);
+  if (!arguments.listen.empty())
+    set_config_value(tree, Assignment{"server.listen", arguments.listen});
+  if (!arguments.pki.empty())
+    set_config_value(tree, Assignment{"security.pki", fs::absolute(arguments.pki).string()});
+  const run::NetworkConfig network = run::read_network_config(tree);
+  run::RunConfig config = run::read_run_config(tree);
+  const size_t threads = network.server.threads > 0 ? static_cast<size_t>(network.server.threads)
+                                                    : available_processors();
+  const auto rounds = static_cast<uint64_t>(config.run.rounds);
+  if (!resuming) {
+    folder =
+        arguments.out.empty()
+            ? report::RunFolder::create_beside(fs::path("runs") / fs::path(arguments.config).stem())
+            : report::RunFolder::create(arguments.out);
+  }
+  run::ServeRun server(std::move(config), network, arguments.insecure, threads, *folder,
+                       arguments.assignments);
+  run::Simulation& simulation = server.simulation();
+  if (resuming) simulation.resume();
+  Json resolved = simulation.resolved();
+  run::write_network_config(network, resolved);
+  folder->write_config(to_toml(resolved));
+  if (arguments.insecure)
+    std::fprintf(stderr,
+                 "WARNING: --insecure: nothing is encrypted and clients are who they say\n");
+  std::fprintf(stderr, "listening on port %u, run folder %s\n", server.port(),
+               folder->path().c_str());
+  if (!arguments.quiet) {
+    for (const auto& notes : {overridden, simulation.notes()})
+      for (const std::string& note : notes) std::fprintf(stderr, "note: %s\n", note.c_str());
+  }
+  const auto* stop = catch_interrupts("\nStopping after this round; once more stops at once.\n");
+  const bool everybody = server.wait_for_clients(stop, [&](uint64_t here, uint64_t all) {
+    if (!arguments.quiet)
+      std::fprintf(stderr, "%llu of %llu clients have joined\n",
+                   static_cast<unsigned long long>(here), static_cast<unsigned long long>(all));
+  });
+  if (everybody) {
+    report::ProgressOptions options;
+    options.rounds = rounds;
+    options.rounds_completed = simulation.loop().rounds_completed();
+    options.mode = arguments.quiet ? report::ProgressMode::kQuiet : report::ProgressMode::kAuto;
+    report::Progress progress(options);
+    try {
+      simulation.run(&progress, stop);
+    } catch (const Error& error) {
+      server.finish(false, error.what());
+      throw;
+    }
+    write_reports(*folder);
+  }
+  const bool completed = everybody && simulation.finished();
+  server.finish(completed, completed ? "" : "the server was stopped");
+  if (!completed) {
+    std::fprintf(stderr, "Stopped after round %u of %llu. Go on with: espalier serve --resume %s\n",
+                 simulation.loop().rounds_completed(), static_cast<unsigned long long>(rounds),
+                 folder->path().c_str());
+    throw Interrupted();
+  }
+  if (arguments.json) {
+    Json out = simulation.summary();
+    out["run"] = folder->path().string();
+    std::printf("%s\n", out.dump().c_str());
+  } else if (!arguments.quiet) {
+    std::printf(
+        "%s", report::summary_block(simulation.summary(), folder->report_path().string()).c_str());
+  }
+}
+
+}  // namespace
+
+void add_serve_command(CLI::App& app) {
+  auto arguments = std::make_shared<ServeArguments>();
+  CLI::App* command = app.add_subcommand(
+      "serve", "Run a federated training whose clients are devices that join over a network");
+  command->add_option("CONFIG", arguments->config,
+                      "Configuration (TOML), as for simulate; data.partition.clients is how many "
+                      "join");
+  command
+      ->add_option("--set", arguments->assignments,
+                   "Override a key: --set server.listen=0.0.0.0:8443 (repeatable)")
+      ->expected(1)
+      ->take_all()
+      ->allow_extra_args(false);
+  command->add_option("--out", arguments->out,
+                      "Folder of the run; default runs/<name of the configuration>");
+  command->add_option("--resume", arguments->resume, "Go on with the run in this folder");
+  command->add_option("--listen", arguments->listen, "server.listen: address and port");
+  command->add_option("--pki", arguments->pki, "security.pki: folder of `espalier pki init`");
+  command->add_flag("--insecure", arguments->insecure,
+                    "Neither encryption nor certificates; on 127.0.0.1 alone");
+  command->add_flag("--json", arguments->json, "Print the summary as one JSON object");
+  command->add_flag("--quiet", arguments->quiet, "No progress and no summary");
+  command->footer(
+      "Examples:\n"
+      "  espalier serve examples/network.toml --pki pki\n"
+      "  espalier serve --resume runs/network\n"
+      "Clients join with `espalier join`; docs/network.md shows both sides.\n"
+      "Exit codes: 0 done, 2 the input is wrong, 3 interrupted (go on with --resume), 1 anything "
+      "else.");
+  command->callback([arguments] { serve(*arguments); });
+}
+
+}  // namespace espalier::apps

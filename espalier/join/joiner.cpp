@@ -1,0 +1,336 @@
+#include "espalier/join/joiner.h"
+
+#include <sys/random.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <numeric>
+#include <optional>
+#include <thread>
+
+#include "espalier/base/error.h"
+#include "espalier/base/version.h"
+#include "espalier/codec/codec.h"
+#include "espalier/codec/message.h"
+#include "espalier/data/fingerprint.h"
+#include "espalier/models/make_trainer.h"
+#include "espalier/models/process.h"
+#include "espalier/strategy/client_algorithms.h"
+#include "espalier/wire/message.h"
+
+namespace espalier::join {
+
+namespace {
+
+// Thrown out of whatever is going on when somebody wants this to end.
+struct Stopped {};
+
+constexpr uint64_t kStateMemory = uint64_t{1} << 30;
+
+bool is_stopped(const volatile std::sig_atomic_t* stop) { return stop != nullptr && *stop != 0; }
+
+rpc::DataSpec spec_of(const data::Dataset& train) {
+  rpc::DataSpec spec;
+  spec.kind = static_cast<uint32_t>(train.kind);
+  spec.sample_shape = train.sample_shape;
+  spec.num_classes = train.num_classes;
+  spec.vocabulary = train.vocabulary;
+  return spec;
+}
+
+// What models see of samples is the run's and not what follows from this client's alone.
+void adopt(const rpc::DataSpec& spec, data::Dataset& dataset) {
+  dataset.num_classes = spec.num_classes;
+  dataset.vocabulary = spec.vocabulary;
+  dataset.mean = spec.mean;
+  dataset.stddev = spec.stddev;
+  dataset.fill = spec.fill;
+  dataset.validate();
+}
+
+// Tells the server that the client is alive while it works, in a thread of its own.
+class Heartbeat {
+ public:
+  Heartbeat(rpc::Connection& connection, rpc::ReportRequest report, uint32_t every_ms)
+      : thread_([&connection, report = std::move(report), every_ms, this] {
+          std::unique_lock lock(mutex_);
+          while (
+              !wake_.wait_for(lock, std::chrono::milliseconds(every_ms), [&] { return done_; })) {
+            lock.unlock();
+            try {
+              connection.report(report);
+            } catch (const Error&) {
+              // The next call of the client itself will find out.
+            }
+            lock.lock();
+          }
+        }) {}
+  ~Heartbeat() {
+    {
+      const std::lock_guard lock(mutex_);
+      done_ = true;
+    }
+    wake_.notify_all();
+    thread_.join();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool done_ = false;
+  std::thread thread_;
+};
+
+// Hangs up when `stop` becomes nonzero: calls may wait long.
+class HangUp {
+ public:
+  HangUp(rpc::Connection& connection, const volatile std::sig_atomic_t* stop)
+      : thread_([&connection, stop, this] {
+          while (!done_) {
+            if (is_stopped(stop)) {
+              connection.cancel();
+              return;
+            }
+            std::this_thread::sleep_for(std::chrono::milliseconds(50));
+          }
+        }) {}
+  ~HangUp() {
+    done_ = true;
+    thread_.join();
+  }
+
+ private:
+  std::atomic<bool> done_ = false;
+  std::thread thread_;
+};
+
+}  // namespace
+
+struct Joiner::Federation {
+  rpc::CheckInReply reply;
+  models::ModelOptions model;
+  train::HardwareOptions hardware;
+  std::unique_ptr<codec::Codec> downlink, uplink;
+  std::optional<client::ClientEnvironment> environment;
+};
+
+Joiner::Joiner(JoinOptions options, data::Dataset train, data::Dataset test)
+    : options_(std::move(options)),
+      folder_(options_.folder),
+      train_(std::move(train)),
+      test_(std::move(test)),
+      samples_(train_.size()),
+      test_samples_(test_.size()),
+      states_(kStateMemory),
+      connection_(options_.connection) {
+  std::iota(samples_.begin(), samples_.end(), 0U);
+  std::iota(test_samples_.begin(), test_samples_.end(), 0U);
+  states_.set_folder(folder_.states_path());
+  states_.adopt();
+}
+
+Joiner::~Joiner() = default;
+
+void Joiner::pause(uint32_t milliseconds) const {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
+  while (std::chrono::steady_clock::now() < until) {
+    if (is_stopped(stop_)) throw Stopped();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+}
+
+// Clients must not come in step; nothing that a run ends with depends on this.
+uint32_t Joiner::drawn(const rpc::RetryWindow& window) const {
+  uint32_t random = 0;
+  static_cast<void>(::getrandom(&random, sizeof(random), 0));
+  const uint32_t width = window.max_ms - window.min_ms;
+  return window.min_ms + (width == 0 ? 0 : random % width);
+}
+
+Joiner::End Joiner::run(const volatile std::sig_atomic_t* stop) {
+  models::configure_thread();
+  stop_ = stop;
+  const HangUp hang_up(connection_, stop);
+  uint32_t longest = 1000;  // of the next pause; doubles while nobody answers
+  try {
+    while (true) {
+      try {
+        check_in();
+        longest = 1000;
+        return serve_tasks(stop);
+      } catch (const rpc::Unreachable& error) {
+        if (is_stopped(stop)) throw Stopped();
+        const uint32_t wait = drawn({0, longest});
+        options_.say(concat(error.what(), "; trying again in ", (wait + 999) / 1000, " s"));
+        pause(wait);
+        longest = std::min(2 * longest, options_.retry_max_ms);
+      } catch (const rpc::Refusal& refusal) {
+        if (refusal.why() != rpc::Refused::kLater && refusal.why() != rpc::Refused::kTooMuch) throw;
+        pause(drawn({500, 2000}));
+      }
+    }
+  } catch (const Stopped&) {
+    return End::kStopped;
+  }
+}
+
+void Joiner::check_in() {
+  rpc::CheckInRequest request;
+  request.version = {rpc::kProtocol, wire::kMessageVersion, codec::kFormatVersion,
+                     std::string(version())};
+  request.device.profile = options_.device;
+  request.device.threads = 1;
+  request.data = spec_of(train_);
+  request.num_samples = train_.size();
+  request.num_test_samples = test_.size();
+  request.data_fingerprint = data::fingerprint(train_);
+  request.run = folder_.run();
+  request.session = folder_.session();
+  request.previous_session = folder_.previous_session();
+  auto federation = std::make_unique<Federation>();
+  federation->reply = connection_.check_in(request);
+  const rpc::CheckInReply& reply = federation->reply;
+  const bool first = federation_ == nullptr;
+  if (!first) {
+    if (reply.run != federation_->reply.run)
+      throw rpc::Refusal(rpc::Refused::kMismatch, "[join] the server has begun another run");
+    federation_->reply = reply;
+    return;
+  }
+  folder_.belong_to(reply.run);
+  const Json config = Json::parse(reply.config, nullptr, false);
+  if (!config.is_object()) fail("join", "the server's configuration cannot be read");
+  const ConfigSection root{&config, ""};
+  read_options(root.section("model"), {}, federation->model);
+  read_options(root.section("hardware"), {}, federation->hardware);
+  federation->downlink = codec::make_codec(config.value("downlink", Json::array()), "downlink");
+  federation->uplink = codec::make_codec(config.value("uplink", Json::array()), "uplink");
+  adopt(reply.data, train_);
+  adopt(reply.data, test_);
+  federation_ = std::move(federation);
+  const auto layout = trainer({}).layout();
+  std::vector<std::string> stages;
+  for (const Json& stage : config.value("stages", Json::array()))
+    if (stage.is_string()) stages.push_back(stage.get<std::string>());
+  federation_->environment.emplace(
+      client::ClientEnvironment{.algorithms = strategy::client_algorithms(),
+                                .downlink = *federation_->downlink,
+                                .uplink = *federation_->uplink,
+                                .limits = {layout, client::max_task_values(*layout)},
+                                .states = &states_,
+                                .stages = client::find_update_stages(stages)});
+  options_.say(concat("joined as client ", reply.client, " with ", train_.size(),
+                      " samples; model ", federation_->model.name));
+}
+
+train::Trainer& Joiner::trainer(std::span<const int64_t> units) {
+  constexpr size_t kMostKept = 4;
+  const std::vector<int64_t> key(units.begin(), units.end());
+  auto found = trainers_.find(key);
+  if (found == trainers_.end()) {
+    if (trainers_.size() >= kMostKept) trainers_.clear();
+    found = trainers_
+                .emplace(key, models::make_trainer(federation_->model, train::spec_of(train_),
+                                                   federation_->hardware, units))
+                .first;
+  }
+  return *found->second;
+}
+
+Joiner::End Joiner::serve_tasks(const volatile std::sig_atomic_t* stop) {
+  constexpr uint32_t kWait = 50'000;
+  while (true) {
+    if (is_stopped(stop)) {
+      // Said so that nobody waits for the lease.
+      throw Stopped();
+    }
+    const rpc::AwaitReply reply =
+        connection_.await({federation_->reply.run, folder_.session(), kWait});
+    if (reply.committed_version > 0)
+      states_.commit(federation_->reply.client, reply.committed_version);
+    if (const auto* finished = std::get_if<rpc::Finished>(&reply.next)) {
+      options_.say(finished->completed ? "the run is complete"
+                                       : "the run ended: " + finished->reason);
+      return finished->completed ? End::kCompleted : End::kEndedEarly;
+    }
+    if (const auto* task = std::get_if<rpc::TaskNotice>(&reply.next)) {
+      do_task(*task);
+    } else {
+      pause(drawn(std::get<rpc::RetryWindow>(reply.next)));
+    }
+  }
+}
+
+void Joiner::do_task(const rpc::TaskNotice& task) {
+  const auto kept = folder_.update_for(task.digest);
+  if (kept) {
+    push(task, *kept);
+    return;
+  }
+  const uint64_t here = folder_.begin_task(task.digest, task.bytes);
+  if (here < task.bytes) {
+    connection_.fetch(
+        {task.ticket, folder_.session(), task.digest, here},
+        [&](uint64_t offset, std::span<const uint8_t> data) { folder_.add_to_task(offset, data); });
+  }
+  Bytes update;
+  try {
+    update = work(task);
+  } catch (const StorageError&) {
+    throw;  // ours: the task may be tried again when there is room
+  } catch (const Error& error) {
+    options_.say(concat("round ", task.ticket.round, " failed: ", error.what()));
+    connection_.report({task.ticket, folder_.session(), rpc::Phase::kFailed, 0, error.what()});
+    return;
+  }
+  push(task, update);
+}
+
+Bytes Joiner::work(const rpc::TaskNotice& task) {
+  const Bytes bytes = folder_.task();
+  const Heartbeat heartbeat(connection_,
+                            {task.ticket, folder_.session(), rpc::Phase::kTraining, 0, ""},
+                            std::max<uint32_t>(federation_->reply.heartbeat_ms, 100));
+  const wire::EncodedMessage update = client::run_client_task(
+      wire::read_stream(bytes), *federation_->environment,
+      [&](std::span<const int64_t> units) -> train::Trainer& { return trainer(units); },
+      {train_, samples_, &test_, test_samples_});
+  Bytes stream = wire::write_stream(update);
+  // What the client remembers is safe before the server hears of it.
+  states_.make_durable();
+  folder_.keep_update(task.digest, stream);
+  return stream;
+}
+
+void Joiner::push(const rpc::TaskNotice& task, const Bytes& update) {
+  const rpc::PushOpen open{task.ticket, folder_.session(), task.digest, update.size(),
+                           rpc::digest64(update)};
+  while (true) {
+    const rpc::PushReply reply = connection_.push(open, [&](uint64_t offset,
+                                                            std::span<uint8_t> out) {
+      std::copy_n(update.begin() + static_cast<std::ptrdiff_t>(offset), out.size(), out.begin());
+    });
+    switch (reply.verdict) {
+      case rpc::Verdict::kAccepted:
+      case rpc::Verdict::kDuplicate:
+        ++rounds_done_;
+        options_.say(concat("round ", task.ticket.round, ": update of ", update.size(), " bytes"));
+        return;
+      case rpc::Verdict::kBusy:
+        pause(drawn(reply.retry));
+        continue;
+      case rpc::Verdict::kRefused:
+        options_.say(
+            concat("round ", task.ticket.round, ": the server refused the update: ", reply.detail));
+        return;
+      case rpc::Verdict::kStale:
+      case rpc::Verdict::kMore:
+        return;  // it came too late; the next task will tell
+    }
+  }
+}
+
+}  // namespace espalier::join

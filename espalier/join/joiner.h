@@ -1,0 +1,72 @@
+#pragma once
+
+#include <csignal>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "espalier/client/session.h"
+#include "espalier/client/state_store.h"
+#include "espalier/data/dataset.h"
+#include "espalier/join/client_folder.h"
+#include "espalier/models/model_options.h"
+#include "espalier/rpc/connection.h"
+#include "espalier/train/hardware_options.h"
+#include "espalier/train/trainer.h"
+
+namespace espalier::join {
+
+struct JoinOptions {
+  rpc::ConnectionOptions connection;
+  std::filesystem::path folder;
+  std::string device;  // what the client calls what it runs on
+  uint32_t retry_max_ms = 300'000;
+  // Lines for a person; called from the thread that runs.
+  std::function<void(const std::string& line)> say = [](const std::string&) {};
+};
+
+// One client of a network: asks the server for tasks, does them with its own data and sends what
+// comes out, until the run is over. Broken connections, restarts of the server and of this process
+// change nothing in what the run ends with: tasks and updates go on at the byte at which they
+// were cut, what the client remembers is on disk before the server hears of it, and a task that is
+// asked again gets the same answer.
+class Joiner {
+ public:
+  // Training and test samples of this client. Throws Error when another process uses the folder.
+  Joiner(JoinOptions options, data::Dataset train, data::Dataset test);
+  ~Joiner();
+
+  enum class End : uint8_t { kCompleted, kEndedEarly, kStopped };
+  // Until the run is over, or until `stop` becomes nonzero. Throws Error for what repeating does
+  // not mend: no good certificate, another run or version, data that do not fit.
+  End run(const volatile std::sig_atomic_t* stop);
+
+  uint64_t rounds_done() const { return rounds_done_; }
+
+ private:
+  struct Federation;  // what the server has said at check-in
+  void check_in();
+  End serve_tasks(const volatile std::sig_atomic_t* stop);
+  void do_task(const rpc::TaskNotice& task);
+  Bytes work(const rpc::TaskNotice& task);
+  void push(const rpc::TaskNotice& task, const Bytes& update);
+  void pause(uint32_t milliseconds) const;
+  uint32_t drawn(const rpc::RetryWindow& window) const;
+  train::Trainer& trainer(std::span<const int64_t> units);
+
+  JoinOptions options_;
+  ClientFolder folder_;
+  data::Dataset train_, test_;
+  std::vector<uint32_t> samples_, test_samples_;  // all of them
+  client::StateStore states_;
+  rpc::Connection connection_;
+  std::unique_ptr<Federation> federation_;
+  std::map<std::vector<int64_t>, std::unique_ptr<train::Trainer>> trainers_;
+  const volatile std::sig_atomic_t* stop_ = nullptr;
+  uint64_t rounds_done_ = 0;
+};
+
+}  // namespace espalier::join

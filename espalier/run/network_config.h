@@ -1,0 +1,112 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "espalier/base/options.h"
+
+// The sections of a configuration that speak of the network. A simulation leaves them alone, so
+// that one file serves `espalier simulate` and `espalier serve`.
+namespace espalier::run {
+
+// [server]
+struct ServerSection {
+  std::string listen = "127.0.0.1:8443";
+  double enrol_deadline_s = 600, round_deadline_s = 3600;
+  int64_t threads = 0;
+
+  template <class Self, class Visitor>
+  static void fields(Self& self, Visitor&& visit) {
+    visit("listen", self.listen,
+          Field("Address and port; other machines reach 0.0.0.0:8443, say, and not 127.0.0.1."));
+    visit("enrol_deadline_s", self.enrol_deadline_s,
+          Field("Seconds within which every client has to join before the first round.").above(0));
+    visit("round_deadline_s", self.round_deadline_s,
+          Field("Seconds after which who has not answered a round has failed in it.").above(0));
+    visit("threads", self.threads,
+          Field("Threads that encode, decode, add and evaluate; 0: one per processor.")
+              .at_least(0)
+              .at_most(4096));
+  }
+};
+
+// [network]
+struct NetworkSection {
+  int64_t chunk_kb = 256, window_kb = 1024, max_uploads = 64, max_update_mb = 1024, memory_mb = 512;
+  double poll_s = 50, heartbeat_s = 30, lease_s = 90, keepalive_s = 60;
+
+  template <class Self, class Visitor>
+  static void fields(Self& self, Visitor&& visit) {
+    visit("chunk_kb", self.chunk_kb,
+          Field("Bytes that travel in one message, in KiB; the same on both sides.")
+              .at_least(4)
+              .at_most(4096));
+    visit(
+        "window_kb", self.window_kb,
+        Field("Bytes of a stream that are read ahead, in KiB; a stream's rate is at most that per "
+              "round trip.")
+            .at_least(64)
+            .at_most(65536));
+    visit("max_uploads", self.max_uploads,
+          Field("Updates that arrive at a time; other clients are told to come back.")
+              .at_least(1)
+              .at_most(100'000));
+    visit("max_update_mb", self.max_update_mb,
+          Field("Longest update that is taken, in MB.").at_least(1).at_most(1 << 20));
+    visit("memory_mb", self.memory_mb,
+          Field("Memory for connections, in MB.").at_least(16).at_most(1 << 20));
+    visit("poll_s", self.poll_s,
+          Field("Seconds that a client without a task waits for one before it asks again.")
+              .at_least(1)
+              .at_most(3600));
+    visit("heartbeat_s", self.heartbeat_s,
+          Field("Seconds between two signs of life of a client that trains.")
+              .at_least(0.1)
+              .at_most(3600));
+    visit("lease_s", self.lease_s,
+          Field("Seconds that a silent process still counts as its client; another one that claims "
+                "to be it is refused meanwhile.")
+              .at_least(1)
+              .at_most(86'400));
+    visit("keepalive_s", self.keepalive_s,
+          Field("Seconds after which a silent connection is tried.").at_least(10).at_most(3600));
+  }
+};
+
+// [security]
+struct SecuritySection {
+  std::string pki, ca, cert, key, revoked, federation;
+  int64_t max_samples = int64_t{1} << 20;
+
+  template <class Self, class Visitor>
+  static void fields(Self& self, Visitor&& visit) {
+    visit("pki", self.pki,
+          Field("Folder that `espalier pki init` has made: the four files below at once.").path());
+    visit("ca", self.ca, Field("The federation's CA (PEM).").path());
+    visit("cert", self.cert, Field("The server's certificate (PEM).").path());
+    visit("key", self.key, Field("Its key (PEM, readable for its owner alone).").path());
+    visit(
+        "revoked", self.revoked,
+        Field("index.json of `espalier pki`, which says whose certificates count no more.").path());
+    visit("federation", self.federation,
+          Field("The name in the clients' certificates; empty: that of index.json."));
+    visit("max_samples", self.max_samples,
+          Field("Most samples that a client may state.").at_least(1).at_most(int64_t{1} << 32));
+  }
+};
+
+struct NetworkConfig {
+  ServerSection server;
+  NetworkSection network;
+  SecuritySection security;
+};
+// Of a configuration's tree; [client] is the clients' own and not looked at. Throws Error for
+// unknown keys and values out of range.
+NetworkConfig read_network_config(const Json& tree);
+// The sections with every key, for a run's config.toml.
+void write_network_config(const NetworkConfig& config, Json& tree);
+
+// Whether an address is this machine's alone.
+bool is_loopback(const std::string& listen);
+
+}  // namespace espalier::run

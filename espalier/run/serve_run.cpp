@@ -1,0 +1,153 @@
+#include "espalier/run/serve_run.h"
+
+#include <sys/random.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "espalier/base/error.h"
+#include "espalier/base/file.h"
+#include "espalier/base/version.h"
+#include "espalier/codec/message.h"
+#include "espalier/round/refusals.h"
+#include "espalier/rpc/certificates.h"
+
+namespace espalier::run {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr double kGoodbye = 10;  // seconds for clients to hear of the end
+
+// A run has one number for its whole life, so that clients know it again.
+uint64_t run_number(const fs::path& file) {
+  if (fs::exists(file)) {
+    const Bytes bytes = read_file(file);
+    return ByteReader(bytes, file.string()).get<uint64_t>();
+  }
+  uint64_t number = 0;
+  while (number == 0) {
+    if (::getrandom(&number, sizeof(number), 0) != static_cast<ssize_t>(sizeof(number)))
+      fail("serve", "the system gives no randomness: ", std::strerror(errno));
+  }
+  Bytes bytes;
+  ByteWriter(bytes).put(number);
+  write_file_atomic(file, bytes);
+  return number;
+}
+
+rpc::DataSpec spec_of(const data::Dataset& train) {
+  return {static_cast<uint32_t>(train.kind),
+          train.sample_shape,
+          train.num_classes,
+          train.vocabulary,
+          train.mean,
+          train.stddev,
+          train.fill};
+}
+
+// What a client must know: neither seed nor partition nor any path.
+std::string client_config(const RunConfig& config) {
+  models::ModelOptions model = config.model;
+  model.init.clear();
+  const auto strategy = make_strategy(config);
+  const auto uplink = codec::make_codec(config.uplink, "uplink");
+  const strategy::Traits traits = strategy->traits();
+  const round::Choices choices{traits,          config.selection, config.run,
+                               config.submodel, config.devices,   *uplink};
+  Json out = {{"model", changed_options(model)}};
+  out["model"]["name"] = model.name;
+  out["hardware"] = {{"precision", config.train.hardware.precision}};
+  out["downlink"] = config.downlink;
+  out["uplink"] = config.uplink;
+  out["stages"] = round::update_stages(round::choose_feedback(choices));
+  return out.dump();
+}
+
+void refuse_what_stays_at_home(const RunConfig& config) {
+  if (config.model.name == "torchscript")
+    fail("serve",
+         "model.name = \"torchscript\": a module's file does not travel; use a model of "
+         "`espalier list models`");
+  const auto strategy = make_strategy(config);
+  auto* own = strategy->capabilities().own_model;
+  if (own != nullptr && !own->client_set().empty())
+    fail("serve", "strategy '", config.selection.name,
+         "' ends with nets that stay with its clients, which cannot be collected over a network; "
+         "simulate it");
+}
+
+}  // namespace
+
+ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure,
+                   size_t num_threads, report::RunFolder& folder,
+                   const std::vector<std::string>& assignments)
+    : network_(network) {
+  refuse_what_stays_at_home(config);
+  rpc::ServerOptions listening;
+  listening.listen = network_.server.listen;
+  if (insecure) {
+    if (!is_loopback(listening.listen))
+      fail("serve", "--insecure is for this machine alone, and server.listen = \"",
+           listening.listen, "\" is open to others; leave one of the two out");
+    listening.credentials.insecure = true;
+  } else {
+    const SecuritySection& security = network_.security;
+    listening.credentials = rpc::read_credentials(security.ca, security.cert, security.key);
+    if (!security.revoked.empty()) {
+      revocations_ = std::make_unique<rpc::Revocations>(security.revoked);
+      listening.revoked = [this](const std::string& serial) {
+        return revocations_->contains(serial);
+      };
+    }
+    listening.federation = security.federation.empty() && !security.revoked.empty()
+                               ? rpc::federation_of(security.revoked)
+                               : security.federation;
+    if (listening.federation.empty())
+      fail("serve", "security.federation is missing: the name in the clients' certificates");
+  }
+  const auto ms = [](double seconds) { return static_cast<uint32_t>(seconds * 1000); };
+  listening.chunk_bytes = static_cast<uint32_t>(network_.network.chunk_kb << 10);
+  listening.window_bytes = static_cast<uint32_t>(network_.network.window_kb << 10);
+  listening.memory_bytes = static_cast<uint64_t>(network_.network.memory_mb) << 20;
+  listening.keepalive_ms = ms(network_.network.keepalive_s);
+
+  serve::NetworkOptions options;
+  options.client_config = client_config(config);
+  options.version = {rpc::kProtocol, wire::kMessageVersion, codec::kFormatVersion,
+                     std::string(version())};
+  options.folder = folder.path() / "server";
+  options.workers = num_threads;
+  options.max_uploads = static_cast<uint32_t>(network_.network.max_uploads);
+  options.max_update_bytes = static_cast<uint64_t>(network_.network.max_update_mb) * 1'000'000;
+  options.max_samples = static_cast<uint64_t>(network_.security.max_samples);
+  options.round_deadline_s = network_.server.round_deadline_s;
+  options.poll_ms = ms(network_.network.poll_s);
+  options.heartbeat_ms = ms(network_.network.heartbeat_s);
+  options.lease_ms = ms(network_.network.lease_s);
+  make_folder(options.folder);
+  options.run = run_number(options.folder / "run");
+  simulation_.emplace(std::move(config), num_threads, &folder, assignments,
+                      [&](round::Backend& simulator) -> round::Backend& {
+                        options.num_clients = simulator.num_clients();
+                        backend_ = std::make_unique<serve::NetworkBackend>(options);
+                        return *backend_;
+                      });
+  backend_->describe(spec_of(*simulation_->data().train));
+  server_ = std::make_unique<rpc::Server>(listening, *backend_);
+}
+
+ServeRun::~ServeRun() { server_.reset(); }
+
+bool ServeRun::wait_for_clients(const volatile std::sig_atomic_t* stop,
+                                const std::function<void(uint64_t, uint64_t)>& tell) {
+  return backend_->wait_for_clients(network_.server.enrol_deadline_s, stop, tell);
+}
+
+void ServeRun::finish(bool completed, const std::string& reason) {
+  backend_->finish(completed, reason, kGoodbye);
+  server_->stop(1000);
+}
+
+}  // namespace espalier::run

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <csignal>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "espalier/report/progress.h"
+#include "espalier/report/run_folder.h"
+#include "espalier/rpc/revocations.h"
+#include "espalier/rpc/server.h"
+#include "espalier/run/network_config.h"
+#include "espalier/run/simulation.h"
+#include "espalier/serve/network_backend.h"
+
+namespace espalier::run {
+
+// A run whose clients are devices: the same loop, folder and figures as a simulation's, with a
+// backend that listens. The server has the data set of the configuration for its evaluation and for
+// what samples look like; it trains on none of it.
+class ServeRun {
+ public:
+  // Everything that can be wrong with configuration, data or certificates shows here; then it
+  // listens. `insecure`: without certificates, on loopback alone. `folder` outlives this.
+  ServeRun(RunConfig config, const NetworkConfig& network, bool insecure, size_t num_threads,
+           report::RunFolder& folder, const std::vector<std::string>& assignments = {});
+  ~ServeRun();
+
+  Simulation& simulation() { return *simulation_; }
+  uint16_t port() const { return server_->port(); }
+  serve::NetworkBackend& backend() { return *backend_; }
+  // False when `stop` became nonzero before everybody was there.
+  bool wait_for_clients(const volatile std::sig_atomic_t* stop,
+                        const std::function<void(uint64_t, uint64_t)>& tell);
+  // Tells clients how it ended and stops listening.
+  void finish(bool completed, const std::string& reason);
+
+ private:
+  NetworkConfig network_;
+  std::unique_ptr<rpc::Revocations> revocations_;
+  std::unique_ptr<serve::NetworkBackend> backend_;
+  std::optional<Simulation> simulation_;
+  std::unique_ptr<rpc::Server> server_;  // before the backend that it calls
+};
+
+}  // namespace espalier::run

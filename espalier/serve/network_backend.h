@@ -1,0 +1,132 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <csignal>
+#include <exception>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "espalier/round/backend.h"
+#include "espalier/rpc/service.h"
+#include "espalier/serve/job_queue.h"
+#include "espalier/serve/registry.h"
+
+namespace espalier::serve {
+
+struct NetworkOptions {
+  uint64_t run = 0;           // this run's number; clients of another one are refused
+  uint64_t num_clients = 0;   // the population: ids 0 … num_clients − 1
+  std::string client_config;  // what clients must know, as CheckIn sends it
+  rpc::Version version;
+  std::filesystem::path folder;  // registry and updates on their way
+  size_t workers = 1;            // threads that encode, decode and add
+  uint32_t max_uploads = 64;     // at a time; others are told to come back
+  uint64_t max_update_bytes = uint64_t{1} << 30;
+  uint64_t max_samples = uint64_t{1} << 20;  // that a client may state
+  double round_deadline_s = 3600;            // who has not answered an exchange by then has failed
+  uint32_t poll_ms = 50'000;                 // how long an Await is held at most
+  uint32_t heartbeat_ms = 30'000;
+  uint32_t lease_ms = 90'000;  // how long a silent process still counts as its client
+};
+
+// What is known of a client, for a person.
+struct ClientView {
+  uint64_t client = 0;
+  bool enrolled = false, connected = false;
+  rpc::Phase phase = rpc::Phase::kIdle;
+  float progress = 0;
+  std::string detail;
+};
+
+// A fixed population of devices as the Backend of a round loop: tasks wait here until clients ask,
+// and updates come when they come. What a run ends with are the bytes of a simulation with the same
+// configuration and data, whoever answers first and however often a connection breaks: tasks and
+// sample counts are the same, and nothing else enters.
+//
+// Backend's functions are called by the round's thread, Service's by gRPC's. An update is received
+// into a file of `folder`, where a broken upload goes on, and removed when it is counted.
+class NetworkBackend final : public round::Backend, public rpc::Service {
+ public:
+  explicit NetworkBackend(const NetworkOptions& options);
+  ~NetworkBackend() override;
+
+  // What samples look like; a client's must be alike. Before anybody calls.
+  void describe(const rpc::DataSpec& data) { data_ = data; }
+  // Waits until everybody is enrolled, or until `stop` becomes nonzero (false). Throws Error with
+  // the names of who is missing after `deadline_s`. `tell(enrolled, all)` is called now and then.
+  bool wait_for_clients(double deadline_s, const volatile std::sig_atomic_t* stop,
+                        const std::function<void(uint64_t, uint64_t)>& tell);
+  // From now on whoever asks is told that the run is over, and why; waits until everybody who is
+  // connected has heard it, at most `grace_s`.
+  void finish(bool completed, const std::string& reason, double grace_s);
+
+  std::vector<ClientView> clients() const;
+
+  // ---- round::Backend
+  uint64_t num_clients() const override { return options_.num_clients; }
+  uint64_t num_samples(uint64_t client) const override { return registry_.num_samples(client); }
+  void run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) override;
+  void commit(const std::map<uint64_t, uint32_t>& versions) override;
+
+  // ---- rpc::Service
+  rpc::CheckInReply check_in(const rpc::Caller& caller,
+                             const rpc::CheckInRequest& request) override;
+  uint64_t await(const rpc::Caller& caller, const rpc::AwaitRequest& request,
+                 std::function<void(rpc::AwaitReply)> answer) override;
+  void gone(uint64_t ticket) override;
+  std::shared_ptr<const rpc::Download> fetch(const rpc::Caller& caller,
+                                             const rpc::FetchRequest& request) override;
+  std::unique_ptr<rpc::Upload> push(const rpc::Caller& caller, const rpc::PushOpen& open,
+                                    rpc::PushReply& reply) override;
+  rpc::ReportReply report(const rpc::Caller& caller, const rpc::ReportRequest& request) override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  class SentTask;
+  class Incoming;
+  struct Part;
+  struct Exchange;
+  struct Session;
+  struct Waiter;
+  using Lock = std::unique_lock<std::mutex>;
+
+  Session& session_of(const rpc::Caller& caller, const std::string& session);
+  rpc::Ticket ticket_of(const Exchange& exchange) const;
+  std::filesystem::path file_of(const Exchange& exchange, uint64_t client) const;
+  // Encodes the client's task and tells whoever waits as this client.
+  void prepare(uint64_t client);
+  void notify(uint64_t client, const Lock& lock);
+  void tell(uint64_t waiter, const std::shared_ptr<const SentTask>& task);
+  void deliver(uint64_t client, const std::filesystem::path& file, uint64_t digest,
+               const std::function<void(rpc::PushReply)>& done);
+  void answer_overdue();
+  void keep_time();
+
+  const NetworkOptions options_;
+  rpc::DataSpec data_;
+  Registry registry_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<uint64_t, Session> sessions_;
+  std::map<uint64_t, Waiter> waiters_;  // by ticket
+  uint64_t next_waiter_ = 1;
+  std::shared_ptr<Exchange> exchange_;  // the open one; null between two
+  std::map<uint64_t, uint32_t> committed_;
+  std::map<uint64_t, std::string> last_failures_;
+  std::optional<rpc::Finished> finished_;
+  uint32_t uploads_ = 0;
+  uint32_t working_ = 0;       // jobs that use the exchange's traffic
+  std::exception_ptr broken_;  // our own storage
+  bool stopping_ = false;
+  std::thread time_;
+  std::unique_ptr<JobQueue> jobs_;
+};
+
+}  // namespace espalier::serve
