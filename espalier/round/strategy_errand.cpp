@@ -26,7 +26,9 @@ Outgoing StrategyErrand::prepare(uint64_t client) {
   }
   // What nobody else receives is not kept once it is sent.
   out.own = task.submodel == nullptr && setup_.plan.differs_by_client();
-  out.submodel = task.submodel != nullptr ? task.submodel : setup_.plan.choose(info.round, client, keep, *setup_.global);
+  out.submodel = task.submodel != nullptr
+                     ? task.submodel
+                     : setup_.plan.choose(info.round, client, keep, *setup_.global);
   out.codec_key = info.key.child(Purpose::kDownlink);
   if (out.submodel) {
     task.units = out.submodel->units();

@@ -33,8 +33,24 @@ constexpr auto kShortCall = std::chrono::seconds(20);
     case grpc::StatusCode::RESOURCE_EXHAUSTED:
       throw Refusal(Refused::kTooMuch, said);
     default:
-      throw Unreachable(concat("[join] ", server, ": ", said.empty() ? "no connection" : said));
+      break;
   }
+  const auto has = [&](const char* part) { return said.find(part) != std::string::npos; };
+  if (has("CERTIFICATE_VERIFY_FAILED") || has("certificate verify failed"))
+    throw Refusal(Refused::kIdentity,
+                  concat("[authentication] the certificate of ", server,
+                         " is not from the CA that this client trusts, or has expired; --ca is the "
+                         "federation's ca.pem"));
+  if (has("ostname Verification Check failed") || has("not verified for"))
+    throw Refusal(Refused::kIdentity,
+                  concat("[authentication] the server's certificate does not name the host of ",
+                         server, "; use a name that it has, or `espalier pki init --host`"));
+  if (has("Connection refused"))
+    throw Unreachable(concat("[join] nobody listens at ", server,
+                             " (is the server running, and is this its port?)"));
+  if (has("DNS resolution failed"))
+    throw Unreachable(concat("[join] the name of ", server, " is not known"));
+  throw Unreachable(concat("[join] ", server, ": ", said.empty() ? "no connection" : said));
 }
 
 }  // namespace

@@ -28,7 +28,7 @@ std::string client_uri(const std::string& federation, uint64_t client);
 bool parse_client_uri(const std::string& uri, const std::string& federation, uint64_t& client);
 
 // To be called before anything of gRPC is used in a process: makes TLS 1.3 the only one that two
-// ECDSA ends agree on.
+// ECDSA ends agree on, and gRPC silent unless GRPC_VERBOSITY is set.
 void require_tls13();
 
 }  // namespace espalier::rpc

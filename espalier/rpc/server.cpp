@@ -358,7 +358,8 @@ class Calls final : public v1::Federation::CallbackService {
 }  // namespace
 
 struct Server::Impl {
-  Impl(const ServerOptions& given, rpc::Service& service) : options(given), calls(options, service) {}
+  Impl(const ServerOptions& given, rpc::Service& service)
+      : options(given), calls(options, service) {}
   const ServerOptions options;
   Calls calls;
   int port = 0;

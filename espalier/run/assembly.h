@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 
+#include "espalier/client/state_store.h"
 #include "espalier/codec/codec.h"
 #include "espalier/data/dataset.h"
 #include "espalier/data/partition.h"
@@ -15,7 +16,6 @@
 #include "espalier/run/run_config.h"
 #include "espalier/run/sources.h"
 #include "espalier/sim/sim_backend.h"
-#include "espalier/client/state_store.h"
 #include "espalier/train/workers.h"
 
 namespace espalier::run {

@@ -5,10 +5,10 @@
 #include <vector>
 
 #include "espalier/client/session.h"
+#include "espalier/client/state_store.h"
 #include "espalier/data/dataset.h"
 #include "espalier/data/partition.h"
 #include "espalier/round/backend.h"
-#include "espalier/client/state_store.h"
 #include "espalier/train/workers.h"
 
 namespace espalier::sim {

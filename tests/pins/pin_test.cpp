@@ -145,6 +145,7 @@ class Recorder final : public round::Backend {
       for (const auto& body : message.bodies) digest.add(*body);
       return digest.value();
     }
+    round::ExchangeId id() const override { return traffic.id(); }
     wire::EncodedMessage task(uint64_t client) override {
       wire::EncodedMessage message = traffic.task(client);
       Digest digest;

@@ -1,0 +1,283 @@
+"""A server and its clients as processes on loopback, over TLS: whatever happens on the way, they end in the bytes of a simulation."""
+import argparse
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from common import ESPALIER, SOURCE, Folder, check, ok, run
+
+CONFIG = """
+seed = 3
+rounds = 4
+[data]
+name = "synthetic"
+synthetic_train_samples = 300
+synthetic_test_samples = 100
+synthetic_shape = [12]
+synthetic_noise = 0.5
+[data.partition]
+name = "dirichlet"
+clients = 3
+min_samples = 5
+[model]
+name = "mlp"
+hidden = [128]
+[train]
+lr = 0.1
+[strategy]
+clients_per_round = 3
+[network]
+heartbeat_s = 0.5
+lease_s = 3
+poll_s = 2
+"""
+FOUR_BITS = '[{stage="hadamard"},{stage="quantize",bits=4}]'
+TOPK = '[{stage="topk",keep=0.1}]'
+IMAGES = ["data.synthetic_shape=[1,12,12]", "model.name=cnn", "model.width=0.25"]
+CODED = [f"downlink={FOUR_BITS}", f"uplink={FOUR_BITS}"]
+# One of each family: what travels, what stays with clients, what is asked besides training.
+CASES = {
+    "fedavg": [],
+    "fedavg coded": CODED,
+    "residual": [f"uplink={TOPK}"],
+    "ef21": [f"uplink={TOPK}", "error_feedback=ef21", "strategy.clients_per_round=2"],
+    "delta downlink": [f"downlink={FOUR_BITS}", "delta_downlink=true", "strategy.clients_per_round=2"],
+    "fedprox": ["strategy.name=fedprox", "strategy.mu=0.1"],
+    "fedadam": ["strategy.name=fedadam"],
+    "scaffold": ["strategy.name=scaffold", "strategy.clients_per_round=2"],
+    "fednova": ["strategy.name=fednova", *CODED],
+    "autoflip": ["strategy.name=autoflip", "strategy.exploration_epochs=2", "strategy.refresh_rounds=2", *CODED],
+    "pruning": ["strategy.name=pruning", "strategy.end_round=3"],
+    "adp": [*IMAGES, "strategy.name=adp", "model.gates=gated"],
+    "federated dropout": [*IMAGES, "submodel.name=federated-dropout", "submodel.keep=0.6", *CODED],
+    "heterofl": [*IMAGES, "model.name=resnet8", "submodel.name=ordered", "submodel.keep=0.5", "submodel.scaler=true", "submodel.static_batch_norm=true",
+                 'devices=[{name="a",keep=1},{name="b"}]', "rounds=2"],
+    "adam, augmented": [*IMAGES, "train.optimizer=adam", "train.lr=0.01", "train.crop_padding=1", "train.flip=true", "rounds=2"],
+}
+
+
+def assignments(values):
+    return [argument for value in values for argument in ("--set", value)]
+
+
+class Server:
+    """`espalier serve` in the background; its port is known when this is made."""
+
+    def __init__(self, *arguments):
+        self.lines = []
+        self.process = subprocess.Popen([ESPALIER, "serve", *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.port = None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if found := re.search(r"listening on port (\d+)", line):
+                self.port = int(found[1])
+                break
+        self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stderr), daemon=True)
+        self.reader.start()
+
+    def said(self):
+        self.reader.join(5)
+        return "".join(self.lines)
+
+    def wait(self, code=0, timeout=240):
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            check(False, f"the server hangs:\n{self.said()}")
+        check(self.process.returncode == code, f"the server ended with {self.process.returncode}:\n{self.said()}")
+
+
+class Federation:
+    """Certificates and shards for one configuration."""
+
+    def __init__(self, folder, values, clients=3):
+        self.folder, self.values, self.clients = folder, values, clients
+        folder.mkdir()
+        self.config = folder / "config.toml"
+        self.config.write_text(CONFIG)
+        ok(run("pki", "init", folder / "pki"))
+        ok(run("pki", "issue", folder / "pki", *range(clients)))
+        ok(run("data", "export", self.config, "--out", folder / "shards", *assignments(values)))
+
+    def simulate(self):
+        out = self.folder / "simulated"
+        ok(run("simulate", self.config, "--out", out, "--quiet", *assignments(self.values)))
+        return out
+
+    def serve(self, *more, port=0):
+        return Server(self.config, "--pki", self.folder / "pki", "--out", self.folder / "served", "--listen", f"127.0.0.1:{port}",
+                      *assignments(self.values), *more)
+
+    def resume(self, port):
+        return Server("--resume", self.folder / "served", "--listen", f"127.0.0.1:{port}")
+
+    def join(self, client, port, *more):
+        log = open(self.folder / f"join-{client}.log", "a")
+        return subprocess.Popen([ESPALIER, "join", f"localhost:{port}", "--data", str(self.folder / f"shards/client-{client}"), "--pki",
+                                 str(self.folder / "pki"), "--client", str(client), "--retry-max-s", "1", *more], stdout=log, stderr=log)
+
+    def logs(self):
+        return "\n".join(f"{path.name}: {path.read_text()[-2000:]}" for path in sorted(self.folder.glob("join-*.log")))
+
+    def rounds(self):
+        metrics = self.folder / "served/metrics.jsonl"
+        return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+
+    def same(self, what):
+        simulated, served = self.folder / "simulated", self.folder / "served"
+        check((simulated / "model.safetensors").read_bytes() == (served / "model.safetensors").read_bytes(), f"{what}: another model\n{self.logs()}")
+        keys = ("accuracy", "loss", "train_loss", "bytes_down", "bytes_up", "macs", "clients")
+        lines = [[{key: json.loads(line).get(key) for key in keys} for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (simulated, served)]
+        check(lines[0] == lines[1], f"{what}: other figures\n{lines[0]}\n{lines[1]}")
+
+
+def end(processes, what, codes=(0,)):
+    for process in processes:
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            check(False, f"{what}: a client hangs")
+        check(process.returncode in codes, f"{what}: a client ended with {process.returncode}")
+
+
+def identity(folder):
+    for number, (name, values) in enumerate(CASES.items()):
+        federation = Federation(folder / f"case-{number}", values)
+        federation.simulate()
+        server = federation.serve("--quiet")
+        check(server.port is not None, f"{name}: {server.said()}")
+        # In no particular order.
+        joins = [federation.join(client, server.port) for client in (2, 0, 1)]
+        server.wait()
+        end(joins, name)
+        federation.same(name)
+        shutil.rmtree(federation.folder)
+
+
+def faults(folder, count, seed):
+    """Kills and stops of clients and server at drawn moments."""
+    kinds = ["fedavg coded", "scaffold", "delta downlink", "autoflip", "residual", "ef21"]
+    for number in range(count):
+        draw = random.Random(1000 * seed + number)
+        name = kinds[number % len(kinds)]
+        values = [*CASES[name], "rounds=12", "data.synthetic_train_samples=3000", "train.epochs=2"]
+        what = f"fault {number} of seed {seed} ({name})"
+        federation = Federation(folder / f"fault-{number}", values)
+        federation.simulate()
+        server = federation.serve("--quiet")
+        port = server.port
+        joins = {client: federation.join(client, port) for client in range(3)}
+        for _ in range(draw.randint(1, 3)):
+            before = federation.rounds()
+            until = time.time() + 60
+            wanted = min(before + draw.randint(0, 3), 11)
+            while federation.rounds() < wanted and time.time() < until and server.process.poll() is None:
+                time.sleep(0.005)
+            time.sleep(draw.random() * 0.2)
+            if server.process.poll() is not None:
+                break
+            act = draw.choice(["client", "client", "server", "stop client", "end client"])
+            client = draw.randrange(3)
+            if act == "server":
+                server.process.kill()
+                server.process.wait()
+                time.sleep(draw.random())
+                server = federation.resume(port)
+                if server.port is None:  # killed before its configuration was written
+                    check("no run" in server.said() or "config.toml" in server.said(), f"{what}: {server.said()}")
+                    shutil.rmtree(federation.folder / "served", ignore_errors=True)
+                    server = federation.serve("--quiet", port=port)
+            elif act == "stop client":
+                joins[client].send_signal(signal.SIGSTOP)
+                time.sleep(draw.random() * 2)
+                joins[client].send_signal(signal.SIGCONT)
+            else:
+                joins[client].send_signal(signal.SIGKILL if act == "client" else signal.SIGTERM)
+                joins[client].wait()
+                joins[client] = federation.join(client, port)
+        server.wait()
+        end(joins.values(), what, codes=(0,))
+        federation.same(what)
+        shutil.rmtree(federation.folder)
+
+
+def first_minutes(folder):
+    """What goes wrong at first says what to do, in one line."""
+    federation = Federation(folder / "first", ["rounds=2"])
+    pki = federation.folder / "pki"
+
+    def refused(*arguments, expected, code=2):
+        result = run(*arguments, timeout=30)
+        check(result.returncode == code and expected in result.stderr and len(result.stderr.splitlines()) == 1,
+              f"{arguments}: exit {result.returncode}, expected '{expected}':\n{result.stderr}")
+
+    refused("serve", federation.config, "--out", folder / "x", expected="security.ca is missing")
+    refused("serve", federation.config, "--out", folder / "x", "--insecure", "--listen", "0.0.0.0:0", expected="--insecure is for this machine alone")
+    refused("serve", federation.config, "--out", folder / "x", "--pki", pki, "--set", "strategy.name=fedgkt", "--set", "model.name=small-client",
+            "--set", "data.synthetic_shape=[1,12,12]", expected="simulate it")
+    refused("serve", federation.config, "--out", folder / "x", "--pki", pki, "--set", "network.chunks=3", expected="did you mean")
+    check(not (folder / "x").exists(), "nothing is left of what never began")
+    refused("join", "localhost:1", "--data", federation.folder / "shards/client-0", expected="security.ca is missing")
+    refused("join", "localhost:1", "--data", federation.folder, "--pki", pki, "--client", 0, expected="train.safetensors")
+
+    server = federation.serve("--quiet")
+    busy = run("serve", federation.config, "--out", folder / "x", "--pki", pki, "--listen", f"127.0.0.1:{server.port}", timeout=30)
+    check(busy.returncode == 2 and "cannot listen" in busy.stderr, busy.stderr)
+    # Another CA's client, and a server whose certificate does not have this name.
+    ok(run("pki", "init", federation.folder / "other"))
+    ok(run("pki", "issue", federation.folder / "other", 0))
+    shard = federation.folder / "shards/client-0"
+    refused("join", f"localhost:{server.port}", "--data", shard, "--pki", federation.folder / "other", "--client", 0, "--folder", folder / "f1",
+            expected="is not from the CA")
+    ok(run("pki", "issue", pki, 7))
+    refused("join", f"localhost:{server.port}", "--data", shard, "--pki", pki, "--client", 7, "--folder", folder / "f3", expected="clients 0 to 2")
+    ok(run("pki", "revoke", pki, 0))
+    time.sleep(1.2)
+    refused("join", f"localhost:{server.port}", "--data", shard, "--pki", pki, "--client", 0, "--folder", folder / "f4", expected="revoked")
+    ok(run("pki", "issue", pki, 0))
+    joins = [federation.join(client, server.port) for client in range(3)]
+    server.wait()
+    end(joins, "after all")
+    federation.simulate()
+    federation.same("after all")
+
+
+def goodbye(folder):
+    """SIGTERM ends after the round; the run goes on later."""
+    federation = Federation(folder / "goodbye", ["rounds=400", "data.synthetic_train_samples=2000"])
+    server = federation.serve("--quiet")
+    joins = [federation.join(client, server.port) for client in range(3)]
+    while federation.rounds() < 3:
+        time.sleep(0.01)
+    server.process.send_signal(signal.SIGTERM)
+    server.wait(code=3)
+    done = json.loads((federation.folder / "served/summary.json").read_text())["rounds_completed"]
+    check(done == federation.rounds() >= 3, f"whole rounds: {done}")
+    end(joins, "they hear of it", codes=(1,))
+    check("serve --resume" in server.said(), server.said())
+
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--faults", type=int, default=12)
+parser.add_argument("--seed", type=int, default=1)
+parser.add_argument("--only")
+options = parser.parse_args()
+with Folder() as folder:
+    parts = {"identity": identity, "first_minutes": first_minutes, "goodbye": goodbye,
+             "faults": lambda path: faults(path, options.faults, options.seed)}
+    for name, part in parts.items():
+        if options.only and name != options.only:
+            continue
+        started = time.time()
+        part(folder)
+        print(f"{name}: {time.time() - started:.1f} s", flush=True)
