@@ -77,6 +77,8 @@ macro(espalier_find_torch)
     find_library(C10_LIBRARY c10 REQUIRED)
     add_library(espalier_libtorch INTERFACE)
     target_include_directories(espalier_libtorch SYSTEM INTERFACE ${TORCH_API_INCLUDE} ${TORCH_INCLUDE})
+    # As the library was built: without it its classes have further members in its headers.
+    target_compile_definitions(espalier_libtorch INTERFACE NDEBUG)
     target_link_libraries(espalier_libtorch INTERFACE
       ${TORCH_LIBRARY} ${TORCH_CPU_LIBRARY} ${C10_LIBRARY} ${CMAKE_DL_LIBS})
   endif()

@@ -161,8 +161,8 @@ void rehearse(Trainer& trainer, const ParameterSet& weights, const Rehearsal& wi
   }
   if (sizes.empty()) return;
   Trial trial(trainer, weights, with);
-  const auto& [largest, holders] = *sizes.rbegin();
-  trial.train(holders.first.front(), largest);
+  const uint64_t largest = sizes.rbegin()->first;
+  trial.train(sizes.rbegin()->second.first.front(), largest);
   sizes.erase(std::prev(sizes.end()));
   try_last_batches(trial, sizes, largest);
 
