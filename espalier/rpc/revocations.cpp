@@ -1,5 +1,7 @@
 #include "espalier/rpc/revocations.h"
 
+#include <sys/stat.h>
+
 #include "espalier/base/error.h"
 #include "espalier/rpc/certificates.h"
 
@@ -10,10 +12,16 @@ Revocations::Revocations(std::filesystem::path index) : index_(std::move(index))
   looked_ = std::chrono::steady_clock::now();
 }
 
+Revocations::Stamp Revocations::stamp() const {
+  struct stat status {};
+  if (::stat(index_.c_str(), &status) != 0) return {};
+  return {status.st_ino, status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
+}
+
 void Revocations::read() {
-  const auto written = std::filesystem::last_write_time(index_);
+  const Stamp before = stamp();
   for (const std::string& serial : revoked_serials(index_)) serials_.insert(serial);
-  written_ = written;
+  read_ = before;
 }
 
 bool Revocations::contains(const std::string& serial) {
@@ -21,9 +29,8 @@ bool Revocations::contains(const std::string& serial) {
   const auto now = std::chrono::steady_clock::now();
   if (now - looked_ >= std::chrono::seconds(1)) {
     looked_ = now;
-    std::error_code error;
-    const auto written = std::filesystem::last_write_time(index_, error);
-    if (!error && written != written_) {
+    const Stamp now_there = stamp();
+    if (!(now_there == Stamp()) && !(now_there == read_)) {
       try {
         read();
       } catch (const std::exception&) {

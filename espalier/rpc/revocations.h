@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <filesystem>
 #include <mutex>
 #include <set>
@@ -18,12 +19,19 @@ class Revocations {
   bool contains(const std::string& serial);
 
  private:
+  // Which file it was: one that is written twice within a tick of the clock has another inode.
+  struct Stamp {
+    uint64_t inode = 0;
+    int64_t size = 0, seconds = 0, nanoseconds = 0;
+    friend bool operator==(const Stamp&, const Stamp&) = default;
+  };
+  Stamp stamp() const;
   void read();
 
   const std::filesystem::path index_;
   std::mutex mutex_;
   std::set<std::string> serials_;
-  std::filesystem::file_time_type written_{};
+  Stamp read_;
   std::chrono::steady_clock::time_point looked_{};
 };
 
