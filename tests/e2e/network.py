@@ -267,13 +267,27 @@ def goodbye(folder):
     check("serve --resume" in server.said(), server.said())
 
 
+def demo(folder):
+    """scripts/demo-network, as a new user runs it but for the build."""
+    config = folder / "demo.toml"
+    config.write_text(CONFIG)
+    out = folder / "demo"
+    command = [SOURCE / "scripts/demo-network", config, "--clients", "2", "--out", out, "--set", "rounds=2"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    check(result.returncode == 0 and "2 of 2 clients have joined" in result.stderr and (out / "report.html").exists(), f"{result.stdout}{result.stderr}")
+    check(json.loads((out / "summary.json").read_text())["rounds_completed"] == 2, "two rounds")
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    check(again.returncode == 2 and "there already" in again.stderr, again.stderr)
+    check(subprocess.run(["pgrep", "-f", f"serve {config}"], capture_output=True).returncode != 0, "nothing is left running")
+
+
 parser = argparse.ArgumentParser()
 parser.add_argument("--faults", type=int, default=12)
 parser.add_argument("--seed", type=int, default=1)
 parser.add_argument("--only")
 options = parser.parse_args()
 with Folder() as folder:
-    parts = {"identity": identity, "first_minutes": first_minutes, "goodbye": goodbye,
+    parts = {"identity": identity, "first_minutes": first_minutes, "goodbye": goodbye, "demo": demo,
              "faults": lambda path: faults(path, options.faults, options.seed)}
     for name, part in parts.items():
         if options.only and name != options.only:
