@@ -1,9 +1,13 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "apps/command.h"
 #include "apps/interrupts.h"
+#ifdef ESPALIER_LIVE
+#include "apps/live_view.h"
+#endif
 #include "apps/run_reports.h"
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
@@ -22,6 +26,23 @@ struct ServeArguments {
   std::vector<std::string> assignments;
   bool insecure = false, json = false, quiet = false;
 };
+
+#ifdef ESPALIER_LIVE
+Json devices_of(const serve::NetworkBackend& backend) {
+  constexpr const char* kPhases[] = {"idle",    "fetching", "training",
+                                     "pushing", "failed",   "leaving"};
+  Json list = Json::array();
+  for (const serve::ClientView& view : backend.clients()) {
+    list.push_back({{"client", view.client},
+                    {"enrolled", view.enrolled},
+                    {"connected", view.connected},
+                    {"phase", kPhases[static_cast<size_t>(view.phase)]},
+                    {"progress", view.progress},
+                    {"detail", view.detail}});
+  }
+  return list;
+}
+#endif
 
 void serve(const ServeArguments& arguments) {
   const bool resuming = !arguments.resume.empty();
@@ -66,6 +87,24 @@ void serve(const ServeArguments& arguments) {
       for (const std::string& note : notes) std::fprintf(stderr, "note: %s\n", note.c_str());
   }
   const auto* stop = catch_interrupts("\nStopping after this round; once more stops at once.\n");
+#ifdef ESPALIER_LIVE
+  std::optional<LiveView> live;
+  if (!network.server.status_listen.empty()) {
+    try {
+      live.emplace(network.server.status_listen, folder->name(), simulation,
+                   [&server] { return devices_of(server.backend()); });
+      std::fprintf(stderr, "live page: %s\n", live->url().c_str());
+    } catch (const Error& error) {
+      // A run is worth more than its page: another server may have the port.
+      std::fprintf(stderr, "note: no live page: %s\n", error.what());
+    }
+  }
+  const auto show = [&](const char* state) {
+    if (live) live->set_state(state);
+  };
+#else
+  const auto show = [](const char*) {};
+#endif
   const bool everybody = server.wait_for_clients(stop, [&](uint64_t here, uint64_t all) {
     if (!arguments.quiet)
       std::fprintf(stderr, "%llu of %llu clients have joined\n",
@@ -77,16 +116,19 @@ void serve(const ServeArguments& arguments) {
     options.rounds_completed = simulation.loop().rounds_completed();
     options.mode = arguments.quiet ? report::ProgressMode::kQuiet : report::ProgressMode::kAuto;
     report::Progress progress(options);
+    show("running");
     try {
       simulation.run(&progress, stop);
     } catch (const Error& error) {
       server.finish(false, error.what());
+      show("failed");
       throw;
     }
     write_reports(*folder);
   }
   const bool completed = everybody && simulation.finished();
   server.finish(completed, completed ? "" : "the server was stopped");
+  show(completed ? "done" : "stopped");
   if (!completed) {
     std::fprintf(stderr, "Stopped after round %u of %llu. Go on with: espalier serve --resume %s\n",
                  simulation.loop().rounds_completed(), static_cast<unsigned long long>(rounds),

@@ -3,6 +3,9 @@
 
 #include "apps/command.h"
 #include "apps/interrupts.h"
+#ifdef ESPALIER_LIVE
+#include "apps/live_view.h"
+#endif
 #include "apps/run_reports.h"
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
@@ -22,6 +25,8 @@ struct SimulateArguments {
   std::vector<std::string> assignments;
   int64_t threads = 0;
   bool json = false, quiet = false;
+  bool live = false;
+  std::string live_at;  // of the live page
 };
 
 void simulate(const SimulateArguments& arguments) {
@@ -62,9 +67,28 @@ void simulate(const SimulateArguments& arguments) {
   options.rounds_completed = simulation.loop().rounds_completed();
   options.mode = arguments.quiet ? report::ProgressMode::kQuiet : report::ProgressMode::kAuto;
   report::Progress progress(options);
-  simulation.run(&progress,
-                 catch_interrupts("\nStopping after this round; once more stops at once.\n"));
+#ifdef ESPALIER_LIVE
+  std::optional<LiveView> live;
+  if (arguments.live || !arguments.live_at.empty()) {
+    live.emplace(arguments.live_at.empty() ? "127.0.0.1:0" : arguments.live_at, folder->name(),
+                 simulation);
+    live->set_state("running");
+    std::fprintf(stderr, "live page: %s\n", live->url().c_str());
+  }
+#endif
+  const auto* stop = catch_interrupts("\nStopping after this round; once more stops at once.\n");
+  try {
+    simulation.run(&progress, stop);
+  } catch (...) {
+#ifdef ESPALIER_LIVE
+    if (live) live->set_state("failed");
+#endif
+    throw;
+  }
   write_reports(*folder);
+#ifdef ESPALIER_LIVE
+  if (live) live->set_state(simulation.finished() ? "done" : "stopped");
+#endif
 
   if (arguments.json) {
     Json out = simulation.summary();
@@ -103,6 +127,12 @@ void add_simulate_command(CLI::App& app) {
       ->add_option("--threads", arguments->threads,
                    "Clients trained at a time; default: the number of processors")
       ->check(CLI::Range(1, 4096));
+#ifdef ESPALIER_LIVE
+  command->add_flag("--live", arguments->live,
+                    "Show the run on a page while it goes, at a free port of this machine");
+  command->add_option("--live-at", arguments->live_at,
+                      "The same at this address, 127.0.0.1:9464 for instance");
+#endif
   command->add_flag("--json", arguments->json, "Print the summary as one JSON object");
   command->add_flag("--quiet", arguments->quiet, "No progress and no summary");
   command->footer(

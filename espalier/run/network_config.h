@@ -12,8 +12,9 @@ namespace espalier::run {
 // [server]
 struct ServerSection {
   std::string listen = "127.0.0.1:8443";
-  double enrol_deadline_s = 600, round_deadline_s = 3600;
+  double enrol_deadline_s = 600, round_deadline_s = 3600, goodbye_s = 10;
   int64_t threads = 0;
+  std::string status_listen = "127.0.0.1:9464";
 
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {
@@ -23,10 +24,19 @@ struct ServerSection {
           Field("Seconds within which every client has to join before the first round.").above(0));
     visit("round_deadline_s", self.round_deadline_s,
           Field("Seconds after which who has not answered a round has failed in it.").above(0));
+    visit("goodbye_s", self.goodbye_s,
+          Field("Seconds for which the server stays after the last round, so that clients which are "
+                "away just then hear that it was the last.")
+              .at_least(0)
+              .at_most(86'400));
     visit("threads", self.threads,
           Field("Threads that encode, decode, add and evaluate; 0: one per processor.")
               .at_least(0)
               .at_most(4096));
+    visit(
+        "status_listen", self.status_listen,
+        Field("Where the live page, /status.json and /metrics are, on this machine alone; port 0: "
+              "a free one; empty: nowhere."));
   }
 };
 

@@ -18,8 +18,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr double kGoodbye = 10;  // seconds for clients to hear of the end
-
 // A run has one number for its whole life, so that clients know it again.
 uint64_t run_number(const fs::path& file) {
   if (fs::exists(file)) {
@@ -146,7 +144,7 @@ bool ServeRun::wait_for_clients(const volatile std::sig_atomic_t* stop,
 }
 
 void ServeRun::finish(bool completed, const std::string& reason) {
-  backend_->finish(completed, reason, kGoodbye);
+  backend_->finish(completed, reason, network_.server.goodbye_s);
   server_->stop(1000);
 }
 

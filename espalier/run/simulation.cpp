@@ -85,6 +85,11 @@ std::vector<std::string> Simulation::notes() const {
   return notes;
 }
 
+std::vector<Json> Simulation::completed_rounds() const {
+  if (folder_ == nullptr || loop().rounds_completed() == 0) return {};
+  return folder_->metrics();
+}
+
 std::string Simulation::size_line() const {
   const auto bytes = [](uint64_t count) { return report::human_bytes(static_cast<double>(count)); };
   return concat(
@@ -171,10 +176,12 @@ void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_
     write_clients();
     make_folder(folder_->checkpoint_path());
   }
-  if (progress != nullptr) {
+  if (progress != nullptr || on_clients) {
     // Of the first client of this process; after a whole round the progress knows better.
     const auto first = std::make_shared<std::atomic<bool>>(true);
     loop().on_client = [this, progress, first](uint64_t done, uint64_t total) {
+      if (on_clients) on_clients(done, total);
+      if (progress == nullptr) return;
       if (first->exchange(false)) note_duration(*progress, total);
       progress->update_clients(done, total);
     };
@@ -182,9 +189,11 @@ void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_
   try {
     while (!loop().finished() && (stop == nullptr || *stop == 0)) {
       const round::RoundRecord record = loop().run_round();
-      if (progress != nullptr) {
-        for (const std::string& failure : record.failures) progress->note(failure);
-        for (const std::string& note : record.notes) progress->note(note);
+      for (const auto& notes : {record.failures, record.notes}) {
+        for (const std::string& note : notes) {
+          if (progress != nullptr) progress->note(note);
+          if (on_note) on_note(note);
+        }
       }
       if (!record.width_accuracy.empty()) last_widths_ = record.width_accuracy;
       for (const char* share : kShares) {
@@ -199,6 +208,7 @@ void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_
           write_checkpoint();
       }
       if (progress != nullptr) progress->finish_round(line);
+      if (on_round) on_round(line);
     }
   } catch (const round::RoundFailed&) {
     if (progress != nullptr) progress->finish();

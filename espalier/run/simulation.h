@@ -37,6 +37,12 @@ class Simulation {
   // finished. Every round is written to the folder and shown by `progress`.
   void run(report::Progress* progress, const volatile std::sig_atomic_t* stop);
 
+  // Called by run(), from its thread or (clients answered, of the round's) from any: for who looks
+  // on besides `progress`.
+  std::function<void(const Json& line)> on_round;
+  std::function<void(const std::string& note)> on_note;
+  std::function<void(uint64_t done, uint64_t total)> on_clients;
+
   // One round, without folder and progress: for benchmarks.
   round::RoundRecord step() { return loop().run_round(); }
 
@@ -48,6 +54,8 @@ class Simulation {
   std::vector<std::string> notes() const;
   // Parameters, bytes of a message and memory, in one line.
   std::string size_line() const;
+  // Lines of the rounds that the folder has; empty before the first and without a folder.
+  std::vector<Json> completed_rounds() const;
   bool finished() const { return loop().finished(); }
   Json summary() const;
   const round::RoundLoop& loop() const { return assembly_->loop(); }

@@ -63,8 +63,8 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   // the names of who is missing after `deadline_s`. `tell(enrolled, all)` is called now and then.
   bool wait_for_clients(double deadline_s, const volatile std::sig_atomic_t* stop,
                         const std::function<void(uint64_t, uint64_t)>& tell);
-  // From now on whoever asks is told that the run is over, and why; waits until everybody who is
-  // connected has heard it, at most `grace_s`.
+  // From now on whoever asks is told that the run is over, and why; waits until everybody who has
+  // joined has heard it, at most `grace_s`.
   void finish(bool completed, const std::string& reason, double grace_s);
 
   std::vector<ClientView> clients() const;

@@ -34,6 +34,8 @@ hidden = [128]
 lr = 0.1
 [strategy]
 clients_per_round = 3
+[server]
+goodbye_s = 60
 [network]
 heartbeat_s = 0.5
 lease_s = 3
@@ -114,11 +116,11 @@ class Federation:
         return out
 
     def serve(self, *more, port=0):
-        return Server(self.config, "--pki", self.folder / "pki", "--out", self.folder / "served", "--listen", f"127.0.0.1:{port}",
+        return Server(self.config, "--pki", self.folder / "pki", "--out", self.folder / "served", "--listen", f"127.0.0.1:{port}", "--set", "server.status_listen=",
                       *assignments(self.values), *more)
 
     def resume(self, port):
-        return Server("--resume", self.folder / "served", "--listen", f"127.0.0.1:{port}")
+        return Server("--resume", self.folder / "served", "--listen", f"127.0.0.1:{port}", "--set", "server.status_listen=")
 
     def join(self, client, port, *more):
         log = open(self.folder / f"join-{client}.log", "a")
