@@ -24,11 +24,12 @@ struct ServerSection {
           Field("Seconds within which every client has to join before the first round.").above(0));
     visit("round_deadline_s", self.round_deadline_s,
           Field("Seconds after which who has not answered a round has failed in it.").above(0));
-    visit("goodbye_s", self.goodbye_s,
-          Field("Seconds for which the server stays after the last round, so that clients which are "
-                "away just then hear that it was the last.")
-              .at_least(0)
-              .at_most(86'400));
+    visit(
+        "goodbye_s", self.goodbye_s,
+        Field("Seconds for which the server stays after the last round, so that clients which are "
+              "away just then hear that it was the last.")
+            .at_least(0)
+            .at_most(86'400));
     visit("threads", self.threads,
           Field("Threads that encode, decode, add and evaluate; 0: one per processor.")
               .at_least(0)
