@@ -34,8 +34,7 @@ std::string talk(uint16_t port, const std::string& request) {
 }
 
 std::string get(uint16_t port, const std::string& path, const std::string& host = "localhost") {
-  return talk(port,
-                  "GET " + path + " HTTP/1.1\r\nHost: " + host + "\r\nConnection: close\r\n\r\n");
+  return talk(port, "GET " + path + " HTTP/1.1\r\nHost: " + host + "\r\nConnection: close\r\n\r\n");
 }
 
 TEST(HttpServer, ShowsTheBoard) {
@@ -60,12 +59,12 @@ TEST(HttpServer, AnswersThisMachineAndReadersAlone) {
   EXPECT_THAT(get(server.port(), "/status.json", "evil.example"), StartsWith("HTTP/1.1 403"));
   EXPECT_THAT(get(server.port(), "/status.json", "127.0.0.1:1"), StartsWith("HTTP/1.1 200"));
   EXPECT_THAT(talk(server.port(),
-                       "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nConnection: "
-                       "close\r\n\r\nabc"),
+                   "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nConnection: "
+                   "close\r\n\r\nabc"),
               StartsWith("HTTP/1.1 405"));
   // Long heads and nonsense end the connection and nothing else.
   talk(server.port(),
-           "GET / HTTP/1.1\r\nHost: localhost\r\nX: " + std::string(1 << 20, 'x') + "\r\n\r\n");
+       "GET / HTTP/1.1\r\nHost: localhost\r\nX: " + std::string(1 << 20, 'x') + "\r\n\r\n");
   talk(server.port(), std::string("\x16\x03\x01\x02\x00\x01\x00", 7) + "\r\n\r\n");
   EXPECT_THAT(get(server.port(), "/healthz"), HasSubstr("ok"));
 }
