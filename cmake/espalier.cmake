@@ -81,6 +81,11 @@ macro(espalier_find_torch)
     target_compile_definitions(espalier_libtorch INTERFACE NDEBUG)
     target_link_libraries(espalier_libtorch INTERFACE
       ${TORCH_LIBRARY} ${TORCH_CPU_LIBRARY} ${C10_LIBRARY} ${CMAKE_DL_LIBS})
+    # A libtorch with CUDA registers it when this library is loaded; nothing in it is called by name.
+    find_library(TORCH_CUDA_LIBRARY torch_cuda)
+    if(TORCH_CUDA_LIBRARY)
+      target_link_libraries(espalier_libtorch INTERFACE -Wl,--push-state,--no-as-needed ${TORCH_CUDA_LIBRARY} -Wl,--pop-state)
+    endif()
   endif()
 endmacro()
 

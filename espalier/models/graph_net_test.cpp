@@ -74,6 +74,25 @@ TEST_P(GraphNets, GradientsEqualAutograd) {
         << tensor.name;  // running statistics
   }
 }
+
+// The way to another device and back changes no bit.
+TEST_P(GraphNets, PackedTransfersEqualViews) {
+  const Graph graph = graph_of(GetParam());
+  const Problem problem(graph, GetParam().batch);
+  const auto views = torch::make_torch_graph_net(graph, "cpu"),
+             packed = torch::make_packed_torch_graph_net(graph);
+  ParameterSet a = problem.weights, b = problem.weights;
+  ParameterSet a_gradient(graph.layout), b_gradient(graph.layout);
+  for (int step = 0; step < 2; ++step) {
+    const double loss = views->train(problem.batch, a.values(), a_gradient.values(), nullptr).loss;
+    EXPECT_EQ(packed->train(problem.batch, b.values(), b_gradient.values(), nullptr).loss, loss);
+  }
+  EXPECT_TRUE(std::ranges::equal(a.values(), b.values()));
+  EXPECT_TRUE(std::ranges::equal(a_gradient.values(), b_gradient.values()));
+  EXPECT_TRUE(std::ranges::equal(views->forward_training(problem.batch, a.values()),
+                                 packed->forward_training(problem.batch, b.values())));
+  EXPECT_TRUE(std::ranges::equal(a.values(), b.values()));
+}
 #endif
 
 uint64_t training_macs(const Graph& graph, Type type = Type::kFloat) {

@@ -1,5 +1,6 @@
 #include "espalier/torch/torch_net.h"
 
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -33,10 +34,20 @@ auto guarded(Body body) {
   }
 }
 
+// Threads that train side by side on one GPU do so on streams of their own; on the default one
+// they would wait for each other.
+void take_own_stream(const at::Device& device) {
+  thread_local bool taken = false;
+  if (taken || device.is_cpu()) return;
+  const c10::impl::VirtualGuardImpl streams(device.type());
+  streams.exchangeStream(streams.getStreamFromGlobalPool(streams.getDevice()));
+  taken = true;
+}
+
 class TorchNet final : public Net {
  public:
-  TorchNet(std::unique_ptr<TorchModel> model, const std::string& device)
-      : model_(std::move(model)), device_(device) {}
+  TorchNet(std::unique_ptr<TorchModel> model, const std::string& device, bool packed)
+      : model_(std::move(model)), device_(device), packed_(packed) {}
 
   const std::shared_ptr<const ParameterLayout>& layout() const override { return model_->layout(); }
   uint64_t macs_per_sample() const override { return model_->macs_per_sample(); }
@@ -72,21 +83,21 @@ class TorchNet final : public Net {
       model_->collect(tensors);
       size_t next = 0;
       untouched_.clear();
+      std::vector<Answer> answers;
       for (size_t i = 0; i < tensors.size(); ++i) {
-        const ParameterInfo& info = layout()->tensors()[i];
-        const auto offset = static_cast<size_t>(info.offset), size = static_cast<size_t>(info.size);
         if (tensors[i].requires_grad()) {
           const at::Tensor& gradient = found[next++];
           if (gradient.defined()) {
-            copy_out(gradient, gradients.subspan(offset, size));
+            answers.push_back({gradient, part(gradients, i)});
           } else {
-            std::fill_n(gradients.begin() + info.offset, size, 0.0f);
+            std::ranges::fill(part(gradients, i), 0.0f);
             untouched_.push_back(i);
           }
         } else {
-          copy_out(tensors[i], weights.subspan(offset, size));
+          answers.push_back({tensors[i], part(weights, i)});
         }
       }
+      copy_out(answers);
       return result;
     });
   }
@@ -98,12 +109,12 @@ class TorchNet final : public Net {
       const at::Tensor found = model_->forward(tensors, input(batch), pass(batch, true)).logits;
       logits_ = found.to(at::kCPU, at::kFloat).contiguous();
       model_->collect(tensors);
+      std::vector<Answer> answers;
       for (size_t i = 0; i < tensors.size(); ++i) {
-        const ParameterInfo& info = layout()->tensors()[i];
-        if (is_trainable(info.role)) continue;
-        copy_out(tensors[i],
-                 weights.subspan(static_cast<size_t>(info.offset), static_cast<size_t>(info.size)));
+        if (!is_trainable(layout()->tensors()[i].role))
+          answers.push_back({tensors[i], part(weights, i)});
       }
+      copy_out(answers);
       return logits();
     });
   }
@@ -158,13 +169,29 @@ class TorchNet final : public Net {
   std::vector<size_t> extractor_tensors() const override { return model_->extractor_tensors(); }
 
  private:
-  // The flat weights as tensors: views on the CPU, copies elsewhere. Counters are copies, as int64.
+  // What a pass has computed, and where it belongs in the caller's memory.
+  struct Answer {
+    at::Tensor values;
+    std::span<float> to;
+  };
+
+  std::span<float> part(std::span<float> flat, size_t tensor) const {
+    const ParameterInfo& info = layout()->tensors()[tensor];
+    return flat.subspan(static_cast<size_t>(info.offset), static_cast<size_t>(info.size));
+  }
+
+  // The flat weights as tensors: views on the CPU; elsewhere views of one copy, since a transfer
+  // for every tensor takes longer than the pass. Counters are copies, as int64.
   std::vector<at::Tensor> bind(float* weights, bool training) const {
+    take_own_stream(device_);
+    at::Tensor flat = at::from_blob(weights, {layout()->size()}, at::kFloat);
+    if (packed_) flat = flat.to(device_, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
     std::vector<at::Tensor> tensors;
     for (const ParameterInfo& info : layout()->tensors()) {
-      at::Tensor tensor = at::from_blob(weights + info.offset, info.shape, at::kFloat);
+      // variable_data: statistics are written in place, which is no change of the weights beside
+      // them.
+      at::Tensor tensor = flat.narrow(0, info.offset, info.size).view(info.shape).variable_data();
       if (info.role == Role::kCounter) tensor = tensor.to(at::kLong);
-      tensor = tensor.to(device_);
       if (training && is_trainable(info.role)) tensor.requires_grad_(true);
       tensors.push_back(std::move(tensor));
     }
@@ -194,6 +221,23 @@ class TorchNet final : public Net {
     std::copy_n(values.data_ptr<float>(), to.size(), to.begin());
   }
 
+  void copy_out(const std::vector<Answer>& answers) const {
+    if (answers.empty()) return;
+    if (!packed_) {
+      for (const Answer& answer : answers) copy_out(answer.values, answer.to);
+      return;
+    }
+    std::vector<at::Tensor> flat;
+    for (const Answer& answer : answers)
+      flat.push_back(answer.values.detach().to(at::kFloat).flatten());
+    const at::Tensor all = at::cat(flat).to(at::kCPU);
+    const float* next = all.data_ptr<float>();
+    for (const Answer& answer : answers) {
+      std::copy_n(next, answer.to.size(), answer.to.begin());
+      next += answer.to.size();
+    }
+  }
+
   // The loss is ours on every device; autograd starts from its gradient.
   BatchSums sums(const Batch& batch, const at::Tensor& logits, float* gradient) {
     logits_ = logits.to(at::kCPU, at::kFloat).contiguous();
@@ -209,6 +253,7 @@ class TorchNet final : public Net {
   std::unique_ptr<TorchModel> model_;
   std::vector<size_t> untouched_;  // of the last train()
   at::Device device_;
+  bool packed_;  // weights go to the device and answers come back in one piece each
   at::Tensor logits_;
 };
 
@@ -336,11 +381,15 @@ class TorchGraph final : public TorchModel {
 }  // namespace
 
 std::unique_ptr<Net> make_torch_net(std::unique_ptr<TorchModel> model, const std::string& device) {
-  return std::make_unique<TorchNet>(std::move(model), device);
+  return std::make_unique<TorchNet>(std::move(model), device, device != "cpu");
 }
 
 std::unique_ptr<Net> make_torch_graph_net(Graph graph, const std::string& device) {
   return make_torch_net(std::make_unique<TorchGraph>(std::move(graph)), device);
+}
+
+std::unique_ptr<Net> make_packed_torch_graph_net(Graph graph) {
+  return std::make_unique<TorchNet>(std::make_unique<TorchGraph>(std::move(graph)), "cpu", true);
 }
 
 void check_device(const std::string& device) {

@@ -18,6 +18,8 @@ using namespace models;
 // The same function as GraphNet, on any device libtorch knows: the engine's reference, and how a
 // Graph runs on "cuda".
 std::unique_ptr<Net> make_torch_graph_net(Graph graph, const std::string& device);
+// On the CPU, but weights and gradients travel as they do to another device: for tests.
+std::unique_ptr<Net> make_packed_torch_graph_net(Graph graph);
 
 // Throws Error when this libtorch cannot use `device`.
 void check_device(const std::string& device);
