@@ -16,6 +16,8 @@ void add_study_command(CLI::App& app);
 void add_list_command(CLI::App& app);
 void add_evaluate_command(CLI::App& app);
 void add_export_command(CLI::App& app);
+// Only in a program with the live page (ESPALIER_LIVE).
+void add_status_command(CLI::App& app);
 // Only in a program with a network (ESPALIER_RPC).
 void add_serve_command(CLI::App& app);
 void add_join_command(CLI::App& app);

@@ -22,17 +22,18 @@ Json head_of(const run::Simulation& simulation, const std::string& what) {
 }  // namespace
 
 struct LiveView::Impl {
-  Impl(const std::string& listen, const std::string& what, const run::Simulation& simulation)
+  Impl(const std::string& listen, const std::string& what, const run::Simulation& simulation,
+       const std::string& token)
       : board(head_of(simulation, what),
               static_cast<uint64_t>(simulation.resolved()["rounds"].get<int64_t>())),
-        server(listen, board, what) {}
+        server(listen, board, what, token) {}
   live::Board board;
   live::HttpServer server;
 };
 
 LiveView::LiveView(const std::string& listen, const std::string& what, run::Simulation& simulation,
-                   std::function<Json()> devices)
-    : impl_(std::make_unique<Impl>(listen, what, simulation)) {
+                   std::function<Json()> devices, const std::string& token)
+    : impl_(std::make_unique<Impl>(listen, what, simulation, token)) {
   live::Board& board = impl_->board;
   if (devices) board.set_devices(std::move(devices));
   for (const Json& line : simulation.completed_rounds()) board.add_round(line);

@@ -15,8 +15,9 @@ class LiveView {
  public:
   // Shows the run from here on; `what`: a line on the data. Throws Error when `listen` cannot be
   // had. Set before the run begins, outlives it.
+  // `token`: what readers have to send (live/http_server.h).
   LiveView(const std::string& listen, const std::string& what, run::Simulation& simulation,
-           std::function<Json()> devices = {});
+           std::function<Json()> devices = {}, const std::string& token = {});
   ~LiveView();
 
   std::string url() const;

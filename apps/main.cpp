@@ -64,6 +64,9 @@ int run(int argc, char** argv) {
     espalier::apps::add_join_command(app);
     espalier::apps::add_pki_command(app);
 #endif
+#ifdef ESPALIER_LIVE
+    espalier::apps::add_status_command(app);
+#endif
     for (CLI::App* command : app.get_subcommands({})) {
       command->add_flag("--verbose", verbose,
                         "After an error, also what libtorch says of it, in full");

@@ -9,6 +9,7 @@
 #include "apps/live_view.h"
 #endif
 #include "apps/run_reports.h"
+#include "apps/tokens.h"
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
 #include "espalier/base/thread_pool.h"
@@ -24,7 +25,7 @@ namespace fs = std::filesystem;
 struct ServeArguments {
   std::string config, out, resume, listen, pki;
   std::vector<std::string> assignments;
-  bool insecure = false, json = false, quiet = false;
+  bool insecure = false, json = false, quiet = false, log_json = false, or_resume = false;
 };
 
 #ifdef ESPALIER_LIVE
@@ -45,14 +46,20 @@ Json devices_of(const serve::NetworkBackend& backend) {
 #endif
 
 void serve(const ServeArguments& arguments) {
-  const bool resuming = !arguments.resume.empty();
-  if (resuming == !arguments.config.empty())
+  std::string resume = arguments.resume;
+  if (arguments.or_resume) {
+    if (arguments.out.empty() || arguments.config.empty())
+      fail("serve", "--or-resume needs CONFIG and --out: what to begin, or to go on with");
+    if (report::RunFolder::is_run(arguments.out)) resume = arguments.out;
+  }
+  const bool resuming = !resume.empty();
+  if (!arguments.or_resume && resuming == !arguments.config.empty())
     fail("serve", "expected a configuration file or --resume DIR, ",
          resuming ? "got both" : "got neither");
-  if (resuming && !arguments.out.empty())
+  if (!arguments.resume.empty() && !arguments.out.empty())
     fail("serve", "--resume writes into the folder it resumes; leave out --out");
   std::optional<report::RunFolder> folder;
-  if (resuming) folder = report::RunFolder::resume(arguments.resume);
+  if (resuming) folder = report::RunFolder::resume(resume);
   Json tree = read_toml_file(resuming ? folder->config_path() : fs::path(arguments.config));
   const std::vector<std::string> overridden = run::override_config(tree, arguments.assignments);
   if (!arguments.listen.empty())
@@ -61,6 +68,7 @@ void serve(const ServeArguments& arguments) {
     set_config_value(tree, Assignment{"security.pki", fs::absolute(arguments.pki).string()});
   const run::NetworkConfig network = run::read_network_config(tree);
   run::RunConfig config = run::read_run_config(tree);
+  const bool quiet = arguments.quiet || arguments.log_json;
   const size_t threads = network.server.threads > 0 ? static_cast<size_t>(network.server.threads)
                                                     : available_processors();
   const auto rounds = static_cast<uint64_t>(config.run.rounds);
@@ -70,8 +78,11 @@ void serve(const ServeArguments& arguments) {
             ? report::RunFolder::create_beside(fs::path("runs") / fs::path(arguments.config).stem())
             : report::RunFolder::create(arguments.out);
   }
-  run::ServeRun server(std::move(config), network, arguments.insecure, threads, *folder,
+  const auto* stop = catch_interrupts(
+      "\nStopping after this round, or when server.drain_s are over; once more stops at once.\n");
+  run::ServeRun server(std::move(config), network, arguments.insecure, threads, *folder, stop,
                        arguments.assignments);
+  if (arguments.log_json) server.events().show();
   run::Simulation& simulation = server.simulation();
   if (resuming) simulation.resume();
   Json resolved = simulation.resolved();
@@ -82,17 +93,18 @@ void serve(const ServeArguments& arguments) {
                  "WARNING: --insecure: nothing is encrypted and clients are who they say\n");
   std::fprintf(stderr, "listening on port %u, run folder %s\n", server.port(),
                folder->path().c_str());
-  if (!arguments.quiet) {
+  if (!quiet) {
     for (const auto& notes : {overridden, simulation.notes()})
       for (const std::string& note : notes) std::fprintf(stderr, "note: %s\n", note.c_str());
   }
-  const auto* stop = catch_interrupts("\nStopping after this round; once more stops at once.\n");
 #ifdef ESPALIER_LIVE
   std::optional<LiveView> live;
+  const std::string token = read_token(network.server.status_token_file);
   if (!network.server.status_listen.empty()) {
     try {
-      live.emplace(network.server.status_listen, folder->name(), simulation,
-                   [&server] { return devices_of(server.backend()); });
+      live.emplace(
+          network.server.status_listen, folder->name(), simulation,
+          [&server] { return devices_of(server.backend()); }, token);
       std::fprintf(stderr, "live page: %s\n", live->url().c_str());
     } catch (const Error& error) {
       // A run is worth more than its page: another server may have the port.
@@ -105,8 +117,8 @@ void serve(const ServeArguments& arguments) {
 #else
   const auto show = [](const char*) {};
 #endif
-  const bool everybody = server.wait_for_clients(stop, [&](uint64_t here, uint64_t all) {
-    if (!arguments.quiet)
+  const bool everybody = server.wait_for_clients([&](uint64_t here, uint64_t all) {
+    if (!quiet)
       std::fprintf(stderr, "%llu of %llu clients have joined\n",
                    static_cast<unsigned long long>(here), static_cast<unsigned long long>(all));
   });
@@ -114,11 +126,11 @@ void serve(const ServeArguments& arguments) {
     report::ProgressOptions options;
     options.rounds = rounds;
     options.rounds_completed = simulation.loop().rounds_completed();
-    options.mode = arguments.quiet ? report::ProgressMode::kQuiet : report::ProgressMode::kAuto;
+    options.mode = quiet ? report::ProgressMode::kQuiet : report::ProgressMode::kAuto;
     report::Progress progress(options);
     show("running");
     try {
-      simulation.run(&progress, stop);
+      server.run(&progress);
     } catch (const Error& error) {
       server.finish(false, error.what());
       show("failed");
@@ -139,7 +151,7 @@ void serve(const ServeArguments& arguments) {
     Json out = simulation.summary();
     out["run"] = folder->path().string();
     std::printf("%s\n", out.dump().c_str());
-  } else if (!arguments.quiet) {
+  } else if (!quiet) {
     std::printf(
         "%s", report::summary_block(simulation.summary(), folder->report_path().string()).c_str());
   }
@@ -163,11 +175,17 @@ void add_serve_command(CLI::App& app) {
   command->add_option("--out", arguments->out,
                       "Folder of the run; default runs/<name of the configuration>");
   command->add_option("--resume", arguments->resume, "Go on with the run in this folder");
+  command->add_flag("--or-resume", arguments->or_resume,
+                    "Go on with the run in --out when there is one: for a service, which starts "
+                    "again after a crash with the same command");
   command->add_option("--listen", arguments->listen, "server.listen: address and port");
   command->add_option("--pki", arguments->pki, "security.pki: folder of `espalier pki init`");
   command->add_flag("--insecure", arguments->insecure,
                     "Neither encryption nor certificates; on 127.0.0.1 alone");
   command->add_flag("--json", arguments->json, "Print the summary as one JSON object");
+  command->add_flag("--log-json", arguments->log_json,
+                    "One JSON object per line on standard error for everything that happens, in "
+                    "place of the progress");
   command->add_flag("--quiet", arguments->quiet, "No progress and no summary");
   command->footer(
       "Examples:\n"

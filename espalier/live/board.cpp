@@ -27,6 +27,11 @@ void Board::set_state(const std::string& state) {
   state_ = state;
 }
 
+std::string Board::state() const {
+  const std::lock_guard lock(mutex_);
+  return state_;
+}
+
 void Board::add_round(const Json& line) {
   const std::lock_guard lock(mutex_);
   const double round = number(line, "round");

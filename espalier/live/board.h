@@ -22,6 +22,7 @@ class Board {
 
   // "waiting", "running", "done", "stopped", "failed".
   void set_state(const std::string& state);
+  std::string state() const;
   // A line of metrics.jsonl.
   void add_round(const Json& line);
   // Clients of the round that have answered.

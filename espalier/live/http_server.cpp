@@ -32,6 +32,8 @@ MHD_Result send(MHD_Connection* connection, const Answer& answer) {
                           "default-src 'none'; style-src 'unsafe-inline'; script-src "
                           "'unsafe-inline'; connect-src 'self'; img-src data:; frame-ancestors "
                           "'none'");
+  if (answer.status == MHD_HTTP_UNAUTHORIZED)
+    MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
   if (answer.status == MHD_HTTP_METHOD_NOT_ALLOWED)
     MHD_add_response_header(response, "Allow", "GET");
   const MHD_Result result = MHD_queue_response(connection, answer.status, response);
@@ -47,19 +49,44 @@ bool is_local_host(const char* host) {
   return name == "localhost" || name == "127.0.0.1";
 }
 
+// In a time that does not tell how much of it is right.
+bool is_bearer(const char* given, const std::string& token) {
+  constexpr std::string_view kScheme = "Bearer ";
+  if (given == nullptr || !std::string_view(given).starts_with(kScheme)) return false;
+  const std::string_view said = std::string_view(given).substr(kScheme.size());
+  unsigned different = said.size() != token.size();
+  for (size_t i = 0; i < said.size(); ++i)
+    different |=
+        static_cast<unsigned char>(said[i]) ^ static_cast<unsigned char>(token[i % token.size()]);
+  return different == 0;
+}
+
 }  // namespace
 
 struct HttpServer::Impl {
-  Impl(const Board& shown, const std::string& title) : board(shown), page(live_page(title)) {}
+  Impl(const Board& shown, const std::string& title, std::string secret)
+      : board(shown), page(live_page(title)), token(std::move(secret)) {}
 
   Answer answer(MHD_Connection* connection, std::string_view path, std::string_view method) const {
     if (method != "GET")
       return {MHD_HTTP_METHOD_NOT_ALLOWED, "text/plain; charset=utf-8", "only GET is answered\n"};
-    if (!is_local_host(MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Host")))
+    const auto header = [&](const char* name) {
+      return MHD_lookup_connection_value(connection, MHD_HEADER_KIND, name);
+    };
+    if (token.empty() && !is_local_host(header("Host")))
       return {MHD_HTTP_FORBIDDEN, "text/plain; charset=utf-8",
               "this page is for its own machine: open it as localhost\n"};
     if (path == "/") return {MHD_HTTP_OK, "text/html; charset=utf-8", page};
     if (path == "/healthz") return {MHD_HTTP_OK, "text/plain; charset=utf-8", "ok\n"};
+    if (path == "/readyz") {
+      const std::string state = board.state();
+      const bool ready = state == "waiting" || state == "running";
+      return {ready ? unsigned{MHD_HTTP_OK} : unsigned{MHD_HTTP_SERVICE_UNAVAILABLE},
+              "text/plain; charset=utf-8", state + "\n"};
+    }
+    if (!token.empty() && !is_bearer(header("Authorization"), token))
+      return {MHD_HTTP_UNAUTHORIZED, "text/plain; charset=utf-8",
+              "this needs the server's token: Authorization: Bearer TOKEN\n"};
     if (path == "/metrics")
       return {MHD_HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", board.metrics()};
     if (path == "/status.json") {
@@ -93,13 +120,14 @@ struct HttpServer::Impl {
   }
 
   const Board& board;
-  const std::string page;
+  const std::string page, token;
   MHD_Daemon* daemon = nullptr;
   uint16_t port = 0;
 };
 
-HttpServer::HttpServer(const std::string& listen, const Board& board, const std::string& title)
-    : impl_(std::make_unique<Impl>(board, title)) {
+HttpServer::HttpServer(const std::string& listen, const Board& board, const std::string& title,
+                       const std::string& token)
+    : impl_(std::make_unique<Impl>(board, title, token)) {
   const size_t colon = listen.rfind(':');
   std::string host = listen.substr(0, colon);
   if (host == "localhost") host = "127.0.0.1";
@@ -112,9 +140,9 @@ HttpServer::HttpServer(const std::string& listen, const Board& board, const std:
   if (colon == std::string::npos || status != std::errc() || stop != end ||
       ::inet_pton(AF_INET, host.c_str(), &address.sin_addr) != 1)
     fail("live", "expected an address like 127.0.0.1:9464 for the status page, got '", listen, "'");
-  if (!host.starts_with("127."))
-    fail("live", "the status page is for this machine alone: 127.0.0.1, not ", host,
-         "; a tunnel (ssh -L) shows it elsewhere");
+  if (token.empty() && !host.starts_with("127."))
+    fail("live", "without a token the status page is for this machine alone: 127.0.0.1, not ", host,
+         "; a tunnel (ssh -L) shows it elsewhere, or set server.status_token_file");
   address.sin_port = htons(port);
   constexpr unsigned kConnections = 64, kPerAddress = 48, kSeconds = 15;
   constexpr size_t kConnectionBytes = 16 << 10;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "espalier/base/test_error.h"
+#include "espalier/live/http_client.h"
 
 namespace espalier::live {
 namespace {
@@ -79,6 +80,43 @@ TEST(HttpServer, AddressesThatAreOpenToOthersAreRefused) {
   EXPECT_THAT(refused("127.0.0.1:x"), HasSubstr("expected an address"));
   const HttpServer server("localhost:0", board, "");
   EXPECT_THAT(refused(concat("127.0.0.1:", server.port())), HasSubstr("cannot listen"));
+}
+
+TEST(HttpServer, WithATokenAnswersWhoKnowsIt) {
+  Board board({}, 1);
+  const HttpServer server("0.0.0.0:0", board, "run", "s3cret");
+  const std::string url = server.url();
+  EXPECT_THAT(get(server.port(), "/", "elsewhere.example"), StartsWith("HTTP/1.1 200"));
+  EXPECT_THAT(get(server.port(), "/healthz", "elsewhere.example"), StartsWith("HTTP/1.1 200"));
+  for (const char* wrong :
+       {"", "Authorization: Bearer s3cre\r\n", "Authorization: Bearer s3cret2\r\n",
+        "Authorization: Bearer \r\n", "Authorization: Basic s3cret\r\n"}) {
+    const std::string request = concat("GET /status.json HTTP/1.1\r\nHost: elsewhere.example\r\n",
+                                       wrong, "Connection: close\r\n\r\n");
+    EXPECT_THAT(talk(server.port(), request), StartsWith("HTTP/1.1 401")) << wrong;
+  }
+  EXPECT_THAT(http_get(url + "status.json", "s3cret"), HasSubstr("\"state\":\"waiting\""));
+  EXPECT_THAT(error_of([&] { http_get(url + "metrics"); }), HasSubstr("401"));
+}
+
+TEST(HttpServer, SaysWhenTheRunIsOver) {
+  Board board({}, 1);
+  const HttpServer server("127.0.0.1:0", board, "run");
+  EXPECT_EQ(http_get(server.url() + "readyz"), "waiting\n");
+  board.set_state("done");
+  EXPECT_THAT(error_of([&] { http_get(server.url() + "readyz"); }), HasSubstr("503: done"));
+  EXPECT_EQ(http_get(server.url() + "healthz"), "ok\n");
+}
+
+TEST(HttpClient, SaysWhatToDoWhenNobodyIsThere) {
+  uint16_t port = 0;
+  {
+    Board board({}, 1);
+    port = HttpServer("127.0.0.1:0", board, "run").port();
+  }
+  EXPECT_THAT(error_of([&] { http_get(concat("http://127.0.0.1:", port, "/")); }),
+              HasSubstr("nobody answers"));
+  EXPECT_THAT(error_of([] { http_get("127.0.0.1:9464"); }), HasSubstr("http://"));
 }
 
 }  // namespace

@@ -5,12 +5,20 @@
 #include <span>
 #include <string>
 
+#include "espalier/base/error.h"
 #include "espalier/wire/message.h"
 #include "espalier/wire/task.h"
 
 // The seam between a round and whatever carries its tasks: threads of this process, MPI ranks, a
 // network.
 namespace espalier::round {
+
+// A round that came to nothing: all of its clients failed, too many of them in one round after the
+// other, or fewer answered than the backend wants. The state is as before the round.
+class RoundFailed : public Error {
+ public:
+  using Error::Error;
+};
 
 // What became of a delivery.
 enum class Receipt : uint8_t {
@@ -55,6 +63,8 @@ class Backend {
 
   // Returns when every client has delivered or failed; clients that have done neither by then have
   // failed. `traffic` is not to be touched after that: whatever comes later is of another exchange.
+  // Throws RoundFailed when too few have answered for it to count; the round may be asked again,
+  // with the same clients and the same tasks.
   virtual void run(std::span<const uint64_t> clients, RoundTraffic& traffic) = 0;
 
   // What clients remember belongs to them; the round names versions, which are rounds. A checkpoint

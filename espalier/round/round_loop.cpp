@@ -178,22 +178,36 @@ RoundRecord RoundLoop::run_round() {
 }
 
 RoundRecord RoundLoop::train_round(const strategy::RoundInfo& info, const Stopwatch& wall) {
-  const uint32_t round = info.round;
   RoundRecord record;
-  record.round = round;
+  record.round = info.round;
   record.lr = info.train.lr;
-  const Stopwatch training;
   if (can_.preparation != nullptr) {
+    const Stopwatch preparing;
     can_.preparation->begin_round(info, *global_);
     if (const uint64_t explorers = can_.preparation->explorers(info); explorers > 0)
       explore(info, explorers, record);
+    record.train_seconds = preparing.seconds();
   }
 
   const std::vector<uint64_t> clients =
       draw_clients(info.key, static_cast<uint64_t>(setup_.selection.clients_per_round));
-  std::optional<ParameterSet> delta_before;
-  if (delta_sender_ && delta_sender_->version() > 0) delta_before = delta_sender_->state();
-  if (delta_sender_) delta_sender_->advance(*global_, info.key.child(Purpose::kDownlink));
+  if (!delta_sender_) return train_clients(info, clients, std::move(record), wall);
+  std::optional<ParameterSet> before;
+  if (delta_sender_->version() > 0) before = delta_sender_->state();
+  delta_sender_->advance(*global_, info.key.child(Purpose::kDownlink));
+  try {
+    return train_clients(info, clients, std::move(record), wall);
+  } catch (const RoundFailed&) {
+    set_downlink_state(std::move(before));
+    throw;
+  }
+}
+
+RoundRecord RoundLoop::train_clients(const strategy::RoundInfo& info,
+                                     std::span<const uint64_t> clients, RoundRecord record,
+                                     const Stopwatch& wall) {
+  const uint32_t round = info.round;
+  const Stopwatch training;
   StrategyErrand errand({info, setup_.strategy, setup_.backend, plan_, devices_, global_,
                          state_versions_, clients_have_state(), delta_sender_.get()},
                         clients.size(), max_weight(clients), sum_rules(info.kind));
@@ -201,23 +215,19 @@ RoundRecord RoundLoop::train_round(const strategy::RoundInfo& info, const Stopwa
   exchange.run(setup_.backend);
   if (!traits_.weights_travel) setup_.backend.release_memory();
 
-  record.train_seconds = training.seconds();
+  record.train_seconds += training.seconds();
   record.clients = clients.size();
-  record.client_ids = clients;
+  record.client_ids.assign(clients.begin(), clients.end());
   std::sort(record.client_ids.begin(), record.client_ids.end());
   record.clients_failed = exchange.failures().size();
   add_cost(exchange, "", record);
   record.client_seconds += exchange.client_seconds();
   if (exchange.answered().empty()) {
-    if (delta_sender_) set_downlink_state(std::move(delta_before));
     throw RoundFailed(concat("[round] all ", clients.size(), " clients of round ", round,
                              " failed; ", record.failures.front()));
   }
   FailureHistory::Verdict verdict = failures_.add(clients, exchange.failures());
-  if (!verdict.end.empty()) {
-    if (delta_sender_) set_downlink_state(std::move(delta_before));
-    throw RoundFailed(concat("[round] round ", round, ": ", verdict.end));
-  }
+  if (!verdict.end.empty()) throw RoundFailed(concat("[round] round ", round, ": ", verdict.end));
   const strategy::RoundSums& sums = errand.sums();
   record.train_loss = sums.weighted_mean_of(wire::kTrainLoss);
   record.train_accuracy = sums.weighted_mean_of(wire::kTrainAccuracy);

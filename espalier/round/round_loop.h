@@ -27,12 +27,6 @@
 
 namespace espalier::round {
 
-// All clients of a round failed, or too many of them in one round after the other.
-class RoundFailed : public Error {
- public:
-  using Error::Error;
-};
-
 // The one round loop: select → configure → send → train → return → check → accumulate → finish. Who
 // carries the tasks is the backend's business; everything else is here, for simulation and devices
 // alike. What clients remember is theirs: the loop knows its versions alone.
@@ -62,9 +56,9 @@ class RoundLoop {
   RoundLoop(const Setup& setup, ParameterSet initial);
 
   // Runs the next round. A client's failure is recorded, not thrown. RoundFailed when all clients
-  // of the round failed, or half of them for the same reason round after round, with the state as
-  // before the round; another Error when the model is no
-  // longer finite or storage failed: the run cannot go on from here.
+  // of the round failed, half of them for the same reason round after round, or too few for the
+  // backend, with the state as before the round: it may be run again; another Error when the model
+  // is no longer finite or storage failed: the run cannot go on from here.
   RoundRecord run_round();
 
   // What a person should know of how the options were understood.
@@ -111,6 +105,8 @@ class RoundLoop {
   Exchange::Setup exchange_setup(Key key, std::shared_ptr<const ParameterLayout> layout);
   void explore(const strategy::RoundInfo& info, uint64_t count, RoundRecord& record);
   RoundRecord train_round(const strategy::RoundInfo& info, const Stopwatch& wall);
+  RoundRecord train_clients(const strategy::RoundInfo& info, std::span<const uint64_t> clients,
+                            RoundRecord record, const Stopwatch& wall);
   bool evaluates(uint32_t round) const;
   bool clients_have_state() const;
   void finish(const strategy::RoundInfo& info, const strategy::RoundSums& sums);

@@ -12,9 +12,11 @@ namespace espalier::run {
 // [server]
 struct ServerSection {
   std::string listen = "127.0.0.1:8443";
-  double enrol_deadline_s = 600, round_deadline_s = 3600, goodbye_s = 10;
+  double enrol_deadline_s = 600, round_deadline_s = 3600, goodbye_s = 10, drain_s = 30;
+  double min_fraction = 0.8;
+  int64_t max_attempts = 5;
   int64_t threads = 0;
-  std::string status_listen = "127.0.0.1:9464";
+  std::string status_listen = "127.0.0.1:9464", status_token_file;
 
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {
@@ -24,6 +26,20 @@ struct ServerSection {
           Field("Seconds within which every client has to join before the first round.").above(0));
     visit("round_deadline_s", self.round_deadline_s,
           Field("Seconds after which who has not answered a round has failed in it.").above(0));
+    visit("min_fraction", self.min_fraction,
+          Field("Share of a round's clients that have to answer for it to count; with fewer it is "
+                "repeated with the same clients and the same bytes.")
+              .at_least(0)
+              .at_most(1));
+    visit("max_attempts", self.max_attempts,
+          Field("How often a round is tried before the run ends with the names of who is missing.")
+              .at_least(1)
+              .at_most(1'000'000));
+    visit("drain_s", self.drain_s,
+          Field("Seconds that a round in progress has to end in when the server is stopped; then "
+                "it is left, and repeated by --resume.")
+              .at_least(0)
+              .at_most(86'400));
     visit(
         "goodbye_s", self.goodbye_s,
         Field("Seconds for which the server stays after the last round, so that clients which are "
@@ -34,16 +50,19 @@ struct ServerSection {
           Field("Threads that encode, decode, add and evaluate; 0: one per processor.")
               .at_least(0)
               .at_most(4096));
-    visit(
-        "status_listen", self.status_listen,
-        Field("Where the live page, /status.json and /metrics are, on this machine alone; port 0: "
-              "a free one; empty: nowhere."));
+    visit("status_listen", self.status_listen,
+          Field("Where the live page, /status.json and /metrics are; port 0: a free one; empty: "
+                "nowhere. An address that others reach needs status_token_file."));
+    visit("status_token_file", self.status_token_file,
+          Field("File with the token that readers of /status.json and /metrics have to send.")
+              .path());
   }
 };
 
 // [network]
 struct NetworkSection {
-  int64_t chunk_kb = 256, window_kb = 1024, max_uploads = 64, max_update_mb = 1024, memory_mb = 512;
+  int64_t chunk_kb = 256, window_kb = 1024, max_uploads = 64, max_update_mb = 1024, memory_mb = 512,
+          spool_mb = 4096;
   double poll_s = 50, heartbeat_s = 30, lease_s = 90, keepalive_s = 60;
 
   template <class Self, class Visitor>
@@ -66,6 +85,11 @@ struct NetworkSection {
           Field("Longest update that is taken, in MB.").at_least(1).at_most(1 << 20));
     visit("memory_mb", self.memory_mb,
           Field("Memory for connections, in MB.").at_least(16).at_most(1 << 20));
+    visit("spool_mb", self.spool_mb,
+          Field("Disk for updates of rounds that are not in a checkpoint yet, in MB: a server that "
+                "starts again does not ask for these a second time.")
+              .at_least(0)
+              .at_most(1 << 20));
     visit("poll_s", self.poll_s,
           Field("Seconds that a client without a task waits for one before it asks again.")
               .at_least(1)

@@ -80,8 +80,9 @@ void refuse_what_stays_at_home(const RunConfig& config) {
 
 ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure,
                    size_t num_threads, report::RunFolder& folder,
+                   const volatile std::sig_atomic_t* stop,
                    const std::vector<std::string>& assignments)
-    : network_(network) {
+    : network_(network), stop_(stop) {
   refuse_what_stays_at_home(config);
   rpc::ServerOptions listening;
   listening.listen = network_.server.listen;
@@ -121,10 +122,16 @@ ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure
   options.max_update_bytes = static_cast<uint64_t>(network_.network.max_update_mb) * 1'000'000;
   options.max_samples = static_cast<uint64_t>(network_.security.max_samples);
   options.round_deadline_s = network_.server.round_deadline_s;
+  options.min_fraction = network_.server.min_fraction;
+  options.spool_bytes = static_cast<uint64_t>(network_.network.spool_mb) * 1'000'000;
+  options.stop = stop;
+  options.drain_s = network_.server.drain_s;
+  options.on_event = [this](const Json& event) { events_.write(event); };
   options.poll_ms = ms(network_.network.poll_s);
   options.heartbeat_ms = ms(network_.network.heartbeat_s);
   options.lease_ms = ms(network_.network.lease_s);
   make_folder(options.folder);
+  events_.open(options.folder / "events.jsonl");
   options.run = run_number(options.folder / "run");
   simulation_.emplace(std::move(config), num_threads, &folder, assignments,
                       [&](round::Backend& simulator) -> round::Backend& {
@@ -138,9 +145,26 @@ ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure
 
 ServeRun::~ServeRun() { server_.reset(); }
 
-bool ServeRun::wait_for_clients(const volatile std::sig_atomic_t* stop,
-                                const std::function<void(uint64_t, uint64_t)>& tell) {
-  return backend_->wait_for_clients(network_.server.enrol_deadline_s, stop, tell);
+bool ServeRun::wait_for_clients(const std::function<void(uint64_t, uint64_t)>& tell) {
+  return backend_->wait_for_clients(network_.server.enrol_deadline_s, stop_, tell);
+}
+
+void ServeRun::run(report::Progress* progress) {
+  int64_t attempts = 0;
+  uint32_t round = 0;
+  simulation_->on_round_failed = [&, this](const round::RoundFailed& failed) {
+    using After = Simulation::AfterFailure;
+    if (stop_ != nullptr && *stop_ != 0) return After::kStop;
+    const uint32_t now = simulation_->loop().rounds_completed() + 1;
+    attempts = now == round ? attempts + 1 : 1;
+    round = now;
+    if (attempts >= network_.server.max_attempts) return After::kFail;
+    const std::string note = concat(failed.what(), "; the round is repeated");
+    if (progress != nullptr) progress->note(note);
+    if (simulation_->on_note) simulation_->on_note(note);
+    return After::kRepeat;
+  };
+  simulation_->run(progress, stop_);
 }
 
 void ServeRun::finish(bool completed, const std::string& reason) {

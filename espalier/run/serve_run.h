@@ -11,6 +11,7 @@
 #include "espalier/report/run_folder.h"
 #include "espalier/rpc/revocations.h"
 #include "espalier/rpc/server.h"
+#include "espalier/run/event_log.h"
 #include "espalier/run/network_config.h"
 #include "espalier/run/simulation.h"
 #include "espalier/serve/network_backend.h"
@@ -23,22 +24,29 @@ namespace espalier::run {
 class ServeRun {
  public:
   // Everything that can be wrong with configuration, data or certificates shows here; then it
-  // listens. `insecure`: without certificates, on loopback alone. `folder` outlives this.
+  // listens. `insecure`: without certificates, on loopback alone. `folder` outlives this. When
+  // `stop` becomes nonzero, the round in progress has server.drain_s to end.
   ServeRun(RunConfig config, const NetworkConfig& network, bool insecure, size_t num_threads,
-           report::RunFolder& folder, const std::vector<std::string>& assignments = {});
+           report::RunFolder& folder, const volatile std::sig_atomic_t* stop,
+           const std::vector<std::string>& assignments = {});
   ~ServeRun();
 
   Simulation& simulation() { return *simulation_; }
   uint16_t port() const { return server_->port(); }
   serve::NetworkBackend& backend() { return *backend_; }
+  // Also to standard error, from here on.
+  EventLog& events() { return events_; }
   // False when `stop` became nonzero before everybody was there.
-  bool wait_for_clients(const volatile std::sig_atomic_t* stop,
-                        const std::function<void(uint64_t, uint64_t)>& tell);
+  bool wait_for_clients(const std::function<void(uint64_t, uint64_t)>& tell);
+  // Runs the rounds, repeating those that too few have answered.
+  void run(report::Progress* progress);
   // Tells clients how it ended and stops listening.
   void finish(bool completed, const std::string& reason);
 
  private:
   NetworkConfig network_;
+  const volatile std::sig_atomic_t* stop_;
+  EventLog events_;
   std::unique_ptr<rpc::Revocations> revocations_;
   std::unique_ptr<serve::NetworkBackend> backend_;
   std::optional<Simulation> simulation_;

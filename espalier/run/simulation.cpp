@@ -168,6 +168,19 @@ void Simulation::resume() {
   }
 }
 
+std::optional<round::RoundRecord> Simulation::next_round(const volatile std::sig_atomic_t* stop) {
+  while (!loop().finished() && (stop == nullptr || *stop == 0)) {
+    try {
+      return loop().run_round();
+    } catch (const round::RoundFailed& failed) {
+      const AfterFailure next = on_round_failed ? on_round_failed(failed) : AfterFailure::kFail;
+      if (next == AfterFailure::kFail) throw;
+      if (next == AfterFailure::kStop) break;
+    }
+  }
+  return std::nullopt;
+}
+
 void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_t* stop) {
   wall_.restart();
   if (folder_ != nullptr && loop().rounds_completed() == 0) {
@@ -187,8 +200,8 @@ void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_
     };
   }
   try {
-    while (!loop().finished() && (stop == nullptr || *stop == 0)) {
-      const round::RoundRecord record = loop().run_round();
+    while (const auto played = next_round(stop)) {
+      const round::RoundRecord& record = *played;
       for (const auto& notes : {record.failures, record.notes}) {
         for (const std::string& note : notes) {
           if (progress != nullptr) progress->note(note);

@@ -42,6 +42,9 @@ class Simulation {
   std::function<void(const Json& line)> on_round;
   std::function<void(const std::string& note)> on_note;
   std::function<void(uint64_t done, uint64_t total)> on_clients;
+  // What to do when a round came to nothing. Without it the run fails.
+  enum class AfterFailure : uint8_t { kRepeat, kStop, kFail };
+  std::function<AfterFailure(const round::RoundFailed& why)> on_round_failed;
 
   // One round, without folder and progress: for benchmarks.
   round::RoundRecord step() { return loop().run_round(); }
@@ -64,6 +67,8 @@ class Simulation {
   const data::Partition& partition() const { return assembly_->partition(); }
 
  private:
+  // Empty when the run is to stop.
+  std::optional<round::RoundRecord> next_round(const volatile std::sig_atomic_t* stop);
   void check_device_memory() const;
   void note_duration(report::Progress& progress, uint64_t clients) const;
   void write_checkpoint();

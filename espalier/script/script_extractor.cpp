@@ -30,7 +30,7 @@ std::vector<size_t> find_script_extractor(ScriptModule& module, const DataSpec& 
     for (size_t i = 0; i < found.size(); ++i) inside[leaf_of[i]] = found[i].defined();
   }
 
-  const at::NoGradGuard no_grad;
+  const c10::NoGradGuard no_grad;
   const auto features = [&](const std::vector<at::Tensor>& values) {
     module.set(values);
     return module.run_all(input, false).features.clone();

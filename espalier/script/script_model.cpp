@@ -233,7 +233,7 @@ class ScriptModel final : public torch::TorchModel {
 
   // One evaluation of one sample: does the module accept the data, and what does it cost?
   void probe(const DataSpec& data) {
-    const at::NoGradGuard no_grad;
+    const c10::NoGradGuard no_grad;
     if (data.kind == data::Kind::kTokens && data.vocabulary > 1) {
       try_sample(data, 0);
       try_sample(data, data.vocabulary - 1);

@@ -45,7 +45,7 @@ std::string output_note(const at::Tensor& output) {
 
 std::vector<std::string> script_model_notes(const ModelOptions& options, const DataSpec& data) {
   return with_script_errors(options, [&] {
-    const at::NoGradGuard no_grad;
+    const c10::NoGradGuard no_grad;
     const RandomScope random(Key(0), true);
     ScriptModule module(options);
     std::vector<std::string> notes;

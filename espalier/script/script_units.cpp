@@ -160,7 +160,7 @@ class Check {
       if (is_trainable(tensor.role)) continue;
       std::copy_n(weights_.begin() + tensor.offset, tensor.size, masked.begin() + tensor.offset);
     }
-    const at::NoGradGuard no_grad;
+    const c10::NoGradGuard no_grad;
     const ::torch::jit::GraphOptimizerEnabledGuard plain(false);  // each shape is seen once
     module_.set(copy_tensors(layout_, masked));
     const ScriptModule::Output whole = module_.run_all(input_, false);
@@ -256,7 +256,7 @@ at::Tensor random_samples(const DataSpec& data, Key key) {
 }
 
 ScriptUnits find_script_units(ScriptModule& module, const DataSpec& data) {
-  const at::NoGradGuard no_grad;
+  const c10::NoGradGuard no_grad;
   const Key key(0x756e697473);  // any; the same module has the same groups everywhere
   Derivation derivation(module);
   try {

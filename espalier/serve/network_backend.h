@@ -13,12 +13,16 @@
 #include <string>
 #include <thread>
 
+#include "espalier/base/options.h"
 #include "espalier/round/backend.h"
 #include "espalier/rpc/service.h"
 #include "espalier/serve/job_queue.h"
 #include "espalier/serve/registry.h"
+#include "espalier/serve/spool.h"
 
 namespace espalier::serve {
+
+class SentTask;
 
 struct NetworkOptions {
   uint64_t run = 0;           // this run's number; clients of another one are refused
@@ -31,7 +35,15 @@ struct NetworkOptions {
   uint64_t max_update_bytes = uint64_t{1} << 30;
   uint64_t max_samples = uint64_t{1} << 20;  // that a client may state
   double round_deadline_s = 3600;            // who has not answered an exchange by then has failed
-  uint32_t poll_ms = 50'000;                 // how long an Await is held at most
+  double min_fraction = 0;  // of the clients of a round that have to answer for it to count
+  uint64_t spool_bytes = uint64_t{4} << 30;  // of counted updates that are not in a checkpoint yet
+  // When it becomes nonzero, the exchange in progress has so many seconds left; null: never.
+  const volatile std::sig_atomic_t* stop = nullptr;
+  double drain_s = 30;
+  // What happens, as JSON objects with a key "event" (docs/network.md); called by any thread, one
+  // at a time.
+  std::function<void(const Json& event)> on_event = {};
+  uint32_t poll_ms = 50'000;  // how long an Await is held at most
   uint32_t heartbeat_ms = 30'000;
   uint32_t lease_ms = 90'000;  // how long a silent process still counts as its client
 };
@@ -51,7 +63,8 @@ struct ClientView {
 // sample counts are the same, and nothing else enters.
 //
 // Backend's functions are called by the round's thread, Service's by gRPC's. An update is received
-// into a file of `folder`, where a broken upload goes on, and removed when it is counted.
+// into a file of `folder`, where a broken upload goes on, and kept until its round is in a
+// checkpoint: a server that starts again, and a round that is repeated, count it without asking.
 class NetworkBackend final : public round::Backend, public rpc::Service {
  public:
   explicit NetworkBackend(const NetworkOptions& options);
@@ -72,6 +85,8 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   // ---- round::Backend
   uint64_t num_clients() const override { return options_.num_clients; }
   uint64_t num_samples(uint64_t client) const override { return registry_.num_samples(client); }
+  // Throws RoundFailed when fewer than `min_fraction` of the clients of a training or an
+  // exploration answer, or when the server stops before they have.
   void run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) override;
   void commit(const std::map<uint64_t, uint32_t>& versions) override;
 
@@ -89,7 +104,6 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
 
  private:
   using Clock = std::chrono::steady_clock;
-  class SentTask;
   class Incoming;
   struct Part;
   struct Exchange;
@@ -99,25 +113,41 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
 
   Session& session_of(const rpc::Caller& caller, const std::string& session);
   rpc::Ticket ticket_of(const Exchange& exchange) const;
-  std::filesystem::path file_of(const Exchange& exchange, uint64_t client) const;
+  Spool::Id spooled(const Exchange& exchange, uint64_t client) const;
   // Encodes the client's task and tells whoever waits as this client.
   void prepare(uint64_t client);
   void notify(uint64_t client, const Lock& lock);
   void tell(uint64_t waiter, const std::shared_ptr<const SentTask>& task);
-  void deliver(uint64_t client, const std::filesystem::path& file, uint64_t digest,
-               const std::function<void(rpc::PushReply)>& done);
+  // Counts an update that has arrived whole.
+  void deliver(uint64_t client, uint64_t digest, const std::function<void(rpc::PushReply)>& done);
+  // Counts the update that an earlier process or attempt has kept, if it answers this task.
+  void deliver_kept(uint64_t client);
+  // Reads, checks and hands on; the verdict, and whether the client is settled by it.
+  struct Verdict {
+    rpc::PushReply reply;
+    bool counted = false, settled = false;
+  };
+  Verdict count(Exchange& exchange, uint64_t client, const std::filesystem::path& file,
+                uint64_t digest);
+  void settle(Exchange& exchange, uint64_t client, const Verdict& verdict, uint64_t digest);
+  void require_enough(const Exchange& exchange, bool stopped, const Lock& lock) const;
+  void say(Json event) const;
   void answer_overdue();
   void keep_time();
 
   const NetworkOptions options_;
   rpc::DataSpec data_;
   Registry registry_;
+  Spool spool_;
+  mutable std::mutex saying_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::map<uint64_t, Session> sessions_;
   std::map<uint64_t, Waiter> waiters_;  // by ticket
   uint64_t next_waiter_ = 1;
   std::shared_ptr<Exchange> exchange_;  // the open one; null between two
+  round::ExchangeId last_;              // the one that was opened last
+  uint32_t attempt_ = 0;                // how often it was
   std::map<uint64_t, uint32_t> committed_;
   std::map<uint64_t, std::string> last_failures_;
   std::optional<rpc::Finished> finished_;

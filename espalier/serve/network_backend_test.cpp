@@ -25,6 +25,7 @@ class FakeTraffic final : public round::RoundTraffic {
     if (client == 9) fail("test", "no task");
     wire::EncodedMessage message;
     message.head = {1, 2, static_cast<uint8_t>(client)};
+    if (salt != 0) message.head.push_back(salt);
     message.bodies.push_back(std::make_shared<Bytes>(1000, uint8_t{5}));
     return message;
   }
@@ -37,6 +38,7 @@ class FakeTraffic final : public round::RoundTraffic {
     const std::lock_guard lock(mutex);
     failures[client] = reason;
   }
+  uint8_t salt = 0;
   std::mutex mutex;
   std::map<uint64_t, int> asked;
   std::map<uint64_t, Bytes> updates;
@@ -123,7 +125,7 @@ class NetworkBackendTest : public testing::Test {
   void SetUp() override {
     fs::remove_all(folder_);
     fs::create_directories(folder_);
-    NetworkOptions options;
+    NetworkOptions& options = options_;
     options.run = 77;
     options.num_clients = 10;
     options.version = {rpc::kProtocol, 4, 1, "test"};
@@ -143,12 +145,25 @@ class NetworkBackendTest : public testing::Test {
     fs::remove_all(folder_);
   }
   virtual void tune(NetworkOptions&) {}
+  NetworkOptions options_;
+  // A server that starts again in the same folder.
+  void restart() {
+    backend_.reset();
+    traffic_.updates.clear();
+    traffic_.failures.clear();
+    backend_.emplace(options_);
+    rpc::DataSpec data;
+    data.sample_shape = {2};
+    data.num_classes = 3;
+    backend_->describe(data);
+  }
   // The exchange runs in a thread of its own until everybody has answered.
   std::future<void> exchange(std::vector<uint64_t> clients) {
     return std::async(std::launch::async, [this, clients] { backend_->run(clients, traffic_); });
   }
   static std::string refusal(const std::function<void()>& work) { return error_of(work); }
 
+  volatile std::sig_atomic_t stop_now_ = 0;
   const fs::path folder_ = fs::path(testing::TempDir()) / concat("backend-", ::getpid());
   FakeTraffic traffic_;
   std::optional<NetworkBackend> backend_;
@@ -178,7 +193,7 @@ TEST_F(NetworkBackendTest, ATaskGoesOutAndAnUpdateComesIn) {
   EXPECT_EQ(traffic_.updates.at(1), Bytes{7});
   EXPECT_EQ(traffic_.asked.at(1), 1);
   EXPECT_EQ(one.push(one.open(task, first), first).verdict, rpc::Verdict::kStale);
-  EXPECT_TRUE(fs::is_empty(folder_ / "arriving"));
+  EXPECT_TRUE(fs::is_empty(folder_ / "spool" / "arriving"));
 }
 
 TEST_F(NetworkBackendTest, AnUpdateGoesOnAfterACut) {
@@ -268,7 +283,7 @@ TEST_F(ShortDeadline, WhoDoesNotAnswerInTimeIsLeftBehind) {
   round.get();
   EXPECT_FALSE(traffic_.updates.contains(2));
   EXPECT_EQ(two.push(two.open(late, update), update).verdict, rpc::Verdict::kStale);
-  EXPECT_TRUE(fs::is_empty(folder_ / "arriving"));
+  EXPECT_TRUE(fs::is_empty(folder_ / "spool" / "arriving"));
 }
 
 TEST_F(NetworkBackendTest, OneProcessActsAsAClient) {
@@ -330,6 +345,88 @@ TEST_F(NetworkBackendTest, WhoIsMissingIsNamed) {
       HasSubstr("9 clients have not joined within 0.05 s: 0, 2, 3"));
   volatile std::sig_atomic_t stop = 1;
   EXPECT_FALSE(backend_->wait_for_clients(60, &stop, [](uint64_t, uint64_t) {}));
+}
+
+TEST_F(NetworkBackendTest, AServerThatStartsAgainCountsWhatItHad) {
+  options_.stop = &stop_now_;
+  options_.drain_s = 0;
+  restart();
+  Player one(*backend_, 1), two(*backend_, 2);
+  one.check_in();
+  two.check_in();
+  auto round = exchange({1, 2});
+  const auto task = one.task();
+  EXPECT_EQ(one.push(one.open(task, Player::update(7)), Player::update(7)).verdict,
+            rpc::Verdict::kAccepted);
+  stop_now_ = 1;
+  EXPECT_THAT(error_of([&] { round.get(); }),
+              HasSubstr("1 of 2 clients have answered; missing: 2"));
+  stop_now_ = 0;
+  restart();
+  Player again(*backend_, 2, 'b');
+  again.check_in();
+  auto second = exchange({1, 2});
+  const auto other = again.task();
+  EXPECT_EQ(again.push(again.open(other, Player::update(8)), Player::update(8)).verdict,
+            rpc::Verdict::kAccepted);
+  second.get();  // client 1 was not asked
+  EXPECT_EQ(traffic_.updates.at(1), Bytes{7});
+  EXPECT_EQ(traffic_.updates.at(2), Bytes{8});
+  backend_->commit({});
+  EXPECT_TRUE(fs::is_empty(folder_ / "spool" / "kept"));
+}
+
+TEST_F(NetworkBackendTest, WhatWasKeptForAnotherTaskIsAskedAgain) {
+  Player one(*backend_, 1);
+  one.check_in();
+  auto round = exchange({1});
+  const auto task = one.task();
+  one.push(one.open(task, Player::update(7)), Player::update(7));
+  round.get();
+  traffic_.salt = 9;  // the run goes on with another configuration
+  restart();
+  Player again(*backend_, 1, 'b');
+  again.check_in();
+  auto second = exchange({1});
+  const auto other = again.task();
+  EXPECT_NE(other.digest, task.digest);
+  again.push(again.open(other, Player::update(8)), Player::update(8));
+  second.get();
+  EXPECT_EQ(traffic_.updates.at(1), Bytes{8});
+}
+
+class Majority : public NetworkBackendTest {
+  void tune(NetworkOptions& options) override {
+    options.min_fraction = 0.6;
+    options.round_deadline_s = 0.3;
+  }
+};
+
+TEST_F(Majority, TooFewAnswersAreNoRoundAndWhatCameCountsInTheNextAttempt) {
+  std::vector<Json> events;
+  options_.on_event = [&](const Json& event) { events.push_back(event); };
+  restart();
+  Player one(*backend_, 1), two(*backend_, 2);
+  one.check_in();
+  two.check_in();
+  auto round = exchange({1, 2});
+  const auto task = one.task();
+  one.push(one.open(task, Player::update(7)), Player::update(7));
+  EXPECT_THAT(error_of([&] { round.get(); }), HasSubstr("attempt 1: 1 of 2"));
+  auto second = exchange({1, 2});
+  const auto other = two.task();
+  EXPECT_EQ(other.ticket.attempt, 2U);
+  // Who still works for the first attempt may go on: the task is the same.
+  rpc::Ticket first = other.ticket;
+  first.attempt = 1;
+  EXPECT_TRUE(two.report(first, rpc::Phase::kTraining).go_on);
+  two.push(two.open(other, Player::update(8)), Player::update(8));
+  second.get();
+  EXPECT_EQ(traffic_.updates.size(), 2U);
+  std::vector<std::string> names;
+  for (const Json& event : events) names.push_back(event["event"]);
+  EXPECT_THAT(names, ElementsAre("joined", "joined", "opened", "accepted", "closed", "opened",
+                                 "accepted", "accepted", "closed"));
 }
 
 }  // namespace

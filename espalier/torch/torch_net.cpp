@@ -1,6 +1,6 @@
 #include "espalier/torch/torch_net.h"
 
-#include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -13,8 +13,9 @@
 namespace espalier::torch {
 namespace {
 
-// The interpreter begins with where it was; what went wrong comes last.
+// The interpreter begins with where it was; what went wrong comes last. CUDA ends with advice.
 std::string last_line(std::string text) {
+  if (text.starts_with("CUDA")) return text.substr(0, text.find('\n'));
   while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
   const size_t line = text.rfind('\n');
   return line == std::string::npos ? text : text.substr(line + 1);
@@ -32,16 +33,6 @@ auto guarded(Body body) {
     if (dynamic_cast<const Error*>(&error) != nullptr) throw;
     throw DetailedError(concat("[train/libtorch] ", last_line(error.what())), error.what());
   }
-}
-
-// Threads that train side by side on one GPU do so on streams of their own; on the default one
-// they would wait for each other.
-void take_own_stream(const at::Device& device) {
-  thread_local bool taken = false;
-  if (taken || device.is_cpu()) return;
-  const c10::impl::VirtualGuardImpl streams(device.type());
-  streams.exchangeStream(streams.getStreamFromGlobalPool(streams.getDevice()));
-  taken = true;
 }
 
 class TorchNet final : public Net {
@@ -104,7 +95,7 @@ class TorchNet final : public Net {
 
   std::span<const float> forward_training(const Batch& batch, std::span<float> weights) override {
     return guarded([&] {
-      const at::NoGradGuard no_grad;
+      const c10::NoGradGuard no_grad;
       const std::vector<at::Tensor> tensors = bind(weights.data(), false);
       const at::Tensor found = model_->forward(tensors, input(batch), pass(batch, true)).logits;
       logits_ = found.to(at::kCPU, at::kFloat).contiguous();
@@ -131,7 +122,7 @@ class TorchNet final : public Net {
 
   BatchSums evaluate(const Batch& batch, std::span<const float> weights) override {
     return guarded([&] {
-      const at::NoGradGuard no_grad;
+      const c10::NoGradGuard no_grad;
       const std::vector<at::Tensor> tensors = bind(const_cast<float*>(weights.data()), false);
       return sums(batch, model_->forward(tensors, input(batch), pass(batch, false)).logits,
                   nullptr);
@@ -150,7 +141,7 @@ class TorchNet final : public Net {
   void predict(const Batch& batch, std::span<const float> weights, std::span<float> features,
                std::span<float> logits) override {
     guarded([&] {
-      const at::NoGradGuard no_grad;
+      const c10::NoGradGuard no_grad;
       const std::vector<at::Tensor> tensors = bind(const_cast<float*>(weights.data()), false);
       const TorchModel::Output found = model_->forward(tensors, input(batch), pass(batch, false));
       const auto take = [](const at::Tensor& values, std::span<float> out, const char* what) {
@@ -180,17 +171,17 @@ class TorchNet final : public Net {
     return flat.subspan(static_cast<size_t>(info.offset), static_cast<size_t>(info.size));
   }
 
-  // The flat weights as tensors: views on the CPU; elsewhere views of one copy, since a transfer
-  // for every tensor takes longer than the pass. Counters are copies, as int64.
+  // The flat weights as tensors: views on the CPU; elsewhere parts of one copy, since a
+  // transfer for every tensor takes longer than the pass. Counters are copies, as int64.
   std::vector<at::Tensor> bind(float* weights, bool training) const {
-    take_own_stream(device_);
     at::Tensor flat = at::from_blob(weights, {layout()->size()}, at::kFloat);
     if (packed_) flat = flat.to(device_, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
     std::vector<at::Tensor> tensors;
     for (const ParameterInfo& info : layout()->tensors()) {
-      // variable_data: statistics are written in place, which is no change of the weights beside
-      // them.
-      at::Tensor tensor = flat.narrow(0, info.offset, info.size).view(info.shape).variable_data();
+      at::Tensor tensor = flat.narrow(0, info.offset, info.size).view(info.shape);
+      // Kernels of a GPU want their operands aligned. variable_data: statistics are written in
+      // place, which is no change of the weights beside them.
+      tensor = packed_ ? tensor.clone() : tensor.variable_data();
       if (info.role == Role::kCounter) tensor = tensor.to(at::kLong);
       if (training && is_trainable(info.role)) tensor.requires_grad_(true);
       tensors.push_back(std::move(tensor));

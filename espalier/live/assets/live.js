@@ -111,13 +111,21 @@
     at("facts").textContent = [status.strategy, status.model, status.data].filter(Boolean).join(" · ");
   };
 
+  // A server that others can reach wants its token: http://server:9464/#TOKEN.
+  const headers = location.hash.length > 1 ? { Authorization: `Bearer ${location.hash.slice(1)}` } : {};
   let asking = false, over = false;
   const ask = async () => {
     if (asking || over) return;
     asking = true;
     try {
       const since = series.round.at(-1) ?? 0;
-      const answer = await fetch(`status.json?since=${since}`, { cache: "no-store" });
+      const answer = await fetch(`status.json?since=${since}`, { cache: "no-store", headers });
+      if (!answer.ok) {
+        at("now").textContent = (await answer.text()).trim() + (answer.status === 401 ? " (open this page as …/#TOKEN)" : "");
+        at("now").className = "now gone";
+        asking = false;
+        return;
+      }
       const status = await answer.json();
       for (const [key, values] of Object.entries(status.series)) (series[key] ??= []).push(...values);
       headline(status);

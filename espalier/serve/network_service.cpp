@@ -1,0 +1,328 @@
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "espalier/base/error.h"
+#include "espalier/serve/network_state.h"
+
+namespace espalier::serve {
+
+namespace fs = std::filesystem;
+
+// An update that arrives: bytes go to a file, so that memory is that of one chunk.
+class NetworkBackend::Incoming final : public rpc::Upload {
+ public:
+  Incoming(NetworkBackend& owner, uint64_t client, std::shared_ptr<Exchange> exchange,
+           uint64_t digest, uint64_t received)
+      : owner_(owner),
+        client_(client),
+        exchange_(std::move(exchange)),
+        digest_(digest),
+        received_(received) {
+    const fs::path file = owner_.spool_.arriving(owner_.spooled(*exchange_, client_));
+    descriptor_ = ::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (descriptor_ < 0) {
+      release();
+      throw rpc::Refusal(rpc::Refused::kLater,
+                         concat("[serve] cannot keep an update: ", std::strerror(errno)));
+    }
+  }
+  ~Incoming() override {
+    ::close(descriptor_);
+    if (!finished_) release();
+  }
+
+  uint64_t received() const override { return received_; }
+  void append(uint64_t offset, std::span<const uint8_t> data) override {
+    size_t done = 0;
+    while (done < data.size()) {
+      const ssize_t count = ::pwrite(descriptor_, data.data() + done, data.size() - done,
+                                     static_cast<off_t>(offset + done));
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) {
+        throw rpc::Refusal(rpc::Refused::kLater,
+                           concat("[serve] cannot keep an update: ", std::strerror(errno)));
+      }
+      done += static_cast<size_t>(count);
+    }
+    received_ = offset + data.size();
+    const std::lock_guard lock(owner_.mutex_);
+    exchange_->parts.at(client_).received = received_;
+  }
+  void finish(std::function<void(rpc::PushReply)> done) override {
+    finished_ = true;
+    {
+      const std::lock_guard lock(owner_.mutex_);
+      Part& part = exchange_->parts.at(client_);
+      part.uploading = false;
+      --owner_.uploads_;
+      // The exchange may have ended while this came in.
+      const bool open = owner_.exchange_ == exchange_ && part.wait == Part::Wait::kAwaited;
+      if (open) {
+        part.wait = Part::Wait::kDelivering;
+        ++owner_.working_;
+        owner_.jobs_->post([&owner = owner_, client = client_, digest = digest_,
+                            done = std::move(done)] { owner.deliver(client, digest, done); });
+        return;
+      }
+    }
+    owner_.spool_.discard(owner_.spooled(*exchange_, client_));
+    done({rpc::Verdict::kStale, received_, {}, "the exchange is over"});
+  }
+
+ private:
+  void release() {
+    const std::lock_guard lock(owner_.mutex_);
+    exchange_->parts.at(client_).uploading = false;
+    --owner_.uploads_;
+  }
+
+  NetworkBackend& owner_;
+  const uint64_t client_;
+  const std::shared_ptr<Exchange> exchange_;
+  const uint64_t digest_;
+  uint64_t received_;
+  int descriptor_ = -1;
+  bool finished_ = false;
+};
+
+rpc::CheckInReply NetworkBackend::check_in(const rpc::Caller& caller,
+                                           const rpc::CheckInRequest& request) {
+  const auto refuse = [](const std::string& why) {
+    throw rpc::Refusal(rpc::Refused::kMismatch, why);
+  };
+  const rpc::Version& ours = options_.version;
+  const rpc::Version& theirs = request.version;
+  if (theirs.protocol != ours.protocol || theirs.task_format != ours.task_format ||
+      theirs.codec_format != ours.codec_format) {
+    refuse(concat("[serve] the server speaks protocol ", ours.protocol, " with messages ",
+                  ours.task_format, ".", ours.codec_format, " (espalier ", ours.release,
+                  "), the client ", theirs.protocol, " with ", theirs.task_format, ".",
+                  theirs.codec_format, " (", theirs.release, "); install the same version"));
+  }
+  if (request.run != 0 && request.run != options_.run)
+    refuse(
+        "[serve] the client's folder belongs to another run; give it another --folder, or remove "
+        "that one");
+  const rpc::DataSpec &wanted = data_, &has = request.data;
+  if (has.kind != wanted.kind || has.sample_shape != wanted.sample_shape ||
+      has.num_classes > wanted.num_classes || has.vocabulary > wanted.vocabulary) {
+    refuse(
+        "[serve] the client's samples are of another kind, shape or number of classes than the "
+        "run's");
+  }
+  if (request.num_samples == 0 || request.num_samples > options_.max_samples)
+    refuse(concat("[serve] expected 1 to ", options_.max_samples, " samples, got ",
+                  request.num_samples));
+  const auto now = Clock::now();
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = sessions_.find(caller.client);
+    if (found != sessions_.end()) {
+      const Session& other = found->second;
+      const bool alive =
+          !other.left && now - other.seen < std::chrono::milliseconds(options_.lease_ms);
+      if (alive && other.id != request.session && other.id != request.previous_session) {
+        const auto silent =
+            std::chrono::duration_cast<std::chrono::seconds>(now - other.seen).count();
+        throw rpc::Refusal(
+            rpc::Refused::kConflict,
+            concat("[serve] client ", caller.client, " is connected from elsewhere (last heard of ",
+                   silent, " s ago); stop it, or use its folder"));
+      }
+    }
+  }
+  try {
+    registry_.enrol(caller.client, {request.num_samples, request.num_test_samples,
+                                    request.data_fingerprint, request.device.profile});
+  } catch (const StorageError& error) {
+    throw rpc::Refusal(rpc::Refused::kLater, error.what());
+  } catch (const Error& error) {
+    throw rpc::Refusal(rpc::Refused::kMismatch, error.what());
+  }
+  const std::lock_guard lock(mutex_);
+  Session& session = sessions_[caller.client];
+  session = {};
+  session.id = request.session;
+  session.seen = now;
+  changed_.notify_all();
+  say({{"event", "joined"},
+       {"client", caller.client},
+       {"address", caller.address},
+       {"samples", request.num_samples},
+       {"release", theirs.release}});
+  return {options_.run,     caller.client,         options_.client_config, data_,
+          options_.version, options_.heartbeat_ms, options_.lease_ms,      {}};
+}
+
+// With the mutex held.
+NetworkBackend::Session& NetworkBackend::session_of(const rpc::Caller& caller,
+                                                    const std::string& session) {
+  const auto found = sessions_.find(caller.client);
+  if (found == sessions_.end() || found->second.left)
+    throw rpc::Refusal(rpc::Refused::kLater, "[serve] check in first");
+  if (found->second.id != session)
+    throw rpc::Refusal(rpc::Refused::kConflict,
+                       concat("[serve] another process acts as client ", caller.client));
+  found->second.seen = Clock::now();
+  return found->second;
+}
+
+Spool::Id NetworkBackend::spooled(const Exchange& exchange, uint64_t client) const {
+  return {exchange.id.round, exchange.id.number, client};
+}
+
+rpc::Ticket NetworkBackend::ticket_of(const Exchange& exchange) const {
+  return {options_.run, exchange.id.round, exchange.id.number, exchange.attempt,
+          static_cast<uint32_t>(exchange.id.kind)};
+}
+
+uint64_t NetworkBackend::await(const rpc::Caller& caller, const rpc::AwaitRequest& request,
+                               std::function<void(rpc::AwaitReply)> answer) {
+  Lock lock(mutex_);
+  Session& session = session_of(caller, request.session);
+  session.phase = rpc::Phase::kIdle;
+  session.progress = 0;
+  const uint64_t ticket = next_waiter_++;
+  const auto wait =
+      std::chrono::milliseconds(std::min<uint32_t>(request.wait_ms, options_.poll_ms));
+  waiters_[ticket] = {caller.client, std::move(answer), Clock::now() + wait};
+  if (finished_) waiters_[ticket].until = Clock::now();
+  notify(caller.client, lock);
+  changed_.notify_all();  // the clock looks when to wake next
+  return ticket;
+}
+
+void NetworkBackend::gone(uint64_t ticket) {
+  const std::lock_guard lock(mutex_);
+  waiters_.erase(ticket);
+}
+
+// Whoever waits as this client gets its task, if it has one.
+void NetworkBackend::notify(uint64_t client, const Lock&) {
+  if (!exchange_) return;
+  const auto part = exchange_->parts.find(client);
+  if (part == exchange_->parts.end() || part->second.wait != Part::Wait::kAwaited) return;
+  for (const auto& [ticket, waiter] : waiters_) {
+    if (waiter.client != client) continue;
+    if (part->second.task) {
+      jobs_->post([this, ticket = ticket, task = part->second.task] { tell(ticket, task); });
+    } else if (!part->second.encoding) {
+      part->second.encoding = true;
+      ++working_;
+      jobs_->post([this, client] { prepare(client); });
+    }
+  }
+}
+
+std::shared_ptr<const rpc::Download> NetworkBackend::fetch(const rpc::Caller& caller,
+                                                           const rpc::FetchRequest& request) {
+  const std::lock_guard lock(mutex_);
+  Session& session = session_of(caller, request.session);
+  if (exchange_) {
+    const auto part = exchange_->parts.find(caller.client);
+    if (part != exchange_->parts.end() && part->second.task &&
+        part->second.task->digest() == request.digest) {
+      session.phase = rpc::Phase::kFetching;
+      return part->second.task;
+    }
+  }
+  throw rpc::Refusal(rpc::Refused::kMismatch, "[serve] this task is over; ask for the next");
+}
+
+std::unique_ptr<rpc::Upload> NetworkBackend::push(const rpc::Caller& caller,
+                                                  const rpc::PushOpen& open,
+                                                  rpc::PushReply& reply) {
+  std::shared_ptr<Exchange> exchange;
+  uint64_t received = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    Session& session = session_of(caller, open.session);
+    session.phase = rpc::Phase::kPushing;
+    const auto verdict = [&](rpc::Verdict what, const char* detail) {
+      reply = {what, 0, {1000, 5000}, detail};
+      return nullptr;
+    };
+    if (!exchange_ || open.ticket.run != options_.run)
+      return verdict(rpc::Verdict::kStale, "no such exchange is open");
+    const auto found = exchange_->parts.find(caller.client);
+    if (found == exchange_->parts.end())
+      return verdict(rpc::Verdict::kStale, "this client is not asked in this exchange");
+    Part& part = found->second;
+    if (part.wait == Part::Wait::kDelivered || part.wait == Part::Wait::kDelivering) {
+      return part.counted_digest == open.digest && part.wait == Part::Wait::kDelivered
+                 ? verdict(rpc::Verdict::kDuplicate, "it is counted already")
+             : part.wait == Part::Wait::kDelivering
+                 ? verdict(rpc::Verdict::kBusy, "it is being counted")
+                 : verdict(rpc::Verdict::kRefused, "another update of this client is counted");
+    }
+    if (part.wait == Part::Wait::kFailed)
+      return verdict(rpc::Verdict::kStale, "this client has failed in this exchange");
+    // The task is encoded anew after a restart; its bytes are the same.
+    if (!part.task || part.task->digest() != open.task_digest)
+      return verdict(rpc::Verdict::kStale, "it answers another task");
+    if (open.bytes == 0 || open.bytes > options_.max_update_bytes)
+      throw rpc::Refusal(rpc::Refused::kTooMuch,
+                         concat("[serve] an update of ", open.bytes, " bytes; at most ",
+                                options_.max_update_bytes, " are taken"));
+    if (part.uploading || uploads_ >= options_.max_uploads)
+      return verdict(rpc::Verdict::kBusy, "too many uploads at a time");
+    if (part.update_digest != open.digest || part.update_bytes != open.bytes) {
+      part.update_digest = open.digest;
+      part.update_bytes = open.bytes;
+      part.received = 0;
+    }
+    part.uploading = true;
+    ++uploads_;
+    received = part.received;
+    exchange = exchange_;
+  }
+  return std::make_unique<Incoming>(*this, caller.client, std::move(exchange), open.digest,
+                                    received);
+}
+
+rpc::ReportReply NetworkBackend::report(const rpc::Caller& caller,
+                                        const rpc::ReportRequest& request) {
+  Lock lock(mutex_);
+  Session& session = session_of(caller, request.session);
+  session.phase = request.phase;
+  session.progress = request.progress;
+  session.detail = request.detail;
+  if (request.phase == rpc::Phase::kLeaving) {
+    session.left = true;
+    say({{"event", "left"}, {"client", caller.client}});
+    changed_.notify_all();
+    return {false, {}};
+  }
+  if (!exchange_) return {false, {}};
+  // Of an earlier attempt too: its tasks are the same.
+  rpc::Ticket ticket = request.ticket;
+  ticket.attempt = exchange_->attempt;
+  if (!(ticket == ticket_of(*exchange_))) return {false, {}};
+  const auto found = exchange_->parts.find(caller.client);
+  if (found == exchange_->parts.end() || found->second.wait != Part::Wait::kAwaited)
+    return {false, {}};
+  if (request.phase != rpc::Phase::kFailed) return {true, {}};
+  const auto exchange = exchange_;
+  found->second.wait = Part::Wait::kFailed;
+  ++exchange->settled;
+  last_failures_[caller.client] = request.detail;
+  say({{"event", "failed"},
+       {"round", exchange->id.round},
+       {"exchange", exchange->id.number},
+       {"client", caller.client},
+       {"detail", request.detail}});
+  // run() does not return meanwhile: the traffic is in use.
+  ++working_;
+  lock.unlock();
+  exchange->traffic->failed(caller.client, request.detail);
+  lock.lock();
+  --working_;
+  changed_.notify_all();
+  return {false, {}};
+}
+
+}  // namespace espalier::serve

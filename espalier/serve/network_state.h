@@ -1,0 +1,47 @@
+#pragma once
+
+#include "espalier/serve/network_backend.h"
+#include "espalier/serve/sent_task.h"
+
+// What NetworkBackend's two sides share: network_backend.cpp is the round's, network_service.cpp
+// the clients'. Everything here is read and written with its mutex held.
+namespace espalier::serve {
+
+// One client's part of the open exchange.
+struct NetworkBackend::Part {
+  enum class Wait : uint8_t { kAwaited, kDelivering, kDelivered, kFailed };
+  Wait wait = Wait::kAwaited;
+  std::shared_ptr<const SentTask> task;  // once it is encoded
+  bool encoding = false;
+  bool uploading = false;
+  // Of an upload that is not whole: what it is to be, and how much of it is in the file.
+  uint64_t update_digest = 0, update_bytes = 0, received = 0;
+  uint64_t counted_digest = 0;  // of the update that was delivered
+};
+
+struct NetworkBackend::Exchange {
+  round::ExchangeId id;
+  round::RoundTraffic* traffic = nullptr;
+  std::map<uint64_t, Part> parts;
+  size_t settled = 0;
+  uint32_t attempt = 1;
+};
+
+// The process that acts as a client.
+struct NetworkBackend::Session {
+  std::string id;
+  Clock::time_point seen;
+  rpc::Phase phase = rpc::Phase::kIdle;
+  float progress = 0;
+  std::string detail;
+  bool told_end = false, left = false;
+};
+
+// A client that waits for something to do.
+struct NetworkBackend::Waiter {
+  uint64_t client = 0;
+  std::function<void(rpc::AwaitReply)> answer;
+  Clock::time_point until;
+};
+
+}  // namespace espalier::serve
