@@ -51,6 +51,8 @@ struct Stored {
   fs::path folder;
   Json config;  // as this build resolves it
   std::string identity, build, version;
+  // With data.root left open: a run writes down where its data were found.
+  std::string identity_anywhere;
   uint64_t rounds = 0;  // that it is to have
 };
 
@@ -64,7 +66,11 @@ std::optional<Stored> read_stored(const fs::path& folder) {
     const run::RunConfig config = run::read_run_config(tree);
     stored.config = config.resolved;
     stored.rounds = static_cast<uint64_t>(config.run.rounds);
-    stored.identity = identity_of(config.resolved, report::RunFolder::open(folder).inputs_path());
+    const fs::path inputs = report::RunFolder::open(folder).inputs_path();
+    stored.identity = identity_of(config.resolved, inputs);
+    Json anywhere = config.resolved;
+    anywhere["data"]["root"] = "";
+    stored.identity_anywhere = identity_of(anywhere, inputs);
   } catch (const Error&) {
     return std::nullopt;  // of a build that knew other keys, say: nothing that counts here
   }
@@ -91,6 +97,12 @@ bool is_finished(const Stored& stored) {
   } catch (const Error&) {
     return false;
   }
+}
+
+// A study that does not say where the data are takes a run wherever it found them.
+bool same_run(const Stored& stored, const Cell& cell) {
+  const bool anywhere = text_at(cell.config.at("data"), "root").empty();
+  return (anywhere ? stored.identity_anywhere : stored.identity) == cell.identity;
 }
 
 // "train.lr was 0.1 and is 0.2": up to three keys.
@@ -122,7 +134,7 @@ std::string why_anew(const Cell& cell, const std::vector<Stored>& stored) {
   const std::string start = cell.name.substr(0, cell.name.rfind('-', cell.name.rfind('-') - 1) + 1);
   const Stored *same = nullptr, *other = nullptr;
   for (const Stored& one : stored) {
-    if (one.identity == cell.identity) same = &one;
+    if (same_run(one, cell)) same = &one;
     if (one.folder.filename().string().starts_with(start)) other = &one;
   }
   if (same != nullptr) {
@@ -220,7 +232,7 @@ std::vector<Found> find_cells(const std::vector<Cell>& cells, const fs::path& st
     one.folder = study / "cells" / cell.name;
     const Stored* chosen = nullptr;
     for (const Stored& candidate : stored) {
-      if (candidate.identity != cell.identity) continue;
+      if (!same_run(candidate, cell)) continue;
       const bool ours = candidate.build == build;
       if (!ours && !(any_build && is_finished(candidate))) continue;
       if (chosen == nullptr || (ours && chosen->build != build)) chosen = &candidate;

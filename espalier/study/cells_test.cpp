@@ -99,6 +99,26 @@ TEST(Cells, FoundByWhatIsInThem) {
             CellState::kDone);
 }
 
+// Real data: a run writes down in which of the usual places it has found them.
+TEST(Cells, CountWhereverTheirDataWereFoundUnlessTheStudySaysWhere) {
+  const StudyFiles files;
+  const auto cells = cells_of(files.read(kTwo), kBuild);
+  const fs::path folder = files.path() / "out";
+  for (Cell cell : cells) {
+    cell.config["data"]["root"] = "/data/one";
+    write_run(cell, folder / "cells" / cell.name, 4);
+  }
+  for (const Found& one : find_cells(cells, folder, kBuild, false))
+    EXPECT_EQ(one.state, CellState::kDone) << one.why;
+  const auto at = [&](const std::string& root) {
+    const std::string text = std::string(kTwo) + "[set]\ndata.root = \"" + root + "\"\n";
+    return find_cells(cells_of(files.read(text), kBuild), folder, kBuild, false)[0];
+  };
+  EXPECT_EQ(at("/data/one").state, CellState::kDone);
+  EXPECT_EQ(at("/data/two").state, CellState::kNew);
+  EXPECT_THAT(at("/data/two").why, HasSubstr("data.root"));
+}
+
 TEST(Cells, ChangedConfigurationsAndBuildsAreRunAnewAndSayWhy) {
   const StudyFiles files;
   const auto cells = cells_of(files.read(kTwo), kBuild);
