@@ -31,6 +31,7 @@ enum class Purpose : uint64_t {
   kStrategy = 12,
   kDevices = 13,
   kExploration = 14,
+  kEvaluation = 15,
 };
 
 // One Philox4x32-10 block: four random 32-bit words for a 128-bit counter and a 64-bit key.

@@ -46,6 +46,7 @@ const codec::Codec& uplink_of(wire::TaskKind kind, const codec::Codec& uplink) {
   static const std::unique_ptr<const codec::Codec> exact =
       codec::make_codec(Json::array(), "uplink");
   const bool biased = !uplink.unbiased() && !uplink.lossless();
+  if (kind == wire::TaskKind::kRecall) return *exact;
   return kind == wire::TaskKind::kExplore && biased ? *exact : uplink;
 }
 

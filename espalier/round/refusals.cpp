@@ -49,6 +49,24 @@ const Refusal kRefusals[] = {
            "or "
            "give [[uplink]] a lossy stage");
      }},
+    {[](const Choices& c) { return c.run.evaluate == "clients" && !c.traits.weights_travel; },
+     [](const Choices& c) {
+       return concat("evaluate = \"clients\" does not go with ", of_strategy(c),
+                     ", which evaluates by itself; leave it out");
+     }},
+    {[](const Choices& c) {
+       return c.run.evaluate == "clients" && !c.submodel.eval_widths.empty();
+     },
+     [](const Choices&) {
+       return std::string(
+           "evaluate = \"clients\" does not go with submodel.eval_widths, which the server "
+           "evaluates; "
+           "leave one of the two out");
+     }},
+    {[](const Choices& c) { return c.run.evaluate != "clients" && c.run.eval_clients > 0; },
+     [](const Choices&) {
+       return std::string("eval_clients is for evaluate = \"clients\"; leave one of the two out");
+     }},
     {[](const Choices& c) { return c.traits.masks && asks(c, "ef21"); },
      [](const Choices&) {
        return std::string("error_feedback = \"ef21\" does not go with masks; set it to \"none\"");

@@ -6,6 +6,7 @@
 
 #include "espalier/base/clock.h"
 #include "espalier/base/error.h"
+#include "espalier/round/client_errands.h"
 #include "espalier/round/statistics_errand.h"
 #include "espalier/round/strategy_errand.h"
 
@@ -275,11 +276,13 @@ void RoundLoop::finish(const strategy::RoundInfo& info, const strategy::RoundSum
 
 void RoundLoop::evaluate(const strategy::RoundInfo& info, std::span<const uint64_t> clients,
                          RoundRecord& record) {
+  if (setup_.run.evaluate == "none" && can_.own_model == nullptr) return;
   const Stopwatch evaluation;
   const auto part = can_.narrowing != nullptr ? can_.narrowing->part() : nullptr;
   const train::EvalSums sums =
-      can_.own_model != nullptr
-          ? can_.own_model->evaluated()
+      can_.own_model != nullptr ? can_.own_model->evaluated()
+      : setup_.run.evaluate == "clients"
+          ? ask_clients(info, clients, global_, record)
           : setup_.evaluator.evaluate(part ? part->extract(*global_) : *global_);
   if (sums.count > 0) {
     record.accuracy = static_cast<double>(sums.correct) / static_cast<double>(sums.count);
@@ -303,6 +306,46 @@ void RoundLoop::evaluate(const strategy::RoundInfo& info, std::span<const uint64
     }
   }
   record.eval_seconds = evaluation.seconds();
+}
+
+train::EvalSums RoundLoop::ask_clients(const strategy::RoundInfo& round,
+                                       std::span<const uint64_t> answered,
+                                       std::shared_ptr<const ParameterSet> model,
+                                       RoundRecord& record) {
+  strategy::RoundInfo info = round;
+  info.kind = wire::TaskKind::kEvaluate;
+  info.key = round.key.child(Purpose::kEvaluation);
+  const auto count = static_cast<uint64_t>(setup_.run.eval_clients);
+  std::vector<uint64_t> clients = count > 0
+                                      ? draw_clients(info.key, count)
+                                      : std::vector<uint64_t>(answered.begin(), answered.end());
+  std::sort(clients.begin(), clients.end());
+  EvaluationErrand errand(info, std::move(model));
+  Exchange::Setup quiet = exchange_setup(info.key, global_->shared_layout());
+  quiet.on_client = nullptr;  // a person watches clients train
+  Exchange exchange(quiet, clients, errand);
+  exchange.run(setup_.backend);
+  add_cost(exchange, " (evaluation)", record);
+  return errand.sums();
+}
+
+std::map<uint64_t, ParameterSet> RoundLoop::recall(const std::string& set,
+                                                   std::vector<std::string>& notes) {
+  if (state_versions_.empty()) return {};
+  strategy::RoundInfo info{round_, static_cast<uint32_t>(setup_.run.rounds),
+                           Key(static_cast<uint64_t>(setup_.run.seed)).child(round_),
+                           setup_.train.step};
+  info.kind = wire::TaskKind::kRecall;
+  std::vector<uint64_t> clients;
+  for (const auto& [client, version] : state_versions_) clients.push_back(client);
+  RecallErrand errand(info, set, state_versions_, global_->shared_layout());
+  Exchange::Setup quiet = exchange_setup(info.key, global_->shared_layout());
+  quiet.on_client = nullptr;
+  Exchange exchange(quiet, clients, errand);
+  exchange.run(setup_.backend);
+  for (const auto& [client, why] : exchange.failures())
+    notes.push_back(concat("the model lacks client ", client, "'s part: ", why));
+  return errand.take();
 }
 
 // Only clients whose own sub-model is at least as wide can hold this one.

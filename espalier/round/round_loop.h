@@ -75,6 +75,11 @@ class RoundLoop {
   // Sums over all rounds so far, those before a resume included.
   const Ledger& ledger() const { return ledger_; }
 
+  // Between rounds: the set `set` (of the model's layout) of what each client that has taken part
+  // remembers (strategy::OwnModel::client_set). A client that does not answer is missing, with a
+  // line in `notes`. Not in the ledger.
+  std::map<uint64_t, ParameterSet> recall(const std::string& set, std::vector<std::string>& notes);
+
   // The state after the last completed round, and back. checkpoint() makes what clients of this
   // process have kept durable first (StorageError when that fails); `configuration` is a
   // fingerprint that the caller checks on the way back. restore() makes the loop go on after
@@ -114,6 +119,9 @@ class RoundLoop {
                           double width, ParameterSet& model, RoundRecord& record);
   void evaluate(const strategy::RoundInfo& info, std::span<const uint64_t> clients,
                 RoundRecord& record);
+  // By the clients, on what they hold out.
+  train::EvalSums ask_clients(const strategy::RoundInfo& info, std::span<const uint64_t> answered,
+                              std::shared_ptr<const ParameterSet> model, RoundRecord& record);
   void set_downlink_state(std::optional<ParameterSet> state);  // as of round_
 
   Setup setup_;

@@ -24,6 +24,12 @@ struct RunOptions {
   // Samples, 1 to 100,000. Decides memory and speed; losses are added batch by batch, so that
   // another value may change the last bits of a loss.
   int64_t eval_batch = 100;
+  // "server": on the server's test samples. "clients": by clients on what they hold out, share i, i
+  // + N, … of the test samples for client i of N; `eval_clients` of them, drawn anew each time (0:
+  // those that have answered the round). "none": nobody has any. Not "clients" with strategies
+  // whose model is not the global one, nor with submodel.eval_widths.
+  std::string evaluate = "server";
+  int64_t eval_clients = 0;
   // In rounds, at least 1. After a crash at most this many are run again; a run that ends or is
   // interrupted writes a checkpoint in any case.
   int64_t checkpoint_every = 1;
@@ -58,6 +64,16 @@ struct RunOptions {
               .at_least(0));
     visit("eval_batch", self.eval_batch,
           Field("Samples per evaluation batch.").at_least(1).at_most(100000));
+    visit(
+        "evaluate", self.evaluate,
+        Field("Who evaluates: the server on its test samples; clients on those that they hold out; "
+              "or nobody.")
+            .one_of({"server", "clients", "none"}));
+    visit(
+        "eval_clients", self.eval_clients,
+        Field("evaluate = \"clients\": how many of them, drawn anew each time; 0: those that have "
+              "answered the round.")
+            .at_least(0));
     visit(
         "checkpoint_every", self.checkpoint_every,
         Field("Write the checkpoint every so many rounds, and when the run ends or is interrupted.")

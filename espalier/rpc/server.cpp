@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 
+#include "espalier/rpc/call_limits.h"
 #include "espalier/rpc/channel_arguments.h"
 #include "espalier/rpc/convert.h"
 #include "espalier/rpc/federation.grpc.pb.h"
@@ -285,12 +286,18 @@ class PushCall final : public grpc::ServerBidiReactor<v1::PushPart, v1::PushRepl
 class Calls final : public v1::Federation::CallbackService {
  public:
   Calls(const ServerOptions& options, rpc::Service& service)
-      : options_(options), service_(service), identities_(options) {}
+      : options_(options),
+        service_(service),
+        identities_(options),
+        check_ins_(options.checkins_per_s, 5 * options.checkins_per_s),
+        calls_(options.calls_per_s, 5 * options.calls_per_s) {}
 
   grpc::ServerUnaryReactor* CheckIn(grpc::CallbackServerContext* context,
                                     const v1::CheckInRequest* request,
                                     v1::CheckInReply* reply) override {
     return unary(context, [&](const Caller& caller) {
+      if (!check_ins_.allow(caller.client))
+        throw Refusal(Refused::kTooMuch, "[rpc] too many check-ins; come later");
       *reply = to_proto(service_.check_in(caller, from_proto(*request)));
     });
   }
@@ -306,7 +313,7 @@ class Calls final : public v1::Federation::CallbackService {
     Caller caller;
     AwaitRequest plain;
     const grpc::Status status = guarded([&] {
-      caller = identities_.of(*context);
+      caller = known(*context);
       plain = from_proto(*request);
     });
     if (!status.ok()) {
@@ -324,7 +331,7 @@ class Calls final : public v1::Federation::CallbackService {
     uint64_t offset = 0;
     const grpc::Status status = guarded([&] {
       const FetchRequest plain = from_proto(*request);
-      download = service_.fetch(identities_.of(*context), plain);
+      download = service_.fetch(known(*context), plain);
       offset = plain.offset;
       if (offset > download->size())
         throw Refusal(Refused::kInvalid, "[rpc] an offset behind the end of the task");
@@ -337,7 +344,7 @@ class Calls final : public v1::Federation::CallbackService {
   grpc::ServerBidiReactor<v1::PushPart, v1::PushReply>* Push(
       grpc::CallbackServerContext* context) override {
     Caller caller;
-    const grpc::Status status = guarded([&] { caller = identities_.of(*context); });
+    const grpc::Status status = guarded([&] { caller = known(*context); });
     if (!status.ok()) return new PushCall(service_, status);
     return new PushCall(service_, std::move(caller), options_.chunk_bytes);
   }
@@ -346,13 +353,21 @@ class Calls final : public v1::Federation::CallbackService {
   template <class Work>
   grpc::ServerUnaryReactor* unary(grpc::CallbackServerContext* context, Work&& work) {
     auto* reactor = context->DefaultReactor();
-    reactor->Finish(guarded([&] { work(identities_.of(*context)); }));
+    reactor->Finish(guarded([&] { work(known(*context)); }));
     return reactor;
+  }
+  // Who calls, unless it calls too often.
+  Caller known(const grpc::CallbackServerContext& context) {
+    Caller caller = identities_.of(context);
+    if (!calls_.allow(caller.client))
+      throw Refusal(Refused::kTooMuch, "[rpc] too many calls; come later");
+    return caller;
   }
 
   const ServerOptions& options_;
   rpc::Service& service_;
   Identities identities_;
+  CallLimits check_ins_, calls_;
 };
 
 }  // namespace

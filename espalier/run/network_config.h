@@ -112,6 +112,7 @@ struct NetworkSection {
 struct SecuritySection {
   std::string pki, ca, cert, key, revoked, federation;
   int64_t max_samples = int64_t{1} << 20;
+  double checkins_per_s = 1, calls_per_s = 500;
 
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {
@@ -127,6 +128,11 @@ struct SecuritySection {
           Field("The name in the clients' certificates; empty: that of index.json."));
     visit("max_samples", self.max_samples,
           Field("Most samples that a client may state.").at_least(1).at_most(int64_t{1} << 32));
+    visit("checkins_per_s", self.checkins_per_s,
+          Field("Check-ins of one client per second, on average; five times as many at once; 0: no "
+                "limit.")
+              .at_least(0));
+    visit("calls_per_s", self.calls_per_s, Field("The same of all its calls.").at_least(0));
   }
 };
 

@@ -68,12 +68,6 @@ void refuse_what_stays_at_home(const RunConfig& config) {
     fail("serve",
          "model.name = \"torchscript\": a module's file does not travel; use a model of "
          "`espalier list models`");
-  const auto strategy = make_strategy(config);
-  auto* own = strategy->capabilities().own_model;
-  if (own != nullptr && !own->client_set().empty())
-    fail("serve", "strategy '", config.selection.name,
-         "' ends with nets that stay with its clients, which cannot be collected over a network; "
-         "simulate it");
 }
 
 }  // namespace
@@ -110,6 +104,8 @@ ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure
   listening.chunk_bytes = static_cast<uint32_t>(network_.network.chunk_kb << 10);
   listening.window_bytes = static_cast<uint32_t>(network_.network.window_kb << 10);
   listening.memory_bytes = static_cast<uint64_t>(network_.network.memory_mb) << 20;
+  listening.checkins_per_s = network_.security.checkins_per_s;
+  listening.calls_per_s = network_.security.calls_per_s;
   listening.keepalive_ms = ms(network_.network.keepalive_s);
 
   serve::NetworkOptions options;

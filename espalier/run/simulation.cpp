@@ -268,14 +268,10 @@ void Simulation::write_model() {
   const auto parts = own->parts();
   std::map<std::string, const ParameterSet*> sets;
   for (const auto& [name, set] : parts) sets[name + "/"] = &set;
-  std::vector<std::shared_ptr<const client::ClientState>> states;  // keeps the sets alive
-  if (const std::string name = own->client_set(); !name.empty()) {
-    for (const auto& [client, version] : loop().state_versions()) {
-      states.push_back(assembly_->states().get(client, version));
-      const auto found = states.back()->sets.find(name);
-      if (found != states.back()->sets.end()) sets[concat("client-", client, "/")] = &found->second;
-    }
-  }
+  std::map<uint64_t, ParameterSet> clients;  // keeps the sets alive
+  if (const std::string name = own->client_set(); !name.empty())
+    clients = loop().recall(name, notes_);
+  for (const auto& [client, set] : clients) sets[concat("client-", client, "/")] = &set;
   write_file_atomic(folder_->model_path(), write_safetensors(sets, metadata));
 }
 

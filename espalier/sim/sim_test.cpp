@@ -1,12 +1,16 @@
 // The whole road of a round in one process: partition → task bytes → client → update bytes → exact
 // sum → new weights.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "espalier/base/error.h"
+#include "espalier/base/test_error.h"
 #include "espalier/sim/test_run.h"
 
 namespace espalier::sim {
 namespace {
+
+using testing::HasSubstr;
 
 class EveryStrategy : public testing::TestWithParam<std::string> {
  protected:
@@ -48,6 +52,61 @@ TEST_P(EveryStrategy, ACheckpointInTheMiddleChangesNothing) {
       round::decode_checkpoint(saved, first.loop().global().shared_layout(), "test"));
   EXPECT_EQ(first.loop().rounds_completed(), 2u);
   EXPECT_EQ(first.finish(), expected);
+}
+
+// What clients hold out are the server's test samples, divided among them.
+TEST(ClientEvaluation, OfAllClientsIsTheServersOwn) {
+  TestRun server("fedavg", 2, {"strategy.clients_per_round=12"});
+  TestRun clients("fedavg", 3, {"strategy.clients_per_round=12", "evaluate=clients"});
+  EXPECT_EQ(server.finish(), clients.finish());
+  EXPECT_EQ(*clients.last().accuracy, *server.last().accuracy);
+  EXPECT_NEAR(*clients.last().loss, *server.last().loss, 1e-6);
+  EXPECT_GT(clients.last().bytes_down, server.last().bytes_down);  // the model goes out twice
+  EXPECT_LT(clients.last().bytes_up - server.last().bytes_up, 12U * 200);
+}
+
+TEST(ClientEvaluation, AsksSoManyAndDrawsThemAnew) {
+  TestRun some("scaffold", 1, {"evaluate=clients", "eval_clients=3"});
+  TestRun again("scaffold", 4, {"evaluate=clients", "eval_clients=3"});
+  TestRun other("scaffold", 1, {});
+  EXPECT_EQ(some.finish(), other.finish());  // who evaluates changes nothing of the training
+  again.finish();
+  EXPECT_EQ(*some.last().accuracy, *again.last().accuracy);
+  EXPECT_EQ(*some.last().loss, *again.last().loss);
+  TestRun none("fedavg", 1, {"evaluate=none"});
+  none.finish();
+  EXPECT_FALSE(none.last().accuracy.has_value());
+}
+
+TEST(ClientEvaluation, IsRefusedWhereItMeansNothing) {
+  EXPECT_THAT(error_of([] { TestRun("fedavg", 1, {"eval_clients=3"}); }),
+              HasSubstr("eval_clients"));
+  EXPECT_THAT(error_of([] {
+                TestRun("fedgkt", 1,
+                        {"data.synthetic_shape=[1,12,12]", "model.name=small-client",
+                         "strategy.server_model=small-server", "evaluate=clients"});
+              }),
+              HasSubstr("evaluates by itself"));
+}
+
+TEST(Recall, BringsBackWhatClientsRemember) {
+  TestRun run("fedgkt", 2,
+              {"data.synthetic_shape=[1,12,12]", "data.synthetic_train_samples=200",
+               "model.name=small-client", "strategy.server_model=small-server",
+               "strategy.server_epochs=1", "strategy.server_batch_size=20"});
+  run.finish();
+  std::vector<std::string> notes;
+  const auto found = run.loop().recall("net", notes);
+  EXPECT_TRUE(notes.empty());
+  ASSERT_EQ(found.size(), run.loop().state_versions().size());
+  for (const auto& [client, version] : run.loop().state_versions()) {
+    const auto state = run.states().get(client, version);
+    EXPECT_TRUE(std::ranges::equal(found.at(client).values(), state->sets.at("net").values()));
+  }
+  const auto nothing = run.loop().recall("diary", notes);
+  EXPECT_TRUE(nothing.empty());
+  EXPECT_EQ(notes.size(), run.loop().state_versions().size());
+  EXPECT_THAT(notes.front(), HasSubstr("remembers no 'diary'"));
 }
 
 std::vector<std::string> names() {

@@ -1,5 +1,7 @@
 #include "espalier/strategy/client_algorithms.h"
 
+#include "espalier/client/evaluation.h"
+#include "espalier/client/recall.h"
 #include "espalier/client/statistics.h"
 #include "espalier/strategy/adp_client.h"
 #include "espalier/strategy/exploration_client.h"
@@ -24,6 +26,8 @@ client::AlgorithmTable client_algorithms() {
       algorithm_row<ExplorationClient>(ExplorationClient::kName),
       AdpClient::row(),
       algorithm_row<client::Statistics>(client::Statistics::kName),
+      algorithm_row<client::Evaluation>(client::Evaluation::kName),
+      algorithm_row<client::Recall>(client::Recall::kName),
   };
   return rows;
 }

@@ -244,7 +244,7 @@ wire::Task decode_task(const EncodedMessage& message, const codec::Codec& codec,
   read_magic(in, kTaskMagic);
   Task task;
   const auto kind = in.get<uint8_t>();
-  if (kind > static_cast<uint8_t>(wire::TaskKind::kExplore))
+  if (kind > static_cast<uint8_t>(wire::TaskKind::kEvaluate))
     fail(in.where(), "unknown kind of task ", int{kind}, "; both sides must run the same release");
   task.kind = static_cast<wire::TaskKind>(kind);
   const TaskId id = read_id(in);

@@ -32,10 +32,17 @@ struct Payload {
   std::shared_ptr<const ParameterLayout> layout = nullptr;
 };
 
-// What a client is asked for. Training changes what the client remembers; the normalization
-// statistics of the model that it receives over its samples, and the exploration that a strategy
-// wants before it trains, do not.
-enum class TaskKind : uint8_t { kTrain = 0, kCalibrate = 1, kExplore = 2 };
+// What a client is asked for. Training changes what the client remembers. All others do not: the
+// normalization statistics of the model that it receives over its samples, the exploration that a
+// strategy wants before it trains, something that the client remembers, an evaluation on its test
+// samples.
+enum class TaskKind : uint8_t {
+  kTrain = 0,
+  kCalibrate = 1,
+  kExplore = 2,
+  kRecall = 3,
+  kEvaluate = 4
+};
 
 // A mask on its way to clients: made once per change and shared by all of them.
 struct TravellingMask {

@@ -60,6 +60,9 @@ CASES = {
     "federated dropout": [*IMAGES, "submodel.name=federated-dropout", "submodel.keep=0.6", *CODED],
     "heterofl": [*IMAGES, "model.name=resnet8", "submodel.name=ordered", "submodel.keep=0.5", "submodel.scaler=true", "submodel.static_batch_norm=true",
                  'devices=[{name="a",keep=1},{name="b"}]', "rounds=2"],
+    "fedgkt": ["data.synthetic_shape=[1,12,12]", "strategy.name=fedgkt", "model.name=small-client", "strategy.server_model=small-server",
+               "strategy.server_epochs=1", "strategy.server_batch_size=20", "rounds=2", "uplink=[{stage=\"hadamard\"},{stage=\"quantize\",bits=4}]"],
+    "evaluation at clients": ["evaluate=clients", "strategy.clients_per_round=2", "eval_clients=2"],
     "adam, augmented": [*IMAGES, "train.optimizer=adam", "train.lr=0.01", "train.crop_padding=1", "train.flip=true", "rounds=2"],
 }
 
@@ -231,8 +234,7 @@ def first_minutes(folder):
 
     refused("serve", federation.config, "--out", folder / "x", expected="security.ca is missing")
     refused("serve", federation.config, "--out", folder / "x", "--insecure", "--listen", "0.0.0.0:0", expected="--insecure is for this machine alone")
-    refused("serve", federation.config, "--out", folder / "x", "--pki", pki, "--set", "strategy.name=fedgkt", "--set", "model.name=small-client",
-            "--set", "data.synthetic_shape=[1,12,12]", expected="simulate it")
+    refused("serve", federation.config, "--pki", pki, "--or-resume", expected="needs CONFIG and --out")
     refused("serve", federation.config, "--out", folder / "x", "--pki", pki, "--set", "network.chunks=3", expected="did you mean")
     check(not (folder / "x").exists(), "nothing is left of what never began")
     refused("join", "localhost:1", "--data", federation.folder / "shards/client-0", expected="security.ca is missing")
@@ -275,6 +277,51 @@ def goodbye(folder):
     check("serve --resume" in server.said(), server.said())
 
 
+def events(federation, name):
+    lines = (federation.folder / "served/server/events.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == name]
+
+
+def repeats(folder):
+    """A round that too few have answered is repeated; what had come counts, over a restart of the server too."""
+    federation = Federation(folder / "repeats", ["rounds=6"])
+    federation.simulate()
+    patient = ["--set", "server.round_deadline_s=2", "--set", "server.min_fraction=1", "--set", "server.max_attempts=60", "--set", "server.drain_s=1"]
+    server = federation.serve(*patient)
+    port = server.port
+    joins = {client: federation.join(client, port) for client in range(3)}
+    until = time.time() + 60
+    while federation.rounds() < 2 and time.time() < until:
+        time.sleep(0.002)
+    joins[2].kill()
+    joins[2].wait()
+    while not any(event["attempt"] == 2 for event in events(federation, "opened")) and time.time() < until:
+        time.sleep(0.05)
+    check(any(event["missing"] == [2] for event in events(federation, "closed")), f"client 2 is missed: {server.said()}")
+    # Drained in the middle of an attempt, and killed in the next.
+    server.process.send_signal(signal.SIGTERM)
+    server.wait(code=3, timeout=20)
+    check("serve --resume" in server.said(), server.said())
+    before = len(events(federation, "opened"))
+    end([joins[0], joins[1]], "they hear of it", codes=(1,))
+    server = federation.resume(port)
+    until = time.time() + 60
+    while len(events(federation, "opened")) == before and time.time() < until:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    # Nobody is there but what clients 0 and 1 had sent is: it is counted again.
+    accepted = [event["client"] for event in events(federation, "accepted") if event["round"] == events(federation, "opened")[-1]["round"]]
+    check(accepted.count(0) >= 2 and accepted.count(1) >= 2, f"the spool: {accepted}")
+    server.process.kill()
+    server.process.wait()
+    server = federation.resume(port)
+    joins = {client: federation.join(client, port) for client in range(3)}
+    server.wait()
+    end(joins.values(), "repeats")
+    federation.same("repeats")
+    check(not list((federation.folder / "served/server/spool/kept").iterdir()), "nothing is kept that is in a checkpoint")
+
+
 def running(path):
     """Processes whose command line names the path."""
     found = []
@@ -307,7 +354,7 @@ parser.add_argument("--seed", type=int, default=1)
 parser.add_argument("--only")
 options = parser.parse_args()
 with Folder() as folder:
-    parts = {"identity": identity, "first_minutes": first_minutes, "goodbye": goodbye, "demo": demo,
+    parts = {"identity": identity, "first_minutes": first_minutes, "goodbye": goodbye, "repeats": repeats, "demo": demo,
              "faults": lambda path: faults(path, options.faults, options.seed)}
     for name, part in parts.items():
         if options.only and name != options.only:

@@ -1,0 +1,33 @@
+#include "espalier/client/evaluation.h"
+
+#include <algorithm>
+
+#include "espalier/base/clock.h"
+
+namespace espalier::client {
+
+wire::Update Evaluation::run(ClientContext& context, const wire::Task& task) const {
+  constexpr size_t kBatch = 100;  // losses are added batch by batch: the same for every client
+  const double started = thread_cpu_seconds();
+  context.trainer.load(*task.payload(wire::kModel).values);
+  train::EvalSums sums;
+  if (context.test != nullptr) {
+    for (size_t at = 0; at < context.test_samples.size(); at += kBatch) {
+      const size_t count = std::min(kBatch, context.test_samples.size() - at);
+      const train::EvalSums batch =
+          context.trainer.evaluate(*context.test, context.test_samples.subspan(at, count));
+      sums.loss += batch.loss;
+      sums.correct += batch.correct;
+      sums.count += batch.count;
+    }
+  }
+  wire::Update update;
+  update.num_samples = static_cast<double>(context.samples.size());
+  update.scalars[kLoss] = sums.loss;
+  update.scalars[kCorrect] = static_cast<double>(sums.correct);
+  update.scalars[kCount] = static_cast<double>(sums.count);
+  update.scalars[wire::kTrainSeconds] = thread_cpu_seconds() - started;
+  return update;
+}
+
+}  // namespace espalier::client
