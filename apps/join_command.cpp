@@ -1,4 +1,8 @@
+#include <sys/resource.h>
+
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <memory>
 
@@ -16,7 +20,9 @@ namespace fs = std::filesystem;
 
 struct JoinArguments {
   std::string server, data, folder, pki, ca, certificate, key, device;
-  int64_t client = -1, chunk_kb = 256, retry_max_s = 300;
+  std::string eligible, hours, module;
+  int64_t client = -1, chunk_kb = 256, retry_max_s = 300, memory_mb = 0, max_mb_per_day = 0,
+          nice = 0;
   bool insecure = false, quiet = false;
 };
 
@@ -48,6 +54,14 @@ void join_command(const JoinArguments& arguments) {
   options.folder =
       arguments.folder.empty() ? fs::path(arguments.data) / "espalier" : fs::path(arguments.folder);
   options.device = arguments.device;
+  options.module = arguments.module;
+  options.memory_bytes = static_cast<uint64_t>(arguments.memory_mb) * 1'000'000;
+  options.eligibility = {arguments.eligible,
+                         arguments.hours,
+                         static_cast<uint64_t>(arguments.max_mb_per_day) * 1'000'000,
+                         {}};
+  if (arguments.nice > 0 && ::setpriority(PRIO_PROCESS, 0, static_cast<int>(arguments.nice)) != 0)
+    fail("join", "cannot lower this process's priority: ", std::strerror(errno));
   options.retry_max_ms = static_cast<uint32_t>(arguments.retry_max_s * 1000);
   if (!arguments.quiet)
     options.say = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
@@ -94,6 +108,23 @@ void add_join_command(CLI::App& app) {
                    "Longest pause between two tries to reach the server")
       ->check(CLI::Range(1, 86400))
       ->capture_default_str();
+  command->add_option("--module", arguments->module,
+                      "The TorchScript module of a run that trains one: the very file that the "
+                      "server has");
+  command
+      ->add_option("--memory-mb", arguments->memory_mb,
+                   "Memory that training may take; a task that needs more fails; default: any")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--eligible", arguments->eligible,
+                      "Command whose status is 0 while this device may work: idle, charging, "
+                      "unmetered, say");
+  command->add_option("--hours", arguments->hours, "Local hours in which it may work, as in 22-6");
+  command
+      ->add_option("--max-mb-per-day", arguments->max_mb_per_day,
+                   "Tasks and updates per day (UTC); default: any")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--nice", arguments->nice, "Lower the priority by so much")
+      ->check(CLI::Range(0, 19));
   command->add_flag("--insecure", arguments->insecure,
                     "Neither encryption nor certificates; needs --client");
   command->add_flag("--quiet", arguments->quiet, "Say nothing but errors");

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "espalier/base/error.h"
+#include "espalier/base/file.h"
 #include "espalier/base/version.h"
 #include "espalier/codec/codec.h"
 #include "espalier/codec/message.h"
@@ -125,6 +126,11 @@ Joiner::Joiner(JoinOptions options, data::Dataset train, data::Dataset test)
       samples_(train_.size()),
       test_samples_(test_.size()),
       states_(kStateMemory),
+      eligibility_([&] {
+        EligibilityOptions rules = options_.eligibility;
+        rules.folder = options_.folder;
+        return rules;
+      }()),
       connection_(options_.connection) {
   std::iota(samples_.begin(), samples_.end(), 0U);
   std::iota(test_samples_.begin(), test_samples_.end(), 0U);
@@ -208,6 +214,7 @@ void Joiner::check_in() {
   read_options(root.section("hardware"), {}, federation->hardware);
   federation->downlink = codec::make_codec(config.value("downlink", Json::array()), "downlink");
   federation->uplink = codec::make_codec(config.value("uplink", Json::array()), "uplink");
+  find_module(*federation, config.value("module_sha256", std::string()));
   adopt(reply.data, train_);
   adopt(reply.data, test_);
   federation_ = std::move(federation);
@@ -224,6 +231,20 @@ void Joiner::check_in() {
                                 .stages = client::find_update_stages(stages)});
   options_.say(concat("joined as client ", reply.client, " with ", train_.size(),
                       " samples; model ", federation_->model.name));
+}
+
+// A module is code: it is this client's own file or nothing.
+void Joiner::find_module(Federation& federation, const std::string& sha256) const {
+  if (sha256.empty()) return;
+  if (options_.module.empty())
+    fail("join",
+         "the run trains a TorchScript module, which does not travel; get its file from who "
+         "runs the server and say --module FILE (SHA-256 ",
+         sha256, ")");
+  if (sha256_hex(read_file(options_.module)) != sha256)
+    fail("join", options_.module.string(), " is not the module of this run, whose SHA-256 is ",
+         sha256);
+  federation.model.file = options_.module.string();
 }
 
 train::Trainer& Joiner::trainer(std::span<const int64_t> units) {
@@ -247,6 +268,7 @@ Joiner::End Joiner::serve_tasks(const volatile std::sig_atomic_t* stop) {
       // Said so that nobody waits for the lease.
       throw Stopped();
     }
+    wait_until_eligible(0);
     const rpc::AwaitReply reply =
         connection_.await({federation_->reply.run, folder_.session(), kWait});
     if (reply.committed_version > 0)
@@ -264,6 +286,19 @@ Joiner::End Joiner::serve_tasks(const volatile std::sig_atomic_t* stop) {
   }
 }
 
+// Absence, not failure: the server hears nothing, and hands no task to who does not ask.
+void Joiner::wait_until_eligible(uint64_t bytes) {
+  constexpr uint32_t kLookAgain = 10'000;
+  bool said = false;
+  while (true) {
+    const std::string why = eligibility_.refusal(bytes);
+    if (why.empty()) return;
+    if (!said) options_.say("waiting: " + why);
+    said = true;
+    pause(kLookAgain);
+  }
+}
+
 void Joiner::do_task(const rpc::TaskNotice& task) {
   const auto kept = folder_.update_for(task.digest);
   if (kept) {
@@ -272,6 +307,8 @@ void Joiner::do_task(const rpc::TaskNotice& task) {
   }
   const uint64_t here = folder_.begin_task(task.digest, task.bytes);
   if (here < task.bytes) {
+    wait_until_eligible(task.bytes - here);
+    eligibility_.count(task.bytes - here);
     connection_.fetch(
         {task.ticket, folder_.session(), task.digest, here},
         [&](uint64_t offset, std::span<const uint8_t> data) { folder_.add_to_task(offset, data); });
@@ -294,10 +331,20 @@ Bytes Joiner::work(const rpc::TaskNotice& task) {
   const Heartbeat heartbeat(connection_,
                             {task.ticket, folder_.session(), rpc::Phase::kTraining, 0, ""},
                             std::max<uint32_t>(federation_->reply.heartbeat_ms, 100));
-  const wire::EncodedMessage update = client::run_client_task(
-      wire::read_stream(bytes), *federation_->environment,
-      [&](std::span<const int64_t> units) -> train::Trainer& { return trainer(units); },
+  client::Session session(wire::read_stream(bytes), *federation_->environment);
+  const train::StepOptions& step = session.task().train;
+  session.run(
+      [&](std::span<const int64_t> units) -> train::Trainer& {
+        train::Trainer& found = trainer(units);
+        const uint64_t needed = found.training_bytes(step.batch_size, step);
+        if (options_.memory_bytes > 0 && needed > options_.memory_bytes)
+          fail("join", "training would take ", needed / 1'000'000, " MB, and this client has ",
+               options_.memory_bytes / 1'000'000, " (--memory-mb)");
+        return found;
+      },
       {train_, samples_, &test_, test_samples_});
+  const wire::EncodedMessage update = session.encode();
+  session.remember();
   Bytes stream = wire::write_stream(update);
   // What the client remembers is safe before the server hears of it.
   states_.make_durable();
@@ -315,6 +362,8 @@ void Joiner::push(const rpc::TaskNotice& task, const Bytes& update) {
     });
     switch (reply.verdict) {
       case rpc::Verdict::kAccepted:
+        eligibility_.count(update.size());
+        [[fallthrough]];
       case rpc::Verdict::kDuplicate:
         ++rounds_done_;
         options_.say(concat("round ", task.ticket.round, ": update of ", update.size(), " bytes"));

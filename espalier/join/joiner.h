@@ -12,6 +12,7 @@
 #include "espalier/client/state_store.h"
 #include "espalier/data/dataset.h"
 #include "espalier/join/client_folder.h"
+#include "espalier/join/eligibility.h"
 #include "espalier/models/model_options.h"
 #include "espalier/rpc/connection.h"
 #include "espalier/train/hardware_options.h"
@@ -22,8 +23,11 @@ namespace espalier::join {
 struct JoinOptions {
   rpc::ConnectionOptions connection;
   std::filesystem::path folder;
-  std::string device;  // what the client calls what it runs on
+  std::filesystem::path module;  // the TorchScript module of a run that has one
+  std::string device;            // what the client calls what it runs on
   uint32_t retry_max_ms = 300'000;
+  uint64_t memory_bytes = 0;       // that training may take; tasks beyond it fail. 0: no limit
+  EligibilityOptions eligibility;  // its folder is this client's
   // Lines for a person; called from the thread that runs.
   std::function<void(const std::string& line)> say = [](const std::string&) {};
 };
@@ -49,10 +53,12 @@ class Joiner {
  private:
   struct Federation;  // what the server has said at check-in
   void check_in();
+  void find_module(Federation& federation, const std::string& sha256) const;
   End serve_tasks(const volatile std::sig_atomic_t* stop);
   void do_task(const rpc::TaskNotice& task);
   Bytes work(const rpc::TaskNotice& task);
   void push(const rpc::TaskNotice& task, const Bytes& update);
+  void wait_until_eligible(uint64_t bytes);
   void pause(uint32_t milliseconds) const;
   uint32_t drawn(const rpc::RetryWindow& window) const;
   train::Trainer& trainer(std::span<const int64_t> units);
@@ -62,6 +68,7 @@ class Joiner {
   data::Dataset train_, test_;
   std::vector<uint32_t> samples_, test_samples_;  // all of them
   client::StateStore states_;
+  Eligibility eligibility_;
   rpc::Connection connection_;
   std::unique_ptr<Federation> federation_;
   std::map<std::vector<int64_t>, std::unique_ptr<train::Trainer>> trainers_;

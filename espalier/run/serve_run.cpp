@@ -56,18 +56,16 @@ std::string client_config(const RunConfig& config) {
                                config.submodel, config.devices,   *uplink};
   Json out = {{"model", changed_options(model)}};
   out["model"]["name"] = model.name;
+  if (!model.file.empty()) {
+    // Code does not travel: clients have the module, and this says which.
+    out["model"].erase("file");
+    out["module_sha256"] = sha256_hex(read_file(model.file));
+  }
   out["hardware"] = {{"precision", config.train.hardware.precision}};
   out["downlink"] = config.downlink;
   out["uplink"] = config.uplink;
   out["stages"] = round::update_stages(round::choose_feedback(choices));
   return out.dump();
-}
-
-void refuse_what_stays_at_home(const RunConfig& config) {
-  if (config.model.name == "torchscript")
-    fail("serve",
-         "model.name = \"torchscript\": a module's file does not travel; use a model of "
-         "`espalier list models`");
 }
 
 }  // namespace
@@ -77,7 +75,6 @@ ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure
                    const volatile std::sig_atomic_t* stop,
                    const std::vector<std::string>& assignments)
     : network_(network), stop_(stop) {
-  refuse_what_stays_at_home(config);
   rpc::ServerOptions listening;
   listening.listen = network_.server.listen;
   if (insecure) {

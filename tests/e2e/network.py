@@ -1,6 +1,7 @@
 """A server and its clients as processes on loopback, over TLS: whatever happens on the way, they end in the bytes of a simulation."""
 import argparse
 import json
+import os
 import pathlib
 import random
 import re
@@ -262,6 +263,47 @@ def first_minutes(folder):
     federation.same("after all")
 
 
+def module(folder):
+    """A TorchScript module is a file on both sides, the same to the byte."""
+    python = os.environ.get("TORCH_PYTHON")
+    if not python:
+        print("no module was tried: no Python with torch was found by CMake")
+        return
+    script = """import sys, torch
+for name, width in (("module", 16), ("other", 8)):
+    net = torch.nn.Sequential(torch.nn.Linear(12, width), torch.nn.ReLU(), torch.nn.Linear(width, 10))
+    torch.jit.script(net).save(f"{sys.argv[1]}/{name}.pt")
+"""
+    subprocess.run([python, "-c", script, folder], check=True, capture_output=True, timeout=120)
+    federation = Federation(folder / "module", ["rounds=2", "model.name=torchscript", f"model.file={folder}/module.pt"])
+    federation.simulate()
+    server = federation.serve("--quiet")
+    for more, expected in ([], "--module FILE"), (["--module", str(folder / "other.pt")], "is not the module of this run"):
+        wrong = federation.join(0, server.port, "--folder", str(folder / "wrong"), *more)
+        check(wrong.wait(60) == 2 and expected in federation.logs(), f"{more}: {federation.logs()}")
+    joins = [federation.join(client, server.port, "--module", str(folder / "module.pt")) for client in range(3)]
+    server.wait()
+    end(joins, "module")
+    federation.same("module")
+
+
+def rules(folder):
+    """A client works when its owner lets it, and says what it waits for."""
+    federation = Federation(folder / "rules", ["rounds=2"])
+    federation.simulate()
+    server = federation.serve("--quiet")
+    allowed = folder / "allowed"
+    joins = [federation.join(client, server.port) for client in (0, 1)] + [federation.join(2, server.port, "--eligible", f"test -e {allowed}", "--nice", "5")]
+    until = time.time() + 60
+    while "waiting: the command of --eligible says no" not in federation.logs() and time.time() < until:
+        time.sleep(0.05)
+    check(federation.rounds() == 0, f"nobody asked: {federation.logs()}")
+    allowed.touch()
+    server.wait()
+    end(joins, "rules")
+    federation.same("rules")
+
+
 def goodbye(folder):
     """SIGTERM ends after the round; the run goes on later."""
     federation = Federation(folder / "goodbye", ["rounds=400", "data.synthetic_train_samples=2000"])
@@ -354,7 +396,7 @@ parser.add_argument("--seed", type=int, default=1)
 parser.add_argument("--only")
 options = parser.parse_args()
 with Folder() as folder:
-    parts = {"identity": identity, "first_minutes": first_minutes, "goodbye": goodbye, "repeats": repeats, "demo": demo,
+    parts = {"identity": identity, "first_minutes": first_minutes, "goodbye": goodbye, "repeats": repeats, "module": module, "rules": rules, "demo": demo,
              "faults": lambda path: faults(path, options.faults, options.seed)}
     for name, part in parts.items():
         if options.only and name != options.only:
