@@ -12,6 +12,7 @@
 #include "espalier/base/file.h"
 #include "espalier/base/thread_pool.h"
 #include "espalier/report/text_table.h"
+#include "espalier/run/replay.h"
 #include "espalier/run/simulation.h"
 
 namespace espalier::apps {
@@ -21,7 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct SimulateArguments {
-  std::string config, out, resume;
+  std::string config, out, resume, replay;
   std::vector<std::string> assignments;
   int64_t threads = 0;
   bool json = false, quiet = false;
@@ -53,8 +54,16 @@ void simulate(const SimulateArguments& arguments) {
             ? report::RunFolder::create_beside(fs::path("runs") / fs::path(arguments.config).stem())
             : report::RunFolder::create(arguments.out);
   }
-  run::Simulation simulation(std::move(config), threads, &*folder, arguments.assignments);
+  std::optional<run::ReplayBackend> replay;
+  run::Simulation::Wrap wrap;
+  if (!arguments.replay.empty()) {
+    wrap = [&](round::Backend& simulator) -> round::Backend& {
+      return replay.emplace(simulator, run::read_replay(arguments.replay));
+    };
+  }
+  run::Simulation simulation(std::move(config), threads, &*folder, arguments.assignments, wrap);
   if (resuming) simulation.resume();
+  if (replay) replay->skip_through(simulation.loop().rounds_completed());
   if (!arguments.quiet) {
     std::fprintf(stderr, "%s\n", simulation.size_line().c_str());
     for (const auto& notes : {overridden, simulation.notes()})
@@ -123,6 +132,9 @@ void add_simulate_command(CLI::App& app) {
   command->add_option("--out", arguments->out,
                       "Folder of the run; default runs/<name of the configuration>");
   command->add_option("--resume", arguments->resume, "Go on with the run in this folder");
+  command->add_option("--replay", arguments->replay,
+                      "Repeat a served run: its server/events.jsonl says who took part in which "
+                      "round");
   command
       ->add_option("--threads", arguments->threads,
                    "Clients trained at a time; default: the number of processors")

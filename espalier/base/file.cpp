@@ -56,6 +56,45 @@ void write_all(int descriptor, std::span<const uint8_t> data, const fs::path& pa
 
 }  // namespace
 
+FileReader::FileReader(const fs::path& path)
+    : path_(path), descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  struct stat status {};
+  if (descriptor_ < 0 || ::fstat(descriptor_, &status) != 0) {
+    const std::string why = reason();
+    if (descriptor_ >= 0) ::close(descriptor_);
+    fail("base/file", "cannot open ", path.string(), ": ", why);
+  }
+  size_ = static_cast<uint64_t>(status.st_size);
+}
+
+FileReader::~FileReader() { ::close(descriptor_); }
+
+void FileReader::read(uint64_t offset, std::span<uint8_t> out) const {
+  while (!out.empty()) {
+    const ssize_t count = ::pread(descriptor_, out.data(), std::min<size_t>(out.size(), 1 << 30),
+                                  static_cast<off_t>(offset));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail("base/file", "cannot read ", path_.string(), ": ", reason());
+    if (count == 0) fail("base/file", path_.string(), " ends after ", offset, " bytes");
+    offset += static_cast<uint64_t>(count);
+    out = out.subspan(static_cast<size_t>(count));
+  }
+}
+
+uint64_t FileReader::digest() const {
+  constexpr uint64_t kPiece = 1 << 20;
+  Bytes piece(static_cast<size_t>(std::min(kPiece, size_)));
+  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(XXH3_createState(),
+                                                                              XXH3_freeState);
+  XXH3_64bits_reset(state.get());
+  for (uint64_t at = 0; at < size_; at += piece.size()) {
+    const auto part = std::span(piece).first(static_cast<size_t>(std::min(kPiece, size_ - at)));
+    read(at, part);
+    XXH3_64bits_update(state.get(), part.data(), part.size());
+  }
+  return XXH3_64bits_digest(state.get());
+}
+
 uint32_t crc32(std::span<const uint8_t> data, uint32_t seed) {
   return static_cast<uint32_t>(::crc32_z(seed, data.data(), data.size()));
 }

@@ -17,6 +17,26 @@ namespace espalier {
 Bytes read_file(const std::filesystem::path& path, uint64_t max_bytes = uint64_t{1} << 36);
 std::string read_text_file(const std::filesystem::path& path);
 
+// A file read here and there, for what is too large to be held twice. Throws Error that names the
+// file when it cannot be opened or ends too early.
+class FileReader {
+ public:
+  explicit FileReader(const std::filesystem::path& path);
+  ~FileReader();
+  FileReader(const FileReader&) = delete;
+  FileReader& operator=(const FileReader&) = delete;
+
+  uint64_t size() const { return size_; }
+  void read(uint64_t offset, std::span<uint8_t> out) const;
+  // XXH3-64 of all of it, in pieces.
+  uint64_t digest() const;
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_;
+  uint64_t size_ = 0;
+};
+
 // As read_file, and gunzips what begins with gzip's magic bytes. The unpacked size is limited by
 // `max_bytes`.
 Bytes read_file_maybe_gzip(const std::filesystem::path& path,

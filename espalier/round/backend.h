@@ -4,8 +4,10 @@
 #include <map>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "espalier/base/error.h"
+#include "espalier/base/random.h"
 #include "espalier/wire/message.h"
 #include "espalier/wire/task.h"
 
@@ -60,6 +62,11 @@ class Backend {
   // another number is refused.
   virtual uint64_t num_clients() const = 0;
   virtual uint64_t num_samples(uint64_t client) const = 0;
+
+  // Who takes part in the next exchange: `count` clients of `eligible` (empty: of all), drawn
+  // without replacement by `key`. A backend whose clients come and go draws among those that are
+  // there, and may take more than it needs. Throws RoundFailed when nobody is there.
+  virtual std::vector<uint64_t> select(Key key, std::span<const uint64_t> eligible, uint64_t count);
 
   // Returns when every client has delivered or failed; clients that have done neither by then have
   // failed. `traffic` is not to be touched after that: whatever comes later is of another exchange.

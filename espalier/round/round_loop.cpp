@@ -93,12 +93,7 @@ uint64_t RoundLoop::num_eligible() const {
 }
 
 std::vector<uint64_t> RoundLoop::draw_clients(Key key, uint64_t count) const {
-  std::vector<uint64_t> clients = sample_without_replacement(
-      key.child(Purpose::kSelection), num_eligible(), std::min(count, num_eligible()));
-  if (!eligible_.empty()) {
-    for (uint64_t& client : clients) client = eligible_[client];
-  }
-  return clients;
+  return setup_.backend.select(key.child(Purpose::kSelection), eligible_, count);
 }
 
 double RoundLoop::max_weight(std::span<const uint64_t> clients) const {

@@ -13,7 +13,8 @@ namespace espalier::run {
 struct ServerSection {
   std::string listen = "127.0.0.1:8443";
   double enrol_deadline_s = 600, round_deadline_s = 3600, goodbye_s = 10, drain_s = 30;
-  double min_fraction = 0.8;
+  std::string population = "fixed";
+  double min_fraction = 0.8, over_selection = 1.3, select_window_s = 60;
   int64_t max_attempts = 5;
   int64_t threads = 0;
   std::string status_listen = "127.0.0.1:9464", status_token_file;
@@ -26,6 +27,21 @@ struct ServerSection {
           Field("Seconds within which every client has to join before the first round.").above(0));
     visit("round_deadline_s", self.round_deadline_s,
           Field("Seconds after which who has not answered a round has failed in it.").above(0));
+    visit("population", self.population,
+          Field("fixed: every client joins before the first round, and the run ends in a "
+                "simulation's bytes; open: clients come and go, and a round draws among those that "
+                "are there.")
+              .one_of({"fixed", "open"}));
+    visit("over_selection", self.over_selection,
+          Field("open: so many times the clients of a round are asked, and the first of them that "
+                "answer are enough.")
+              .at_least(1)
+              .at_most(100));
+    visit("select_window_s", self.select_window_s,
+          Field("open: seconds for which a round waits for that many; then min_fraction of its "
+                "clients are enough.")
+              .at_least(0)
+              .at_most(86'400));
     visit("min_fraction", self.min_fraction,
           Field("Share of a round's clients that have to answer for it to count; with fewer it is "
                 "repeated with the same clients and the same bytes.")

@@ -68,6 +68,28 @@ std::string client_config(const RunConfig& config) {
   return out.dump();
 }
 
+// What a client remembers is of no use when it may never come back, and sums over all clients have
+// no meaning when nobody knows how many there are.
+void refuse_memory(const RunConfig& config) {
+  const auto strategy = make_strategy(config);
+  const auto uplink = codec::make_codec(config.uplink, "uplink");
+  const strategy::Traits traits = strategy->traits();
+  const round::Choices choices{traits,          config.selection, config.run,
+                               config.submodel, config.devices,   *uplink};
+  const char* what = traits.client_state || !traits.weights_travel ? "its clients remember"
+                     : strategy->capabilities().preparation != nullptr
+                         ? "it explores with all of its clients"
+                     : round::choose_feedback(choices) != round::Feedback::kNone
+                         ? "error feedback is remembered by clients"
+                     : config.run.delta_downlink ? "delta_downlink is remembered by clients"
+                                                 : nullptr;
+  if (what != nullptr)
+    fail("serve", "server.population = \"open\" does not go with strategy '", config.selection.name,
+         "' and these links: ", what,
+         "; use a fixed population, or what remembers nothing (fedavg, "
+         "fedprox, fedadam with an unbiased uplink)");
+}
+
 }  // namespace
 
 ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure,
@@ -75,6 +97,7 @@ ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure
                    const volatile std::sig_atomic_t* stop,
                    const std::vector<std::string>& assignments)
     : network_(network), stop_(stop) {
+  if (network_.server.population == "open") refuse_memory(config);
   rpc::ServerOptions listening;
   listening.listen = network_.server.listen;
   if (insecure) {
@@ -116,6 +139,9 @@ ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure
   options.max_samples = static_cast<uint64_t>(network_.security.max_samples);
   options.round_deadline_s = network_.server.round_deadline_s;
   options.min_fraction = network_.server.min_fraction;
+  options.open = network_.server.population == "open";
+  options.over_selection = network_.server.over_selection;
+  options.select_window_s = network_.server.select_window_s;
   options.spool_bytes = static_cast<uint64_t>(network_.network.spool_mb) * 1'000'000;
   options.stop = stop;
   options.drain_s = network_.server.drain_s;

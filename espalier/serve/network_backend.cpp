@@ -1,6 +1,7 @@
 #include "espalier/serve/network_backend.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
@@ -33,6 +34,7 @@ NetworkBackend::~NetworkBackend() {
 bool NetworkBackend::wait_for_clients(double deadline_s, const volatile std::sig_atomic_t* stop,
                                       const std::function<void(uint64_t, uint64_t)>& tell) {
   const auto deadline = Clock::now() + std::chrono::duration<double>(deadline_s);
+  if (options_.open) return true;  // each round waits for those that it needs
   uint64_t told = ~uint64_t{0};
   while (registry_.size() < options_.num_clients) {
     if (stop != nullptr && *stop != 0) return false;
@@ -54,16 +56,56 @@ bool NetworkBackend::wait_for_clients(double deadline_s, const volatile std::sig
   return true;
 }
 
+std::vector<uint64_t> NetworkBackend::present(std::span<const uint64_t> eligible) const {
+  std::vector<uint64_t> here;
+  const auto now = Clock::now();
+  for (const auto& [client, session] : sessions_) {
+    const bool may =
+        eligible.empty() || std::find(eligible.begin(), eligible.end(), client) != eligible.end();
+    if (may && !session.left && now - session.seen < std::chrono::milliseconds(options_.lease_ms))
+      here.push_back(client);
+  }
+  return here;
+}
+
+std::vector<uint64_t> NetworkBackend::select(Key key, std::span<const uint64_t> eligible,
+                                             uint64_t count) {
+  if (!options_.open) return Backend::select(key, eligible, count);
+  const auto more =
+      static_cast<size_t>(std::ceil(options_.over_selection * static_cast<double>(count)));
+  const auto least = std::max<size_t>(
+      1, static_cast<size_t>(std::ceil(options_.min_fraction * static_cast<double>(count))));
+  const auto window = Clock::now() + std::chrono::duration_cast<Clock::duration>(
+                                         std::chrono::duration<double>(options_.select_window_s));
+  Lock lock(mutex_);
+  std::vector<uint64_t> here = present(eligible);
+  while (here.size() < more && (Clock::now() < window || here.size() < least)) {
+    if (options_.stop != nullptr && *options_.stop != 0)
+      throw round::RoundFailed(
+          concat("[serve] stopped while ", here.size(), " of ", more, " clients were there"));
+    changed_.wait_for(lock, std::chrono::milliseconds(100));
+    here = present(eligible);
+  }
+  std::vector<uint64_t> clients =
+      sample_without_replacement(key, here.size(), std::min(more, here.size()));
+  for (uint64_t& client : clients) client = here[client];
+  wanted_ = std::min<uint64_t>(count, clients.size());
+  return clients;
+}
+
 void NetworkBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) {
   const auto exchange = std::make_shared<Exchange>();
   exchange->id = traffic.id();
   exchange->traffic = &traffic;
   for (const uint64_t client : clients) exchange->parts[client];
+  exchange->wanted = clients.size();
   auto deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(
                                      std::chrono::duration<double>(options_.round_deadline_s));
   Lock lock(mutex_);
   attempt_ = exchange->id == last_ ? attempt_ + 1 : 1;
   last_ = exchange->id;
+  if (wanted_ > 0) exchange->wanted = std::min<size_t>(exchange->wanted, wanted_);
+  wanted_ = 0;
   exchange->attempt = attempt_;
   say({{"event", "opened"},
        {"round", exchange->id.round},
@@ -84,7 +126,8 @@ void NetworkBackend::run(std::span<const uint64_t> clients, round::RoundTraffic&
   constexpr auto kLook = std::chrono::milliseconds(200);
   bool stopped = false;
   const auto over = [&] {
-    return exchange->settled == exchange->parts.size() || broken_ != nullptr;
+    return exchange->settled == exchange->parts.size() || exchange->delivered >= exchange->wanted ||
+           broken_ != nullptr;
   };
   while (!over() && Clock::now() < deadline) {
     if (!stopped && options_.stop != nullptr && *options_.stop != 0) {
@@ -111,12 +154,13 @@ void NetworkBackend::run(std::span<const uint64_t> clients, round::RoundTraffic&
 void NetworkBackend::require_enough(const Exchange& exchange, bool stopped, const Lock&) const {
   constexpr size_t kNames = 10;
   size_t answered = 0;
-  std::vector<uint64_t> missing;
+  std::vector<uint64_t> missing, unasked;
   for (const auto& [client, part] : exchange.parts) {
     if (part.wait == Part::Wait::kDelivered) {
       ++answered;
     } else {
       missing.push_back(client);
+      if (!part.asked) unasked.push_back(client);
     }
   }
   say({{"event", "closed"},
@@ -124,13 +168,15 @@ void NetworkBackend::require_enough(const Exchange& exchange, bool stopped, cons
        {"exchange", exchange.id.number},
        {"attempt", exchange.attempt},
        {"answered", answered},
-       {"missing", missing}});
-  const auto asked = static_cast<double>(exchange.parts.size());
+       {"missing", missing},
+       {"unasked", unasked}});
+  const auto asked = static_cast<double>(exchange.wanted);
   // What a round has trained counts, whoever answers what is asked afterwards.
   const bool optional =
       exchange.id.kind != wire::TaskKind::kTrain && exchange.id.kind != wire::TaskKind::kExplore;
   if (optional || missing.empty()) return;
-  const bool cut_short = stopped && exchange.settled < exchange.parts.size();
+  const bool cut_short =
+      stopped && answered < exchange.wanted && exchange.settled < exchange.parts.size();
   if (!cut_short && static_cast<double>(answered) >= options_.min_fraction * asked) return;
   std::string names;
   for (size_t i = 0; i < std::min(kNames, missing.size()); ++i)
@@ -207,6 +253,7 @@ void NetworkBackend::prepare(uint64_t client) {
     if (exchange) {
       Part& part = exchange->parts.at(client);
       part.encoding = false;
+      part.asked = part.asked || task != nullptr;
       part.task = task;
       if (!error.empty()) {
         part.wait = Part::Wait::kFailed;
@@ -250,10 +297,12 @@ void NetworkBackend::tell(uint64_t ticket, const std::shared_ptr<const SentTask>
 NetworkBackend::Verdict NetworkBackend::count(Exchange& exchange, uint64_t client,
                                               const fs::path& file, uint64_t digest) {
   try {
-    const Bytes bytes = read_file(file);
-    if (rpc::digest64(bytes) != digest)
+    // Piece by piece: an update may be as large as the model.
+    const FileReader bytes(file);
+    if (bytes.digest() != digest)
       return {{rpc::Verdict::kBusy, 0, {0, 1000}, "the update arrived damaged; send it again"}};
-    const wire::EncodedMessage message = wire::read_stream(bytes);
+    const wire::EncodedMessage message = wire::read_stream(
+        bytes.size(), [&](uint64_t offset, std::span<uint8_t> out) { bytes.read(offset, out); });
     switch (exchange.traffic->delivered(client, message)) {
       case round::Receipt::kCounted:
         return {{rpc::Verdict::kAccepted, bytes.size(), {}, ""}, true, true};
@@ -286,6 +335,7 @@ void NetworkBackend::settle(Exchange& exchange, uint64_t client, const Verdict& 
     ++exchange.settled;
   }
   if (verdict.counted) {
+    ++exchange.delivered;
     last_failures_.erase(client);
   } else if (verdict.settled) {
     last_failures_[client] = verdict.reply.detail;

@@ -36,6 +36,10 @@ struct NetworkOptions {
   uint64_t max_samples = uint64_t{1} << 20;  // that a client may state
   double round_deadline_s = 3600;            // who has not answered an exchange by then has failed
   double min_fraction = 0;  // of the clients of a round that have to answer for it to count
+  // Clients come and go: a round draws among those that are there, over_selection times as many as
+  // it needs, and ends when it has enough.
+  bool open = false;
+  double over_selection = 1, select_window_s = 60;
   uint64_t spool_bytes = uint64_t{4} << 30;  // of counted updates that are not in a checkpoint yet
   // When it becomes nonzero, the exchange in progress has so many seconds left; null: never.
   const volatile std::sig_atomic_t* stop = nullptr;
@@ -57,7 +61,7 @@ struct ClientView {
   std::string detail;
 };
 
-// A fixed population of devices as the Backend of a round loop: tasks wait here until clients ask,
+// A population of devices as the Backend of a round loop: tasks wait here until clients ask,
 // and updates come when they come. What a run ends with are the bytes of a simulation with the same
 // configuration and data, whoever answers first and however often a connection breaks: tasks and
 // sample counts are the same, and nothing else enters.
@@ -85,6 +89,10 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   // ---- round::Backend
   uint64_t num_clients() const override { return options_.num_clients; }
   uint64_t num_samples(uint64_t client) const override { return registry_.num_samples(client); }
+  // Of an open population: waits until enough are there, at most select_window_s, and then until at
+  // least min_fraction of them are.
+  std::vector<uint64_t> select(Key key, std::span<const uint64_t> eligible,
+                               uint64_t count) override;
   // Throws RoundFailed when fewer than `min_fraction` of the clients of a training or an
   // exploration answer, or when the server stops before they have.
   void run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) override;
@@ -130,6 +138,8 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   Verdict count(Exchange& exchange, uint64_t client, const std::filesystem::path& file,
                 uint64_t digest);
   void settle(Exchange& exchange, uint64_t client, const Verdict& verdict, uint64_t digest);
+  // Who is there: joined, not left, and heard of lately. Ascending.
+  std::vector<uint64_t> present(std::span<const uint64_t> eligible) const;
   void require_enough(const Exchange& exchange, bool stopped, const Lock& lock) const;
   void say(Json event) const;
   void answer_overdue();
@@ -148,6 +158,7 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   std::shared_ptr<Exchange> exchange_;  // the open one; null between two
   round::ExchangeId last_;              // the one that was opened last
   uint32_t attempt_ = 0;                // how often it was
+  uint64_t wanted_ = 0;                 // answers to the exchange that was selected last; 0: all
   std::map<uint64_t, uint32_t> committed_;
   std::map<uint64_t, std::string> last_failures_;
   std::optional<rpc::Finished> finished_;

@@ -12,7 +12,7 @@ struct NetworkBackend::Part {
   enum class Wait : uint8_t { kAwaited, kDelivering, kDelivered, kFailed };
   Wait wait = Wait::kAwaited;
   std::shared_ptr<const SentTask> task;  // once it is encoded
-  bool encoding = false;
+  bool encoding = false, asked = false;  // asked: a task was made, and counts as sent
   bool uploading = false;
   // Of an upload that is not whole: what it is to be, and how much of it is in the file.
   uint64_t update_digest = 0, update_bytes = 0, received = 0;
@@ -23,7 +23,8 @@ struct NetworkBackend::Exchange {
   round::ExchangeId id;
   round::RoundTraffic* traffic = nullptr;
   std::map<uint64_t, Part> parts;
-  size_t settled = 0;
+  size_t settled = 0, delivered = 0;
+  size_t wanted = 0;  // so many answers are enough
   uint32_t attempt = 1;
 };
 

@@ -32,6 +32,10 @@ class LoopbackBackend : public round::Backend {
 
   uint64_t num_clients() const override { return inner_.num_clients(); }
   uint64_t num_samples(uint64_t client) const override { return inner_.num_samples(client); }
+  std::vector<uint64_t> select(Key key, std::span<const uint64_t> eligible,
+                               uint64_t count) override {
+    return inner_.select(key, eligible, count);
+  }
   void run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) override;
   void make_durable() override { inner_.make_durable(); }
   void commit(const std::map<uint64_t, uint32_t>& versions) override { inner_.commit(versions); }

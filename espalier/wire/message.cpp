@@ -186,15 +186,33 @@ Bytes write_stream(const EncodedMessage& message) {
 }
 
 EncodedMessage read_stream(std::span<const uint8_t> stream) {
-  ByteReader in(stream, "round/stream");
+  return read_stream(stream.size(), [&](uint64_t offset, std::span<uint8_t> out) {
+    std::ranges::copy(stream.subspan(static_cast<size_t>(offset), out.size()), out.begin());
+  });
+}
+
+EncodedMessage read_stream(uint64_t size,
+                           const std::function<void(uint64_t, std::span<uint8_t>)>& read) {
+  constexpr const char* kWhere = "round/stream";
+  uint64_t at = 0;
+  const auto take = [&](uint64_t bytes) {
+    if (bytes > size - at)
+      fail(kWhere, "truncated: expected ", bytes, " more bytes, got ", size - at);
+    Bytes part(static_cast<size_t>(bytes));
+    read(at, part);
+    at += bytes;
+    return part;
+  };
+  const auto number = [&]<class Number>(Number) {
+    const Bytes bytes = take(sizeof(Number));
+    return ByteReader(bytes, kWhere).get<Number>();
+  };
   EncodedMessage message;
-  const auto head = in.take(in.get<uint32_t>());
-  message.head.assign(head.begin(), head.end());
-  while (in.remaining() > 0) {
+  message.head = take(number(uint32_t{}));
+  while (at < size) {
     if (message.bodies.size() >= kMaxBodies)
-      fail(in.where(), "expected at most ", kMaxBodies, " bodies, got more");
-    const auto body = in.take(in.get<uint64_t>());
-    message.bodies.push_back(std::make_shared<Bytes>(body.begin(), body.end()));
+      fail(kWhere, "expected at most ", kMaxBodies, " bodies, got more");
+    message.bodies.push_back(std::make_shared<Bytes>(take(number(uint64_t{}))));
   }
   return message;
 }

@@ -36,6 +36,10 @@ using DecodedBodies = SharedWork<Bytes, ParameterSet>;
 // leaves everything inside head and bodies to decode_task and decode_update.
 Bytes write_stream(const EncodedMessage& message);
 EncodedMessage read_stream(std::span<const uint8_t> stream);
+// The same of a stream that lies elsewhere: `read(offset, out)` gives its bytes. Each body is
+// allocated once, and only when the stream is long enough for it.
+EncodedMessage read_stream(uint64_t size,
+                           const std::function<void(uint64_t, std::span<uint8_t>)>& read);
 
 // What a receiver is willing to take.
 struct WireLimits {

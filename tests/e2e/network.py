@@ -287,6 +287,31 @@ for name, width in (("module", 16), ("other", 8)):
     federation.same("module")
 
 
+def open_population(folder):
+    """Clients come and go; who was there decides, and a simulation that is told so ends in the same bytes."""
+    federation = Federation(folder / "open", ["data.partition.clients=5", "strategy.clients_per_round=2", "rounds=6", "data.synthetic_train_samples=600", "train.epochs=2"], clients=5)
+    more = [value for pair in (("server.population", "open"), ("server.over_selection", 1.5), ("server.select_window_s", 3), ("server.min_fraction", 0.5), ("network.lease_s", 2))
+            for value in ("--set", f"{pair[0]}={pair[1]}")]
+    server = federation.serve("--quiet", *more)
+    joins = {client: federation.join(client, server.port) for client in (0, 1, 2)}
+    until = time.time() + 60
+    while federation.rounds() < 2 and time.time() < until:
+        time.sleep(0.002)
+    joins[1].kill()
+    joins[4] = federation.join(4, server.port)
+    server.wait()
+    end([process for client, process in joins.items() if client != 1], "open population", codes=(0, 1))
+    ok(run("simulate", federation.config, "--out", federation.folder / "simulated", "--quiet", "--replay", federation.folder / "served/server/events.jsonl",
+           *assignments(federation.values)))
+    federation.same("open population")
+    closed = events(federation, "closed")
+    check(any(event["answered"] == 2 and event["missing"] for event in closed), f"more were asked than needed: {closed}")
+    check(not any(3 in event["clients"] for event in events(federation, "opened")), "who was never there was never asked")
+    refused = run("serve", federation.config, "--pki", federation.folder / "pki", "--out", folder / "never", "--set", "server.population=open",
+                  "--set", "strategy.name=scaffold", timeout=30)
+    check(refused.returncode == 2 and "does not go with strategy 'scaffold'" in refused.stderr, refused.stderr)
+
+
 def rules(folder):
     """A client works when its owner lets it, and says what it waits for."""
     federation = Federation(folder / "rules", ["rounds=2"])
@@ -396,7 +421,7 @@ parser.add_argument("--seed", type=int, default=1)
 parser.add_argument("--only")
 options = parser.parse_args()
 with Folder() as folder:
-    parts = {"identity": identity, "first_minutes": first_minutes, "goodbye": goodbye, "repeats": repeats, "module": module, "rules": rules, "demo": demo,
+    parts = {"identity": identity, "first_minutes": first_minutes, "goodbye": goodbye, "repeats": repeats, "module": module, "rules": rules, "open_population": open_population, "demo": demo,
              "faults": lambda path: faults(path, options.faults, options.seed)}
     for name, part in parts.items():
         if options.only and name != options.only:
