@@ -50,7 +50,13 @@ void serve(const ServeArguments& arguments) {
   if (arguments.or_resume) {
     if (arguments.out.empty() || arguments.config.empty())
       fail("serve", "--or-resume needs CONFIG and --out: what to begin, or to go on with");
-    if (report::RunFolder::is_run(arguments.out)) resume = arguments.out;
+    if (report::RunFolder::is_run(arguments.out)) {
+      resume = arguments.out;
+    } else {
+      // Of a start that came to nothing before there was a run.
+      std::error_code ignored;
+      fs::remove_all(fs::path(arguments.out) / "server", ignored);
+    }
   }
   const bool resuming = !resume.empty();
   if (!arguments.or_resume && resuming == !arguments.config.empty())
@@ -81,8 +87,7 @@ void serve(const ServeArguments& arguments) {
   const auto* stop = catch_interrupts(
       "\nStopping after this round, or when server.drain_s are over; once more stops at once.\n");
   run::ServeRun server(std::move(config), network, arguments.insecure, threads, *folder, stop,
-                       arguments.assignments);
-  if (arguments.log_json) server.events().show();
+                       arguments.log_json, arguments.assignments);
   run::Simulation& simulation = server.simulation();
   if (resuming) simulation.resume();
   Json resolved = simulation.resolved();

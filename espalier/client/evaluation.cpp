@@ -1,6 +1,7 @@
 #include "espalier/client/evaluation.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "espalier/base/clock.h"
 
@@ -23,7 +24,8 @@ wire::Update Evaluation::run(ClientContext& context, const wire::Task& task) con
   }
   wire::Update update;
   update.num_samples = static_cast<double>(context.samples.size());
-  update.scalars[kLoss] = sums.loss;
+  // A model may be finite and its loss not; then there is no number to send.
+  if (std::isfinite(sums.loss)) update.scalars[kLoss] = sums.loss;
   update.scalars[kCorrect] = static_cast<double>(sums.correct);
   update.scalars[kCount] = static_cast<double>(sums.count);
   update.scalars[wire::kTrainSeconds] = thread_cpu_seconds() - started;

@@ -9,7 +9,8 @@ namespace espalier::client {
 class Evaluation final : public ClientAlgorithm {
  public:
   static constexpr const char* kName = "evaluation";
-  // Over the samples: of the losses, of the correct predictions, of ones.
+  // Over the samples: of the losses (left out when it is not finite), of the correct predictions,
+  // of ones.
   static constexpr const char* kLoss = "loss_sum";
   static constexpr const char* kCorrect = "correct";
   static constexpr const char* kCount = "count";

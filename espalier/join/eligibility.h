@@ -10,12 +10,12 @@ namespace espalier::join {
 struct EligibilityOptions {
   // A command (sh -c) whose status is 0 while this device may work: idle, charging, unmetered, say.
   // Empty: always.
-  std::string command;
+  std::string command = {};
   // "22-6": local hours, the second one excluded; past midnight when it is the smaller. Empty: all.
-  std::string hours;
+  std::string hours = {};
   // Bytes of tasks and updates per day (UTC); 0: no limit.
   uint64_t max_bytes_per_day = 0;
-  std::filesystem::path folder;  // what today has cost is kept here
+  std::filesystem::path folder = {};  // what today has cost is kept here
 };
 
 // Whether a device may work now, by its owner's rules. Not eligible is absence, not failure: the

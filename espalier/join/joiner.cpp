@@ -52,6 +52,20 @@ void adopt(const rpc::DataSpec& spec, data::Dataset& dataset) {
   dataset.validate();
 }
 
+// Bytes that move, whatever becomes of them.
+struct Counted {
+  explicit Counted(Eligibility& day) : eligibility(day) {}
+  ~Counted() {
+    try {
+      if (bytes > 0) eligibility.count(bytes);
+    } catch (const Error&) {
+      // The page of the day cannot be written; the next one tries again.
+    }
+  }
+  Eligibility& eligibility;
+  mutable uint64_t bytes = 0;
+};
+
 // Tells the server that the client is alive while it works, in a thread of its own.
 class Heartbeat {
  public:
@@ -307,11 +321,19 @@ void Joiner::do_task(const rpc::TaskNotice& task) {
   }
   const uint64_t here = folder_.begin_task(task.digest, task.bytes);
   if (here < task.bytes) {
+    const uint64_t cap = options_.eligibility.max_bytes_per_day;
+    if (cap > 0 && task.bytes > cap) {
+      fail_task(task, concat("the task has ", task.bytes / 1'000'000,
+                             " MB, more than this client moves in a day (--max-mb-per-day)"));
+      return;
+    }
     wait_until_eligible(task.bytes - here);
-    eligibility_.count(task.bytes - here);
-    connection_.fetch(
-        {task.ticket, folder_.session(), task.digest, here},
-        [&](uint64_t offset, std::span<const uint8_t> data) { folder_.add_to_task(offset, data); });
+    const Counted counted(eligibility_);
+    connection_.fetch({task.ticket, folder_.session(), task.digest, here},
+                      [&](uint64_t offset, std::span<const uint8_t> data) {
+                        counted.bytes += data.size();
+                        folder_.add_to_task(offset, data);
+                      });
   }
   Bytes update;
   try {
@@ -319,11 +341,15 @@ void Joiner::do_task(const rpc::TaskNotice& task) {
   } catch (const StorageError&) {
     throw;  // ours: the task may be tried again when there is room
   } catch (const Error& error) {
-    options_.say(concat("round ", task.ticket.round, " failed: ", error.what()));
-    connection_.report({task.ticket, folder_.session(), rpc::Phase::kFailed, 0, error.what()});
+    fail_task(task, error.what());
     return;
   }
   push(task, update);
+}
+
+void Joiner::fail_task(const rpc::TaskNotice& task, const std::string& why) {
+  options_.say(concat("round ", task.ticket.round, " failed: ", why));
+  connection_.report({task.ticket, folder_.session(), rpc::Phase::kFailed, 0, why});
 }
 
 Bytes Joiner::work(const rpc::TaskNotice& task) {
@@ -355,15 +381,24 @@ Bytes Joiner::work(const rpc::TaskNotice& task) {
 void Joiner::push(const rpc::TaskNotice& task, const Bytes& update) {
   const rpc::PushOpen open{task.ticket, folder_.session(), task.digest, update.size(),
                            rpc::digest64(update)};
-  while (true) {
-    const rpc::PushReply reply = connection_.push(open, [&](uint64_t offset,
-                                                            std::span<uint8_t> out) {
+  const auto send = [&] {
+    const Counted counted(eligibility_);
+    return connection_.push(open, [&](uint64_t offset, std::span<uint8_t> out) {
+      counted.bytes += out.size();
       std::copy_n(update.begin() + static_cast<std::ptrdiff_t>(offset), out.size(), out.begin());
     });
+  };
+  while (true) {
+    rpc::PushReply reply;
+    try {
+      reply = send();
+    } catch (const rpc::Refusal& refusal) {
+      if (refusal.why() != rpc::Refused::kInvalid) throw;
+      fail_task(task, refusal.what());
+      return;
+    }
     switch (reply.verdict) {
       case rpc::Verdict::kAccepted:
-        eligibility_.count(update.size());
-        [[fallthrough]];
       case rpc::Verdict::kDuplicate:
         ++rounds_done_;
         options_.say(concat("round ", task.ticket.round, ": update of ", update.size(), " bytes"));

@@ -56,6 +56,7 @@ class Joiner {
   void find_module(Federation& federation, const std::string& sha256) const;
   End serve_tasks(const volatile std::sig_atomic_t* stop);
   void do_task(const rpc::TaskNotice& task);
+  void fail_task(const rpc::TaskNotice& task, const std::string& why);
   Bytes work(const rpc::TaskNotice& task);
   void push(const rpc::TaskNotice& task, const Bytes& update);
   void wait_until_eligible(uint64_t bytes);

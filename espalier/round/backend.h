@@ -70,17 +70,20 @@ class Backend {
 
   // Returns when every client has delivered or failed; clients that have done neither by then have
   // failed. `traffic` is not to be touched after that: whatever comes later is of another exchange.
-  // Throws RoundFailed when too few have answered for it to count; the round may be asked again,
-  // with the same clients and the same tasks.
+  // Throws RoundFailed when too few have answered for it to count; the round may be asked again.
   virtual void run(std::span<const uint64_t> clients, RoundTraffic& traffic) = 0;
 
   // What clients remember belongs to them; the round names versions, which are rounds. A checkpoint
   // is about to be written: everything that clients of this process have kept must survive a crash
   // from here on. Devices see to it before they answer.
   virtual void make_durable() {}
-  // The checkpoint that names these versions (client → round) is written, those of clients that
-  // have not changed since the last one left out: other versions of these clients may go.
-  virtual void commit(const std::map<uint64_t, uint32_t>& versions) { static_cast<void>(versions); }
+  // The checkpoint of this round is written, which names these versions (client → round), those of
+  // clients that have not changed since the last one left out: other versions of these clients, and
+  // what is kept of this round and those before it, may go.
+  virtual void commit(uint32_t round, const std::map<uint64_t, uint32_t>& versions) {
+    static_cast<void>(round);
+    static_cast<void>(versions);
+  }
 
   // The server is about to train and needs memory: buffers that can be made again may go.
   virtual void release_memory() {}

@@ -1,6 +1,7 @@
 #include "espalier/round/client_errands.h"
 
 #include <cmath>
+#include <limits>
 
 #include "espalier/base/error.h"
 #include "espalier/client/evaluation.h"
@@ -24,12 +25,14 @@ wire::WireLimits EvaluationErrand::limits(uint64_t, const Sent&) const {
 void EvaluationErrand::accept(uint64_t client, const Sent&, wire::Update& update) {
   constexpr double kMostSamples = 1e9;
   using client::Evaluation;
-  const double loss = update.scalar(Evaluation::kLoss),
+  const double loss = update.scalars.contains(Evaluation::kLoss)
+                          ? update.scalar(Evaluation::kLoss)
+                          : std::numeric_limits<double>::infinity(),
                correct = update.scalar(Evaluation::kCorrect),
                count = update.scalar(Evaluation::kCount);
   const bool whole = std::floor(count) == count && std::floor(correct) == correct;
   if (!update.payloads.empty() || !whole || !(count >= 0 && count <= kMostSamples) ||
-      !(correct >= 0 && correct <= count) || !std::isfinite(loss))
+      !(correct >= 0 && correct <= count))
     fail("round/update", "expected an evaluation, got ", correct, " correct of ", count,
          " with a loss of ", loss);
   const std::lock_guard lock(mutex_);

@@ -311,9 +311,16 @@ train::EvalSums RoundLoop::ask_clients(const strategy::RoundInfo& round,
   info.kind = wire::TaskKind::kEvaluate;
   info.key = round.key.child(Purpose::kEvaluation);
   const auto count = static_cast<uint64_t>(setup_.run.eval_clients);
-  std::vector<uint64_t> clients = count > 0
-                                      ? draw_clients(info.key, count)
-                                      : std::vector<uint64_t>(answered.begin(), answered.end());
+  std::vector<uint64_t> clients(answered.begin(), answered.end());
+  if (count > 0) {
+    try {
+      clients = draw_clients(info.key, count);
+    } catch (const RoundFailed& nobody) {
+      // The round is done and stays so.
+      record.notes.push_back(concat("not evaluated: ", nobody.what()));
+      return {};
+    }
+  }
   std::sort(clients.begin(), clients.end());
   EvaluationErrand errand(info, std::move(model));
   Exchange::Setup quiet = exchange_setup(info.key, global_->shared_layout());
@@ -331,6 +338,7 @@ std::map<uint64_t, ParameterSet> RoundLoop::recall(const std::string& set,
                            Key(static_cast<uint64_t>(setup_.run.seed)).child(round_),
                            setup_.train.step};
   info.kind = wire::TaskKind::kRecall;
+  exchanges_ = 0;
   std::vector<uint64_t> clients;
   for (const auto& [client, version] : state_versions_) clients.push_back(client);
   RecallErrand errand(info, set, state_versions_, global_->shared_layout());
@@ -377,7 +385,7 @@ Checkpoint RoundLoop::checkpoint(uint64_t configuration) const {
 }
 
 void RoundLoop::checkpoint_written() {
-  setup_.backend.commit(uncommitted_);
+  setup_.backend.commit(round_, uncommitted_);
   uncommitted_.clear();
 }
 

@@ -4,6 +4,7 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/resource_quota.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <mutex>
@@ -289,8 +290,8 @@ class Calls final : public v1::Federation::CallbackService {
       : options_(options),
         service_(service),
         identities_(options),
-        check_ins_(options.checkins_per_s, 5 * options.checkins_per_s),
-        calls_(options.calls_per_s, 5 * options.calls_per_s) {}
+        check_ins_(options.checkins_per_s, std::max(1.0, 5 * options.checkins_per_s)),
+        calls_(options.calls_per_s, std::max(1.0, 5 * options.calls_per_s)) {}
 
   grpc::ServerUnaryReactor* CheckIn(grpc::CallbackServerContext* context,
                                     const v1::CheckInRequest* request,

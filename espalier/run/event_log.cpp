@@ -14,6 +14,15 @@ EventLog::~EventLog() {
 
 void EventLog::open(const std::filesystem::path& file) {
   file_ = std::fopen(file.c_str(), "ae");
+  // A crash may have left half a line.
+  std::error_code unknown;
+  const auto size = std::filesystem::file_size(file, unknown);
+  if (file_ != nullptr && !unknown && size > 0) {
+    std::FILE* before = std::fopen(file.c_str(), "re");
+    if (before != nullptr && std::fseek(before, -1, SEEK_END) == 0 && std::fgetc(before) != '\n')
+      std::fputc('\n', file_);
+    if (before != nullptr) std::fclose(before);
+  }
   if (file_ == nullptr)
     throw StorageError(concat("[serve] ", file.string(), ": ", std::strerror(errno)));
 }

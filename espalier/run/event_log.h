@@ -20,7 +20,7 @@ class EventLog {
 
   // Appends to a file. Throws StorageError when it cannot be opened.
   void open(const std::filesystem::path& file);
-  // To standard error as well.
+  // To standard error as well. Before anybody writes.
   void show() { shown_ = true; }
   void write(const Json& event);
 

@@ -24,7 +24,8 @@ struct ServerSection {
     visit("listen", self.listen,
           Field("Address and port; other machines reach 0.0.0.0:8443, say, and not 127.0.0.1."));
     visit("enrol_deadline_s", self.enrol_deadline_s,
-          Field("Seconds within which every client has to join before the first round.").above(0));
+          Field("fixed: seconds within which every client has to join before the first round.")
+              .above(0));
     visit("round_deadline_s", self.round_deadline_s,
           Field("Seconds after which who has not answered a round has failed in it.").above(0));
     visit("population", self.population,
@@ -44,7 +45,7 @@ struct ServerSection {
               .at_most(86'400));
     visit("min_fraction", self.min_fraction,
           Field("Share of a round's clients that have to answer for it to count; with fewer it is "
-                "repeated with the same clients and the same bytes.")
+                "repeated: a fixed population's with the same clients and the same bytes.")
               .at_least(0)
               .at_most(1));
     visit("max_attempts", self.max_attempts,

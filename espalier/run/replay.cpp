@@ -16,15 +16,15 @@ Replay read_replay(const std::filesystem::path& events) {
   std::string line;
   for (uint64_t number = 1; std::getline(lines, line); ++number) {
     const Json event = Json::parse(line, nullptr, false);
-    // The last line may be half of one, as a crash leaves it.
-    if (event.is_discarded() && lines.peek() == std::istringstream::traits_type::eof()) break;
+    if (event.is_discarded()) continue;  // half a line, as a crash leaves it
     try {
       const std::string what = event.at("event");
       if (what != "opened" && what != "closed") continue;
       const std::pair<uint32_t, uint32_t> id(event.at("round"), event.at("exchange"));
       if (what == "opened") {
         open[id] = {event.at("clients").get<std::vector<uint64_t>>(), {}, {}};
-      } else if (const auto found = open.find(id); found != open.end()) {
+      } else if (const auto found = open.find(id);
+                 found != open.end() && event.value("counted", true)) {
         const auto missing = event.at("missing").get<std::vector<uint64_t>>();
         const auto unasked = event.value("unasked", std::vector<uint64_t>());
         found->second.missing = {missing.begin(), missing.end()};
@@ -61,9 +61,8 @@ void ReplayBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& 
   std::vector<uint64_t> answering;
   for (const uint64_t client : clients) {
     if (found->second.missing.contains(client)) {
-      // What went to it was sent, for nothing.
+      // What went to it was sent, for nothing; nothing is heard of it.
       if (!found->second.unasked.contains(client)) static_cast<void>(traffic.task(client));
-      traffic.failed(client, "was missing in the run that is repeated");
     } else {
       answering.push_back(client);
     }

@@ -14,17 +14,18 @@ namespace espalier::run {
 // Who took part in the exchanges of a served run, and whose answers counted, by its events.jsonl.
 struct Replay {
   struct Part {
-    std::vector<uint64_t> clients;        // in the order in which they were drawn
+    std::vector<uint64_t> clients;
     std::set<uint64_t> missing, unasked;  // unasked: those of them to whom no task was sent
   };
   std::map<std::pair<uint32_t, uint32_t>, Part> exchanges;  // by round and number
 };
-// The last attempt of each exchange counts. Throws Error that names the line when the file is no
-// such log, and when an exchange was never closed it is left out.
+// The last attempt of each exchange that counted. Throws Error that names the line when the file is
+// no such log; lines that are no JSON, as crashes leave them, are passed over.
 Replay read_replay(const std::filesystem::path& events);
 
 // Lets a simulation do what a served run did: the same clients, and the same ones missing. With the
-// same configuration and data it ends in the same bytes.
+// same configuration and data it ends in the same model. Traffic is the same too but for answers
+// that were no good and failures that clients reported.
 class ReplayBackend final : public round::Backend {
  public:
   // `inner` outlives this.
@@ -38,7 +39,9 @@ class ReplayBackend final : public round::Backend {
                                uint64_t count) override;
   void run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) override;
   void make_durable() override { inner_.make_durable(); }
-  void commit(const std::map<uint64_t, uint32_t>& versions) override { inner_.commit(versions); }
+  void commit(uint32_t round, const std::map<uint64_t, uint32_t>& versions) override {
+    inner_.commit(round, versions);
+  }
   void release_memory() override { inner_.release_memory(); }
   // A resumed run goes on with the round after this one.
   void skip_through(uint32_t round) { next_ = replay_.exchanges.lower_bound({round + 1, 0}); }

@@ -33,6 +33,9 @@ TEST_F(Replays, TheLastAttemptCountsAndWhatWasNeverClosedDoesNot) {
 {"event":"accepted","round":1,"exchange":0,"client":3}
 {"event":"closed","round":1,"exchange":0,"attempt":2,"answered":2,"missing":[2]}
 {"event":"opened","round":2,"exchange":0,"attempt":1,"clients":[4]}
+{"event":"closed","round":2,"exchange":0,"attempt":1,"answered":0,"missing":[4],"counted":false}
+{"event":"opened","round":2,"exchange":0,"attempt":2,"clients":[4]}
+{"event":"cl
 {"event":"clo)");
   ASSERT_EQ(replay.exchanges.size(), 1U);
   EXPECT_THAT(replay.exchanges.at({1, 0}).clients, ElementsAre(3, 1, 2));
@@ -41,7 +44,7 @@ TEST_F(Replays, TheLastAttemptCountsAndWhatWasNeverClosedDoesNot) {
 
 TEST_F(Replays, SaysWhichLineIsNoEvent) {
   EXPECT_THAT(error_of([&] { read("{\"event\":\"opened\"}\n{}\n"); }), HasSubstr("line 1"));
-  EXPECT_THAT(error_of([&] { read("nonsense\n{}\n"); }), HasSubstr("line 1"));
+  EXPECT_THAT(error_of([&] { read("nonsense\n{}\n"); }), HasSubstr("line 2"));
   EXPECT_THAT(error_of([&] { read("{\"event\":\"left\"}\n"); }), HasSubstr("no round"));
 }
 

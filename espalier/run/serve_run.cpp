@@ -94,7 +94,7 @@ void refuse_memory(const RunConfig& config) {
 
 ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure,
                    size_t num_threads, report::RunFolder& folder,
-                   const volatile std::sig_atomic_t* stop,
+                   const volatile std::sig_atomic_t* stop, bool show_events,
                    const std::vector<std::string>& assignments)
     : network_(network), stop_(stop) {
   if (network_.server.population == "open") refuse_memory(config);
@@ -144,12 +144,14 @@ ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure
   options.select_window_s = network_.server.select_window_s;
   options.spool_bytes = static_cast<uint64_t>(network_.network.spool_mb) * 1'000'000;
   options.stop = stop;
+  options.recall_deadline_s = std::max(30.0, network_.server.goodbye_s);
   options.drain_s = network_.server.drain_s;
   options.on_event = [this](const Json& event) { events_.write(event); };
   options.poll_ms = ms(network_.network.poll_s);
   options.heartbeat_ms = ms(network_.network.heartbeat_s);
   options.lease_ms = ms(network_.network.lease_s);
   make_folder(options.folder);
+  if (show_events) events_.show();
   events_.open(options.folder / "events.jsonl");
   options.run = run_number(options.folder / "run");
   simulation_.emplace(std::move(config), num_threads, &folder, assignments,

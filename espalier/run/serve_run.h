@@ -24,18 +24,17 @@ namespace espalier::run {
 class ServeRun {
  public:
   // Everything that can be wrong with configuration, data or certificates shows here; then it
-  // listens. `insecure`: without certificates, on loopback alone. `folder` outlives this. When
-  // `stop` becomes nonzero, the round in progress has server.drain_s to end.
+  // listens. `insecure`: without certificates, on loopback alone. `folder` outlives this.
+  // `show_events`: on standard error too. When `stop` becomes nonzero, the round in progress has
+  // server.drain_s to end.
   ServeRun(RunConfig config, const NetworkConfig& network, bool insecure, size_t num_threads,
-           report::RunFolder& folder, const volatile std::sig_atomic_t* stop,
+           report::RunFolder& folder, const volatile std::sig_atomic_t* stop, bool show_events,
            const std::vector<std::string>& assignments = {});
   ~ServeRun();
 
   Simulation& simulation() { return *simulation_; }
   uint16_t port() const { return server_->port(); }
   serve::NetworkBackend& backend() { return *backend_; }
-  // Also to standard error, from here on.
-  EventLog& events() { return events_; }
   // False when `stop` became nonzero before everybody was there.
   bool wait_for_clients(const std::function<void(uint64_t, uint64_t)>& tell);
   // Runs the rounds, repeating those that too few have answered.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <set>
 
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
@@ -59,11 +61,13 @@ bool NetworkBackend::wait_for_clients(double deadline_s, const volatile std::sig
 std::vector<uint64_t> NetworkBackend::present(std::span<const uint64_t> eligible) const {
   std::vector<uint64_t> here;
   const auto now = Clock::now();
+  std::set<uint64_t> waiting;  // whoever waits for a task is there, however long it waits
+  for (const auto& [ticket, waiter] : waiters_) waiting.insert(waiter.client);
   for (const auto& [client, session] : sessions_) {
     const bool may =
         eligible.empty() || std::find(eligible.begin(), eligible.end(), client) != eligible.end();
-    if (may && !session.left && now - session.seen < std::chrono::milliseconds(options_.lease_ms))
-      here.push_back(client);
+    const bool lately = now - session.seen < std::chrono::milliseconds(options_.lease_ms);
+    if (may && !session.left && (lately || waiting.contains(client))) here.push_back(client);
   }
   return here;
 }
@@ -99,10 +103,19 @@ void NetworkBackend::run(std::span<const uint64_t> clients, round::RoundTraffic&
   exchange->traffic = &traffic;
   for (const uint64_t client : clients) exchange->parts[client];
   exchange->wanted = clients.size();
-  auto deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(
-                                     std::chrono::duration<double>(options_.round_deadline_s));
+  const bool recalls = exchange->id.kind == wire::TaskKind::kRecall;
+  auto deadline =
+      Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(
+                         recalls ? options_.recall_deadline_s : options_.round_deadline_s));
+  // What follows the training of a round belongs to it: half of it would be another result.
+  const bool may_be_left = exchange->id.kind == wire::TaskKind::kTrain ||
+                           exchange->id.kind == wire::TaskKind::kExplore || recalls;
   Lock lock(mutex_);
-  attempt_ = exchange->id == last_ ? attempt_ + 1 : 1;
+  if (exchange->id.round != last_.round) {
+    attempt_ = 1;
+  } else if (exchange->id.number <= last_.number) {
+    ++attempt_;  // the numbers of a round's exchanges begin anew
+  }
   last_ = exchange->id;
   if (wanted_ > 0) exchange->wanted = std::min<size_t>(exchange->wanted, wanted_);
   wanted_ = 0;
@@ -130,7 +143,7 @@ void NetworkBackend::run(std::span<const uint64_t> clients, round::RoundTraffic&
            broken_ != nullptr;
   };
   while (!over() && Clock::now() < deadline) {
-    if (!stopped && options_.stop != nullptr && *options_.stop != 0) {
+    if (!stopped && may_be_left && options_.stop != nullptr && *options_.stop != 0) {
       stopped = true;
       deadline =
           std::min(deadline, Clock::now() + std::chrono::duration_cast<Clock::duration>(
@@ -140,12 +153,12 @@ void NetworkBackend::run(std::span<const uint64_t> clients, round::RoundTraffic&
     changed_.wait_until(lock, std::min(deadline, next), over);
   }
   exchange_ = nullptr;
+  // The traffic is the caller's again only when nobody uses it.
+  changed_.wait(lock, [&] { return working_ == 0; });
   for (const auto& [client, part] : exchange->parts) {
     // Of what is not whole; who still writes writes into nothing.
     if (part.update_bytes > 0) spool_.discard(spooled(*exchange, client));
   }
-  // The traffic is the caller's again only when nobody uses it.
-  changed_.wait(lock, [&] { return working_ == 0; });
   if (broken_) std::rethrow_exception(broken_);
   require_enough(*exchange, stopped, lock);
 }
@@ -163,21 +176,24 @@ void NetworkBackend::require_enough(const Exchange& exchange, bool stopped, cons
       if (!part.asked) unasked.push_back(client);
     }
   }
+  const auto asked = static_cast<double>(exchange.wanted);
+  // What a round has trained counts, whoever answers what is asked afterwards.
+  const bool optional =
+      exchange.id.kind != wire::TaskKind::kTrain && exchange.id.kind != wire::TaskKind::kExplore;
+  const bool cut_short =
+      stopped && answered < exchange.wanted && exchange.settled < exchange.parts.size();
+  const bool counts =
+      optional || missing.empty() ||
+      (!cut_short && static_cast<double>(answered) >= options_.min_fraction * asked);
   say({{"event", "closed"},
        {"round", exchange.id.round},
        {"exchange", exchange.id.number},
        {"attempt", exchange.attempt},
        {"answered", answered},
        {"missing", missing},
-       {"unasked", unasked}});
-  const auto asked = static_cast<double>(exchange.wanted);
-  // What a round has trained counts, whoever answers what is asked afterwards.
-  const bool optional =
-      exchange.id.kind != wire::TaskKind::kTrain && exchange.id.kind != wire::TaskKind::kExplore;
-  if (optional || missing.empty()) return;
-  const bool cut_short =
-      stopped && answered < exchange.wanted && exchange.settled < exchange.parts.size();
-  if (!cut_short && static_cast<double>(answered) >= options_.min_fraction * asked) return;
+       {"unasked", unasked},
+       {"counted", counts}});
+  if (counts) return;
   std::string names;
   for (size_t i = 0; i < std::min(kNames, missing.size()); ++i)
     names += concat(i == 0 ? "" : ", ", missing[i]);
@@ -187,10 +203,10 @@ void NetworkBackend::require_enough(const Exchange& exchange, bool stopped, cons
                                   " clients have answered; missing: ", names));
 }
 
-void NetworkBackend::commit(const std::map<uint64_t, uint32_t>& versions) {
+void NetworkBackend::commit(uint32_t round, const std::map<uint64_t, uint32_t>& versions) {
   const std::lock_guard lock(mutex_);
   for (const auto& [client, version] : versions) committed_[client] = version;
-  spool_.forget_through(last_.round);
+  spool_.forget_through(round);
 }
 
 void NetworkBackend::finish(bool completed, const std::string& reason, double grace_s) {
@@ -239,31 +255,34 @@ void NetworkBackend::prepare(uint64_t client) {
   }
   std::shared_ptr<const SentTask> task;
   std::string error;
+  std::exception_ptr broken;
   if (exchange) {
     try {
       task = std::make_shared<SentTask>(exchange->traffic->task(client));
+    } catch (const StorageError&) {
+      broken = std::current_exception();
     } catch (const Error& failure) {
       error = failure.what();
       exchange->traffic->failed(client, error);
     }
   }
-  {
-    const Lock lock(mutex_);
-    --working_;
-    if (exchange) {
-      Part& part = exchange->parts.at(client);
-      part.encoding = false;
-      part.asked = part.asked || task != nullptr;
-      part.task = task;
-      if (!error.empty()) {
-        part.wait = Part::Wait::kFailed;
-        ++exchange->settled;
-        last_failures_[client] = error;
-      }
-      notify(client, lock);
+  const Lock lock(mutex_);
+  --working_;
+  if (broken) broken_ = broken;
+  if (exchange) {
+    Part& part = exchange->parts.at(client);
+    part.encoding = false;
+    part.asked = part.asked || task != nullptr;
+    part.task = task;
+    // It may have failed by its own word meanwhile.
+    if (!error.empty() && part.wait == Part::Wait::kAwaited) {
+      part.wait = Part::Wait::kFailed;
+      ++exchange->settled;
+      last_failures_[client] = error;
     }
-    changed_.notify_all();
+    notify(client, lock);
   }
+  changed_.notify_all();
 }
 
 void NetworkBackend::tell(uint64_t ticket, const std::shared_ptr<const SentTask>& task) {
@@ -296,22 +315,27 @@ void NetworkBackend::tell(uint64_t ticket, const std::shared_ptr<const SentTask>
 
 NetworkBackend::Verdict NetworkBackend::count(Exchange& exchange, uint64_t client,
                                               const fs::path& file, uint64_t digest) {
+  std::optional<FileReader> bytes;
+  const Verdict again = {
+      {rpc::Verdict::kBusy, 0, {0, 1000}, "the update arrived damaged; send it again"}};
+  try {
+    if (bytes.emplace(file).digest() != digest) return again;
+  } catch (const Error&) {
+    return again;  // our file, not the client's fault
+  }
   try {
     // Piece by piece: an update may be as large as the model.
-    const FileReader bytes(file);
-    if (bytes.digest() != digest)
-      return {{rpc::Verdict::kBusy, 0, {0, 1000}, "the update arrived damaged; send it again"}};
     const wire::EncodedMessage message = wire::read_stream(
-        bytes.size(), [&](uint64_t offset, std::span<uint8_t> out) { bytes.read(offset, out); });
+        bytes->size(), [&](uint64_t offset, std::span<uint8_t> out) { bytes->read(offset, out); });
     switch (exchange.traffic->delivered(client, message)) {
       case round::Receipt::kCounted:
-        return {{rpc::Verdict::kAccepted, bytes.size(), {}, ""}, true, true};
+        return {{rpc::Verdict::kAccepted, bytes->size(), {}, ""}, true, true};
       case round::Receipt::kFaulty:
-        return {{rpc::Verdict::kRefused, bytes.size(), {}, "the update is no good"}, false, true};
+        return {{rpc::Verdict::kRefused, bytes->size(), {}, "the update is no good"}, false, true};
       case round::Receipt::kRefused:
         break;
     }
-    return {{rpc::Verdict::kStale, bytes.size(), {}, "nobody waits for it"}};
+    return {{rpc::Verdict::kStale, bytes->size(), {}, "nobody waits for it"}};
   } catch (const StorageError&) {
     throw;
   } catch (const Error& error) {
@@ -375,7 +399,7 @@ void NetworkBackend::deliver(uint64_t client, uint64_t digest,
     broken = std::current_exception();
     verdict = {{rpc::Verdict::kStale, 0, {}, "the server cannot go on"}};
   }
-  if (verdict.counted) {
+  if (verdict.counted && exchange->id.kind != wire::TaskKind::kRecall) {
     spool_.keep(id, task_digest, digest);
   } else {
     spool_.discard(id);
@@ -402,9 +426,12 @@ void NetworkBackend::deliver_kept(uint64_t client) {
   const Spool::Id id = spooled(*exchange, client);
   const auto kept = spool_.kept(id);
   Verdict verdict;
+  bool asked = false;
   std::exception_ptr broken;
   try {
-    if (kept && SentTask(exchange->traffic->task(client)).digest() == kept->task_digest)
+    const SentTask task(exchange->traffic->task(client));
+    asked = true;
+    if (kept && task.digest() == kept->task_digest)
       verdict = count(*exchange, client, kept->file, kept->digest);
   } catch (const StorageError&) {
     broken = std::current_exception();
@@ -414,6 +441,8 @@ void NetworkBackend::deliver_kept(uint64_t client) {
   if (!verdict.counted) spool_.drop(id);
   const Lock lock(mutex_);
   if (broken) broken_ = broken;
+  Part& part = exchange->parts.at(client);
+  part.asked = part.asked || asked;
   settle(*exchange, client, verdict, kept ? kept->digest : 0);
   if (!verdict.settled) notify(client, lock);
 }

@@ -35,7 +35,8 @@ struct NetworkOptions {
   uint64_t max_update_bytes = uint64_t{1} << 30;
   uint64_t max_samples = uint64_t{1} << 20;  // that a client may state
   double round_deadline_s = 3600;            // who has not answered an exchange by then has failed
-  double min_fraction = 0;  // of the clients of a round that have to answer for it to count
+  double recall_deadline_s = 60;  // the same where clients are asked for what they remember
+  double min_fraction = 0;        // of the clients of a round that have to answer for it to count
   // Clients come and go: a round draws among those that are there, over_selection times as many as
   // it needs, and ends when it has enough.
   bool open = false;
@@ -96,7 +97,7 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   // Throws RoundFailed when fewer than `min_fraction` of the clients of a training or an
   // exploration answer, or when the server stops before they have.
   void run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) override;
-  void commit(const std::map<uint64_t, uint32_t>& versions) override;
+  void commit(uint32_t round, const std::map<uint64_t, uint32_t>& versions) override;
 
   // ---- rpc::Service
   rpc::CheckInReply check_in(const rpc::Caller& caller,
@@ -157,7 +158,7 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   uint64_t next_waiter_ = 1;
   std::shared_ptr<Exchange> exchange_;  // the open one; null between two
   round::ExchangeId last_;              // the one that was opened last
-  uint32_t attempt_ = 0;                // how often it was
+  uint32_t attempt_ = 0;                // how often its round was begun
   uint64_t wanted_ = 0;                 // answers to the exchange that was selected last; 0: all
   std::map<uint64_t, uint32_t> committed_;
   std::map<uint64_t, std::string> last_failures_;

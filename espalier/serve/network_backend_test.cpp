@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <deque>
 #include <future>
 
 #include "espalier/base/test_error.h"
@@ -333,7 +334,7 @@ TEST_F(NetworkBackendTest, TheEndIsToldToWhoWaitsAndWhoAsksLater) {
 TEST_F(NetworkBackendTest, VersionsThatAreCommittedAreTold) {
   Player one(*backend_, 1);
   one.check_in();
-  backend_->commit({{1, 4}});
+  backend_->commit(4, {{1, 4}});
   EXPECT_EQ(one.wait(0).get().committed_version, 4U);
 }
 
@@ -372,7 +373,9 @@ TEST_F(NetworkBackendTest, AServerThatStartsAgainCountsWhatItHad) {
   second.get();  // client 1 was not asked
   EXPECT_EQ(traffic_.updates.at(1), Bytes{7});
   EXPECT_EQ(traffic_.updates.at(2), Bytes{8});
-  backend_->commit({});
+  backend_->commit(2, {});
+  EXPECT_FALSE(fs::is_empty(folder_ / "spool" / "kept"));  // of round 3
+  backend_->commit(3, {});
   EXPECT_TRUE(fs::is_empty(folder_ / "spool" / "kept"));
 }
 
@@ -427,6 +430,52 @@ TEST_F(Majority, TooFewAnswersAreNoRoundAndWhatCameCountsInTheNextAttempt) {
   for (const Json& event : events) names.push_back(event["event"]);
   EXPECT_THAT(names, ElementsAre("joined", "joined", "opened", "accepted", "closed", "opened",
                                  "accepted", "accepted", "closed"));
+}
+
+class OpenPopulation : public NetworkBackendTest {
+  void tune(NetworkOptions& options) override {
+    options.open = true;
+    options.over_selection = 1.5;
+    options.select_window_s = 0.3;
+    options.min_fraction = 0.5;
+    options.lease_ms = 400;
+  }
+};
+
+TEST_F(OpenPopulation, DrawsAmongThoseThatAreThereAndEndsWhenEnoughHaveAnswered) {
+  EXPECT_TRUE(backend_->wait_for_clients(0, nullptr, [](uint64_t, uint64_t) {}));
+  std::deque<Player> players;
+  for (const uint64_t id : {7, 2, 5}) players.emplace_back(*backend_, id).check_in();
+  const auto chosen = backend_->select(Key(1), {}, 2);  // 3 for 2
+  EXPECT_THAT(chosen, testing::UnorderedElementsAre(2, 5, 7));
+  EXPECT_EQ(backend_->select(Key(1), {}, 2), chosen);
+  EXPECT_THAT(backend_->select(Key(1), std::vector<uint64_t>{5, 6}, 2), ElementsAre(5));
+  backend_->select(Key(1), {}, 2);
+  auto round = exchange(chosen);
+  for (Player* one : {&players[0], &players[2]}) {
+    const auto task = one->task();
+    one->push(one->open(task, Player::update(7)), Player::update(7));
+  }
+  round.get();  // 2 was asked and is not waited for
+  EXPECT_EQ(traffic_.updates.size(), 2U);
+}
+
+TEST_F(OpenPopulation, WaitsForTheLeastThatARoundNeeds) {
+  volatile std::sig_atomic_t stop = 0;
+  options_.stop = &stop;
+  restart();
+  auto chosen = std::async(std::launch::async, [&] { return backend_->select(Key(1), {}, 4); });
+  Player one(*backend_, 1), two(*backend_, 2);
+  one.check_in();
+  std::this_thread::sleep_for(std::chrono::milliseconds(600));
+  EXPECT_EQ(chosen.wait_for(std::chrono::seconds(0)), std::future_status::timeout) << "1 of 2";
+  auto waits = one.wait();  // longer than the lease
+  two.check_in();
+  EXPECT_THAT(chosen.get(), testing::UnorderedElementsAre(1, 2));
+  std::this_thread::sleep_for(std::chrono::milliseconds(600));  // nothing is heard of two
+  stop = 1;
+  EXPECT_THAT(error_of([&] { backend_->select(Key(1), {}, 4); }),
+              HasSubstr("stopped while 1 of 6 clients were there"));
 }
 
 }  // namespace

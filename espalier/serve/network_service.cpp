@@ -23,7 +23,9 @@ class NetworkBackend::Incoming final : public rpc::Upload {
         digest_(digest),
         received_(received) {
     const fs::path file = owner_.spool_.arriving(owner_.spooled(*exchange_, client_));
-    descriptor_ = ::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    // What lies there of another update or attempt is no part of this one.
+    const int fresh = received_ == 0 ? O_TRUNC : 0;
+    descriptor_ = ::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | fresh, 0600);
     if (descriptor_ < 0) {
       release();
       throw rpc::Refusal(rpc::Refused::kLater,
@@ -69,11 +71,17 @@ class NetworkBackend::Incoming final : public rpc::Upload {
         return;
       }
     }
-    owner_.spool_.discard(owner_.spooled(*exchange_, client_));
+    discard_unless_repeated();
     done({rpc::Verdict::kStale, received_, {}, "the exchange is over"});
   }
 
  private:
+  // Another attempt of the round has the same file.
+  void discard_unless_repeated() {
+    const std::lock_guard lock(owner_.mutex_);
+    if (owner_.exchange_ && owner_.exchange_->id == exchange_->id) return;
+    owner_.spool_.discard(owner_.spooled(*exchange_, client_));
+  }
   void release() {
     const std::lock_guard lock(owner_.mutex_);
     exchange_->parts.at(client_).uploading = false;
@@ -265,7 +273,7 @@ std::unique_ptr<rpc::Upload> NetworkBackend::push(const rpc::Caller& caller,
     if (!part.task || part.task->digest() != open.task_digest)
       return verdict(rpc::Verdict::kStale, "it answers another task");
     if (open.bytes == 0 || open.bytes > options_.max_update_bytes)
-      throw rpc::Refusal(rpc::Refused::kTooMuch,
+      throw rpc::Refusal(rpc::Refused::kInvalid,
                          concat("[serve] an update of ", open.bytes, " bytes; at most ",
                                 options_.max_update_bytes, " are taken"));
     if (part.uploading || uploads_ >= options_.max_uploads)
@@ -298,14 +306,16 @@ rpc::ReportReply NetworkBackend::report(const rpc::Caller& caller,
     return {false, {}};
   }
   if (!exchange_) return {false, {}};
-  // Of an earlier attempt too: its tasks are the same.
+  // Of an earlier attempt too: its tasks are the same. A failure in it is over, though.
   rpc::Ticket ticket = request.ticket;
+  const bool this_attempt = ticket.attempt == exchange_->attempt;
   ticket.attempt = exchange_->attempt;
   if (!(ticket == ticket_of(*exchange_))) return {false, {}};
   const auto found = exchange_->parts.find(caller.client);
   if (found == exchange_->parts.end() || found->second.wait != Part::Wait::kAwaited)
     return {false, {}};
   if (request.phase != rpc::Phase::kFailed) return {true, {}};
+  if (!this_attempt) return {false, {}};
   const auto exchange = exchange_;
   found->second.wait = Part::Wait::kFailed;
   ++exchange->settled;

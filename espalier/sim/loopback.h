@@ -38,7 +38,9 @@ class LoopbackBackend : public round::Backend {
   }
   void run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) override;
   void make_durable() override { inner_.make_durable(); }
-  void commit(const std::map<uint64_t, uint32_t>& versions) override { inner_.commit(versions); }
+  void commit(uint32_t round, const std::map<uint64_t, uint32_t>& versions) override {
+    inner_.commit(round, versions);
+  }
   void release_memory() override { inner_.release_memory(); }
 
  private:

@@ -52,7 +52,7 @@ std::span<const uint32_t> SimBackend::test_samples(uint64_t client,
   return samples;
 }
 
-void SimBackend::commit(const std::map<uint64_t, uint32_t>& versions) {
+void SimBackend::commit(uint32_t, const std::map<uint64_t, uint32_t>& versions) {
   for (const auto& [client, version] : versions) setup_.states.commit(client, version);
 }
 

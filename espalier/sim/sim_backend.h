@@ -37,7 +37,7 @@ class SimBackend : public round::Backend {
   }
   void run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) override;
   void make_durable() override { setup_.states.make_durable(); }
-  void commit(const std::map<uint64_t, uint32_t>& versions) override;
+  void commit(uint32_t round, const std::map<uint64_t, uint32_t>& versions) override;
   void release_memory() override { setup_.workers.release(); }
 
  private:

@@ -290,7 +290,7 @@ for name, width in (("module", 16), ("other", 8)):
 def open_population(folder):
     """Clients come and go; who was there decides, and a simulation that is told so ends in the same bytes."""
     federation = Federation(folder / "open", ["data.partition.clients=5", "strategy.clients_per_round=2", "rounds=6", "data.synthetic_train_samples=600", "train.epochs=2"], clients=5)
-    more = [value for pair in (("server.population", "open"), ("server.over_selection", 1.5), ("server.select_window_s", 3), ("server.min_fraction", 0.5), ("network.lease_s", 2))
+    more = [value for pair in (("server.population", "open"), ("server.over_selection", 1.5), ("server.select_window_s", 3), ("server.min_fraction", 0.5), ("network.lease_s", 3))
             for value in ("--set", f"{pair[0]}={pair[1]}")]
     server = federation.serve("--quiet", *more)
     joins = {client: federation.join(client, server.port) for client in (0, 1, 2)}
@@ -353,7 +353,7 @@ def repeats(folder):
     """A round that too few have answered is repeated; what had come counts, over a restart of the server too."""
     federation = Federation(folder / "repeats", ["rounds=6"])
     federation.simulate()
-    patient = ["--set", "server.round_deadline_s=2", "--set", "server.min_fraction=1", "--set", "server.max_attempts=60", "--set", "server.drain_s=1"]
+    patient = ["--set", "server.round_deadline_s=2", "--set", "server.min_fraction=1", "--set", "server.max_attempts=60", "--set", "server.drain_s=1", "--set", "server.goodbye_s=5"]
     server = federation.serve(*patient)
     port = server.port
     joins = {client: federation.join(client, port) for client in range(3)}

@@ -130,7 +130,9 @@ class Recorder final : public round::Backend {
     for (const auto& [client, digest] : tap.updates) digest_.add_value(digest);
   }
   void make_durable() override { backend_.make_durable(); }
-  void commit(const std::map<uint64_t, uint32_t>& versions) override { backend_.commit(versions); }
+  void commit(uint32_t round, const std::map<uint64_t, uint32_t>& versions) override {
+    backend_.commit(round, versions);
+  }
   void release_memory() override { backend_.release_memory(); }
   uint64_t digest() const { return digest_.value(); }
   uint64_t bodies() const { return bodies_.value(); }
