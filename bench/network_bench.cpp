@@ -152,8 +152,6 @@ void wait_all(uint16_t port, const fs::path& pki, uint64_t clients) {
   }
   for (std::thread& thread : threads) thread.join();
   threads.clear();
-  std::atomic<double> first = 0, last = 0;
-  std::mutex mutex;
   const Stopwatch clock;
   std::vector<double> at(clients, 0);
   for (uint64_t client = 0; client < clients; ++client) {

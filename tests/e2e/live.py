@@ -70,7 +70,21 @@ with Folder() as folder:
         status = json.loads(get(url + "status.json"))
         check(status["state"] == "waiting" and [one["enrolled"] for one in status["devices"]] == [False, False], f"nobody is there: {status}")
         check("espalier_clients{state=\"away\"} 2" in get(url + "metrics"), "two are away")
+        text = ok(run("status", url)).stdout
+        check("waiting, round 0 of" in text and text.count("never seen") == 2, text)
+        check(json.loads(ok(run("status", url, "--json")).stdout)["state"] == "waiting" and "espalier_round 0" in ok(run("status", url, "--metrics")).stdout, "as it is")
         process.send_signal(signal.SIGINT)
         process.wait(60)
         check(process.returncode == 3, f"interrupted: {process.returncode}")
+        token, short = folder / "token", folder / "short"
+        token.write_text("0123456789abcdef\n")
+        short.write_text("guess\n")
+        process, url = started("serve", folder / "small.toml", "--out", folder / "guarded", "--insecure", "--listen", "127.0.0.1:0", "--set", "server.status_listen=0.0.0.0:0",
+                               "--set", f"server.status_token_file={token}", "--set", "data.partition.clients=2", "--set", "strategy.clients_per_round=2")
+        refused = run("status", url)
+        check(refused.returncode == 2 and "401" in refused.stderr, refused.stderr)
+        check("waiting" in ok(run("status", url, "--token-file", token)).stdout, "with the token")
+        check(run("status", url, "--token-file", short).returncode == 2, "no token")
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
 print("passed")

@@ -281,6 +281,7 @@ for name, width in (("module", 16), ("other", 8)):
     for more, expected in ([], "--module FILE"), (["--module", str(folder / "other.pt")], "is not the module of this run"):
         wrong = federation.join(0, server.port, "--folder", str(folder / "wrong"), *more)
         check(wrong.wait(60) == 2 and expected in federation.logs(), f"{more}: {federation.logs()}")
+    time.sleep(3.5)  # the process that was client 0 is forgotten
     joins = [federation.join(client, server.port, "--module", str(folder / "module.pt")) for client in range(3)]
     server.wait()
     end(joins, "module")
@@ -290,7 +291,7 @@ for name, width in (("module", 16), ("other", 8)):
 def open_population(folder):
     """Clients come and go; who was there decides, and a simulation that is told so ends in the same bytes."""
     federation = Federation(folder / "open", ["data.partition.clients=5", "strategy.clients_per_round=2", "rounds=6", "data.synthetic_train_samples=600", "train.epochs=2"], clients=5)
-    more = [value for pair in (("server.population", "open"), ("server.over_selection", 1.5), ("server.select_window_s", 3), ("server.min_fraction", 0.5), ("network.lease_s", 3))
+    more = [value for pair in (("server.population", "open"), ("server.over_selection", 1.5), ("server.select_window_s", 3), ("server.min_fraction", 0.5), ("network.lease_s", 3), ("server.goodbye_s", 3))
             for value in ("--set", f"{pair[0]}={pair[1]}")]
     server = federation.serve("--quiet", *more)
     joins = {client: federation.join(client, server.port) for client in (0, 1, 2)}
