@@ -54,10 +54,7 @@ class Traffic final : public round::RoundTraffic {
   round::Receipt delivered(uint64_t, const wire::EncodedMessage& update) override {
     return update.bodies.size() == 1 ? round::Receipt::kCounted : round::Receipt::kFaulty;
   }
-  void failed(uint64_t client, const std::string& reason) override {
-    std::fprintf(stderr, "client %llu: %s\n", static_cast<unsigned long long>(client),
-                 reason.c_str());
-  }
+  void failed(uint64_t, const std::string&) override {}
 
  private:
   uint32_t round_;
@@ -119,11 +116,16 @@ void play(uint16_t port, const fs::path& pki, uint64_t client, size_t up_bytes) 
     connection.fetch({task->ticket, request.session, task->digest, 0},
                      [&](uint64_t, std::span<const uint8_t> data) { received += data.size(); });
     if (received != task->bytes) fail("bench", "a task is not whole");
-    const rpc::PushReply verdict =
-        connection.push({task->ticket, request.session, task->digest, update.size(), digest},
-                        [&](uint64_t offset, std::span<uint8_t> out) {
-                          std::memcpy(out.data(), update.data() + offset, out.size());
-                        });
+    rpc::PushReply verdict;
+    do {
+      if (verdict.verdict == rpc::Verdict::kBusy)  // others first (network.max_uploads)
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      verdict =
+          connection.push({task->ticket, request.session, task->digest, update.size(), digest},
+                          [&](uint64_t offset, std::span<uint8_t> out) {
+                            std::memcpy(out.data(), update.data() + offset, out.size());
+                          });
+    } while (verdict.verdict == rpc::Verdict::kBusy);
     if (verdict.verdict != rpc::Verdict::kAccepted)
       fail("bench", "an update was refused: ", verdict.detail);
   }
@@ -430,16 +432,17 @@ void idle(const std::string& program, uint64_t clients, bool json) {
 int run(int argc, char** argv) {
   rpc::require_tls13();
   Arguments arguments(argc, argv);
-  const auto clients = static_cast<uint64_t>(arguments.number("clients", 6));
-  const auto down = static_cast<size_t>(arguments.number("down-kb", 500'000)) * 1000,
-             up = static_cast<size_t>(arguments.number("up-kb", 500'000)) * 1000;
-  const int64_t rounds = arguments.number("rounds", 1), waiting = arguments.number("idle", 0, 0);
-  const bool json = arguments.flag("json");
+  const auto clients = static_cast<uint64_t>(arguments.number("--clients", 6));
+  const auto down = static_cast<size_t>(arguments.number("--down-kb", 500'000)) * 1000,
+             up = static_cast<size_t>(arguments.number("--up-kb", 500'000)) * 1000;
+  const int64_t rounds = arguments.number("--rounds", 1),
+                waiting = arguments.number("--idle", 0, 0);
+  const bool json = arguments.flag("--json");
   // This program's own children.
-  const auto client_of = static_cast<uint16_t>(arguments.number("client-of", 0, 0)),
-             plain = static_cast<uint16_t>(arguments.number("plain", 0, 0)),
-             wait_for = static_cast<uint16_t>(arguments.number("wait-for", 0, 0));
-  const fs::path pki = arguments.text("pki");
+  const auto client_of = static_cast<uint16_t>(arguments.number("--client-of", 0, 0)),
+             plain = static_cast<uint16_t>(arguments.number("--plain", 0, 0)),
+             wait_for = static_cast<uint16_t>(arguments.number("--wait-for", 0, 0));
+  const fs::path pki = arguments.text("--pki");
   arguments.finish(kUsage);
   if (client_of != 0) {
     std::vector<std::thread> threads;

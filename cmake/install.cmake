@@ -22,10 +22,7 @@ install(DIRECTORY espalier DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT esp
 install(FILES README.md CHANGELOG.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT espalier)
 install(DIRECTORY docs examples DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT espalier)
 if(ESPALIER_RPC)
-  foreach(unit espalier-serve@ espalier-join@)
-    configure_file(packaging/${unit}.service.in ${PROJECT_BINARY_DIR}/packaging/${unit}.service @ONLY)
-    install(FILES ${PROJECT_BINARY_DIR}/packaging/${unit}.service DESTINATION lib/systemd/system COMPONENT espalier)
-  endforeach()
+  install(FILES packaging/espalier-serve@.service packaging/espalier-join@.service DESTINATION lib/systemd/system COMPONENT espalier)
 endif()
 
 set(CPACK_GENERATOR DEB)

@@ -55,8 +55,8 @@ with tempfile.TemporaryDirectory() as name:
     units = list(root.rglob("*.service"))
     if units and shutil.which("systemd-analyze"):
         for unit in units:
-            # It looks for the command where the package will be; here it is not.
-            text = unit.read_text().replace("/usr/bin/espalier", str(root / "usr/bin/espalier"))
+            # systemd looks for the command in /usr/bin and /usr/local/bin; here it is not there.
+            text = unit.read_text().replace("ExecStart=espalier", f"ExecStart={root}/usr/bin/espalier")
             instance = folder / unit.name.replace("@", "@check")
             instance.write_text(text)
             result = subprocess.run(["systemd-analyze", "verify", "--man=no", instance], capture_output=True, text=True)

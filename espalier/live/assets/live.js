@@ -111,7 +111,7 @@
     at("facts").textContent = [status.strategy, status.model, status.data].filter(Boolean).join(" · ");
   };
 
-  // A server that others can reach wants its token: http://server:9464/#TOKEN.
+  // A server that others can reach wants its token, which the address carries behind a #.
   const headers = location.hash.length > 1 ? { Authorization: `Bearer ${location.hash.slice(1)}` } : {};
   let asking = false, over = false;
   const ask = async () => {
