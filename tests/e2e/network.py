@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -223,6 +224,82 @@ def faults(folder, count, seed):
         shutil.rmtree(federation.folder)
 
 
+class BadNetwork:
+    """Between clients and a server: every connection meets something, drawn from a seed: a cut or a closed half at a drawn byte, a flipped bit, a stall, a slow line,
+    or nothing. What it carries is TLS, so that a flipped bit is a broken connection and no damage."""
+
+    def __init__(self, port, seed):
+        self.port, self.draw, self.met = port, random.Random(seed), {}
+        self.lock = threading.Lock()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+                server = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+            except OSError:
+                return
+            server.settimeout(None)
+            with self.lock:
+                # Handshakes are a few thousand bytes; a round of this test moves some ten thousand.
+                event = self.draw.choice(["cut", "cut", "half", "flip", "stall", "slow", "nothing"])
+                at, upwards = self.draw.randrange(1, 60000), self.draw.random() < 0.5
+                self.met[event] = self.met.get(event, 0) + 1
+            for source, target, struck in (client, server, upwards), (server, client, not upwards):
+                threading.Thread(target=self.carry, args=(source, target, event if struck else "nothing", at), daemon=True).start()
+
+    def carry(self, source, target, event, at):
+        passed = 0
+        try:
+            while data := source.recv(16384):
+                if event != "slow" and passed + len(data) > at:
+                    if event == "cut":
+                        break
+                    if event == "half":
+                        target.shutdown(socket.SHUT_WR)
+                        return
+                    if event == "flip":
+                        data = bytearray(data)
+                        data[at - passed] ^= 1
+                    if event == "stall":
+                        time.sleep(2.5)
+                    event = "nothing"
+                for i in range(0, len(data), 1024) if event == "slow" else [0]:
+                    target.sendall(data[i:i + 1024] if event == "slow" else data)
+                    if event == "slow":
+                        time.sleep(0.002)
+                passed += len(data)
+        except OSError:
+            pass
+        for one in (source, target):
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def close(self):
+        self.listener.close()
+
+
+def bad_network(folder, seed):
+    """The same bytes through connections that break, stall, crawl and lie."""
+    for number, name in enumerate(["fedavg coded", "scaffold", "delta downlink"]):
+        federation = Federation(folder / f"bad-{number}", [*CASES[name], "rounds=8", "model.hidden=[600]"])
+        federation.simulate()
+        server = federation.serve("--quiet")
+        network = BadNetwork(server.port, 100 * seed + number)
+        joins = [federation.join(client, network.address) for client in range(3)]
+        server.wait()
+        end(joins, f"bad network, {name}", codes=(0, 3))
+        network.close()
+        federation.same(f"bad network, {name}")
+        check(sum(count for event, count in network.met.items() if event != "nothing") >= 2, f"hardly anything happened: {network.met}")
+        shutil.rmtree(federation.folder)
+
+
 def first_minutes(folder):
     """What goes wrong at first says what to do, in one line."""
     federation = Federation(folder / "first", ["rounds=2"])
@@ -422,7 +499,7 @@ parser.add_argument("--seed", type=int, default=1)
 parser.add_argument("--only")
 options = parser.parse_args()
 with Folder() as folder:
-    parts = {"identity": identity, "first_minutes": first_minutes, "goodbye": goodbye, "repeats": repeats, "module": module, "rules": rules, "open_population": open_population, "demo": demo,
+    parts = {"identity": identity, "first_minutes": first_minutes, "goodbye": goodbye, "repeats": repeats, "module": module, "rules": rules, "open_population": open_population, "bad_network": lambda path: bad_network(path, options.seed), "demo": demo,
              "faults": lambda path: faults(path, options.faults, options.seed)}
     for name, part in parts.items():
         if options.only and name != options.only:
