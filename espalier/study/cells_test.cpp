@@ -102,7 +102,8 @@ TEST(Cells, FoundByWhatIsInThem) {
 // Real data: a run writes down in which of the usual places it has found them.
 TEST(Cells, CountWhereverTheirDataWereFoundUnlessTheStudySaysWhere) {
   const StudyFiles files;
-  const auto cells = cells_of(files.read(kTwo), kBuild);
+  const std::string real = std::string(kTwo) + "[set]\ndata.name = \"mnist\"\n";
+  const auto cells = cells_of(files.read(real), kBuild);
   const fs::path folder = files.path() / "out";
   for (Cell cell : cells) {
     cell.config["data"]["root"] = "/data/one";
@@ -111,7 +112,7 @@ TEST(Cells, CountWhereverTheirDataWereFoundUnlessTheStudySaysWhere) {
   for (const Found& one : find_cells(cells, folder, kBuild, false))
     EXPECT_EQ(one.state, CellState::kDone) << one.why;
   const auto at = [&](const std::string& root) {
-    const std::string text = std::string(kTwo) + "[set]\ndata.root = \"" + root + "\"\n";
+    const std::string text = real + "data.root = \"" + root + "\"\n";
     return find_cells(cells_of(files.read(text), kBuild), folder, kBuild, false)[0];
   };
   EXPECT_EQ(at("/data/one").state, CellState::kDone);
