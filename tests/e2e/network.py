@@ -467,6 +467,32 @@ def repeats(folder):
     check(not list((federation.folder / "served/server/spool/kept").iterdir()), "nothing is kept that is in a checkpoint")
 
 
+def flat(folder, rounds, clients):
+    """Many rounds cost neither memory nor descriptors."""
+    federation = Federation(folder / "flat", [f"rounds={rounds}", "eval_every=50", "checkpoint_every=10", f"data.partition.clients={clients}", f"strategy.clients_per_round={clients}",
+                                              f"data.synthetic_train_samples={40 * clients}", "data.partition.name=iid"], clients)
+    server = federation.serve("--quiet")
+    joins = [federation.join(client, server.port) for client in range(clients)]
+
+    def look(process):
+        status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1000, len(list(pathlib.Path(f"/proc/{process.pid}/fd").iterdir()))
+
+    seen = {}
+    for at in (rounds // 4, rounds - rounds // 20):
+        until = time.time() + 400
+        while federation.rounds() < at:
+            check(server.process.poll() is None and time.time() < until, f"rounds pass: {federation.rounds()}\n{federation.logs()}")
+            time.sleep(0.005)
+        seen[at] = [look(server.process), look(joins[0])]
+    server.wait()
+    end(joins, "flat")
+    (first, last) = seen.values()
+    print(f"after rounds {list(seen)}: server {first[0]} {last[0]}, a client {first[1]} {last[1]} (MB resident, descriptors)")
+    for before, after in zip(first, last):
+        check(after[0] <= before[0] + 12 and after[1] <= before[1] + 3, f"it grows: {seen}")
+
+
 def running(path):
     """Processes whose command line names the path."""
     found = []
@@ -496,10 +522,12 @@ def demo(folder):
 parser = argparse.ArgumentParser()
 parser.add_argument("--faults", type=int, default=12)
 parser.add_argument("--seed", type=int, default=1)
+parser.add_argument("--rounds", type=int, default=200, help="of the run whose memory is watched")
+parser.add_argument("--clients", type=int, default=3, help="of that run")
 parser.add_argument("--only")
 options = parser.parse_args()
 with Folder() as folder:
-    parts = {"identity": identity, "first_minutes": first_minutes, "goodbye": goodbye, "repeats": repeats, "module": module, "rules": rules, "open_population": open_population, "bad_network": lambda path: bad_network(path, options.seed), "demo": demo,
+    parts = {"identity": identity, "first_minutes": first_minutes, "goodbye": goodbye, "repeats": repeats, "flat": lambda path: flat(path, options.rounds, options.clients), "module": module, "rules": rules, "open_population": open_population, "bad_network": lambda path: bad_network(path, options.seed), "demo": demo,
              "faults": lambda path: faults(path, options.faults, options.seed)}
     for name, part in parts.items():
         if options.only and name != options.only:
