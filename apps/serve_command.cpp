@@ -78,6 +78,9 @@ void serve(const ServeArguments& arguments) {
   const size_t threads = network.server.threads > 0 ? static_cast<size_t>(network.server.threads)
                                                     : available_processors();
   const auto rounds = static_cast<uint64_t>(config.run.rounds);
+#ifdef ESPALIER_LIVE
+  const std::string token = read_token(network.server.status_token_file);
+#endif
   if (!resuming) {
     folder =
         arguments.out.empty()
@@ -104,7 +107,6 @@ void serve(const ServeArguments& arguments) {
   }
 #ifdef ESPALIER_LIVE
   std::optional<LiveView> live;
-  const std::string token = read_token(network.server.status_token_file);
   if (!network.server.status_listen.empty()) {
     try {
       live.emplace(

@@ -63,9 +63,9 @@ class Backend {
   virtual uint64_t num_clients() const = 0;
   virtual uint64_t num_samples(uint64_t client) const = 0;
 
-  // Who takes part in the next exchange: `count` clients of `eligible` (empty: of all), drawn
-  // without replacement by `key`. A backend whose clients come and go draws among those that are
-  // there, and may take more than it needs. Throws RoundFailed when nobody is there.
+  // Who takes part in the next exchange: `count` clients of `eligible` (ascending; empty: of all),
+  // drawn without replacement by `key`. A backend whose clients come and go draws among those that
+  // are there, and may take more than it needs. Throws RoundFailed when nobody is there.
   virtual std::vector<uint64_t> select(Key key, std::span<const uint64_t> eligible, uint64_t count);
 
   // Returns when every client has delivered or failed; clients that have done neither by then have

@@ -45,15 +45,26 @@ rpc::DataSpec spec_of(const data::Dataset& train) {
           train.fill};
 }
 
+// What decides which options go together; `choices` refers to the rest.
+struct Decisions {
+  explicit Decisions(const RunConfig& config)
+      : strategy(make_strategy(config)),
+        uplink(codec::make_codec(config.uplink, "uplink")),
+        traits(strategy->traits()),
+        choices{traits, config.selection, config.run, config.submodel, config.devices, *uplink} {}
+  Decisions(const Decisions&) = delete;
+  Decisions& operator=(const Decisions&) = delete;
+
+  std::unique_ptr<strategy::Strategy> strategy;
+  std::unique_ptr<codec::Codec> uplink;
+  strategy::Traits traits;
+  round::Choices choices;
+};
+
 // What a client must know: neither seed nor partition nor any path.
 std::string client_config(const RunConfig& config) {
   models::ModelOptions model = config.model;
   model.init.clear();
-  const auto strategy = make_strategy(config);
-  const auto uplink = codec::make_codec(config.uplink, "uplink");
-  const strategy::Traits traits = strategy->traits();
-  const round::Choices choices{traits,          config.selection, config.run,
-                               config.submodel, config.devices,   *uplink};
   Json out = {{"model", changed_options(model)}};
   out["model"]["name"] = model.name;
   if (!model.file.empty()) {
@@ -64,22 +75,19 @@ std::string client_config(const RunConfig& config) {
   out["hardware"] = {{"precision", config.train.hardware.precision}};
   out["downlink"] = config.downlink;
   out["uplink"] = config.uplink;
-  out["stages"] = round::update_stages(round::choose_feedback(choices));
+  out["stages"] = round::update_stages(round::choose_feedback(Decisions(config).choices));
   return out.dump();
 }
 
 // What a client remembers is of no use when it may never come back, and sums over all clients have
 // no meaning when nobody knows how many there are.
 void refuse_memory(const RunConfig& config) {
-  const auto strategy = make_strategy(config);
-  const auto uplink = codec::make_codec(config.uplink, "uplink");
-  const strategy::Traits traits = strategy->traits();
-  const round::Choices choices{traits,          config.selection, config.run,
-                               config.submodel, config.devices,   *uplink};
-  const char* what = traits.client_state || !traits.weights_travel ? "its clients remember"
-                     : strategy->capabilities().preparation != nullptr
+  const Decisions run(config);
+  const bool remember = run.traits.client_state || !run.traits.weights_travel;
+  const char* what = remember ? "its clients remember"
+                     : run.strategy->capabilities().preparation != nullptr
                          ? "it explores with all of its clients"
-                     : round::choose_feedback(choices) != round::Feedback::kNone
+                     : round::choose_feedback(run.choices) != round::Feedback::kNone
                          ? "error feedback is remembered by clients"
                      : config.run.delta_downlink ? "delta_downlink is remembered by clients"
                                                  : nullptr;

@@ -65,7 +65,7 @@ std::vector<uint64_t> NetworkBackend::present(std::span<const uint64_t> eligible
   for (const auto& [ticket, waiter] : waiters_) waiting.insert(waiter.client);
   for (const auto& [client, session] : sessions_) {
     const bool may =
-        eligible.empty() || std::find(eligible.begin(), eligible.end(), client) != eligible.end();
+        eligible.empty() || std::binary_search(eligible.begin(), eligible.end(), client);
     const bool lately = now - session.seen < std::chrono::milliseconds(options_.lease_ms);
     if (may && !session.left && (lately || waiting.contains(client))) here.push_back(client);
   }
@@ -431,8 +431,11 @@ void NetworkBackend::deliver_kept(uint64_t client) {
   try {
     const SentTask task(exchange->traffic->task(client));
     asked = true;
-    if (kept && task.digest() == kept->task_digest)
+    if (kept && task.digest() == kept->task_digest) {
       verdict = count(*exchange, client, kept->file, kept->digest);
+    } else {
+      verdict.reply.detail = "what was kept answers another task; the client is asked again";
+    }
   } catch (const StorageError&) {
     broken = std::current_exception();
   } catch (const Error&) {
