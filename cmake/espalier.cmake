@@ -10,6 +10,8 @@ find_package(spdlog REQUIRED)
 add_library(espalier_flags INTERFACE)
 target_include_directories(espalier_flags INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 target_compile_features(espalier_flags INTERFACE cxx_std_20)
+# What fails says "espalier/base/file.cpp", wherever it was built.
+add_compile_options(-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=)
 # Without contraction a kernel gives the same bits whatever instruction set it was compiled for.
 target_compile_options(espalier_flags INTERFACE $<BUILD_INTERFACE:-Wall;-Wextra;-Wshadow;-Wconversion;-ffp-contract=off>)
 if(ESPALIER_WERROR)
