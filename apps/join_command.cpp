@@ -21,8 +21,7 @@ namespace fs = std::filesystem;
 struct JoinArguments {
   std::string server, data, folder, pki, ca, certificate, key, device;
   std::string eligible, hours, module;
-  int64_t client = -1, chunk_kb = 256, retry_max_s = 300, memory_mb = 0, max_mb_per_day = 0,
-          nice = 0;
+  int64_t client = -1, retry_max_s = 300, memory_mb = 0, max_mb_per_day = 0, nice = 0;
   bool insecure = false, quiet = false;
 };
 
@@ -50,7 +49,6 @@ void join_command(const JoinArguments& arguments) {
   options.connection.credentials = credentials_of(arguments);
   options.connection.insecure_client =
       static_cast<uint64_t>(std::max<int64_t>(0, arguments.client));
-  options.connection.chunk_bytes = static_cast<uint32_t>(arguments.chunk_kb << 10);
   options.folder =
       arguments.folder.empty() ? fs::path(arguments.data) / "espalier" : fs::path(arguments.folder);
   options.device = arguments.device;
@@ -100,9 +98,6 @@ void add_join_command(CLI::App& app) {
   command->add_option("--cert", arguments->certificate, "This client's certificate (PEM)");
   command->add_option("--key", arguments->key, "Its key (PEM, readable for its owner alone)");
   command->add_option("--device", arguments->device, "What the client calls what it runs on");
-  command->add_option("--chunk-kb", arguments->chunk_kb, "As the server's network.chunk_kb")
-      ->check(CLI::Range(4, 4096))
-      ->capture_default_str();
   command
       ->add_option("--retry-max-s", arguments->retry_max_s,
                    "Longest pause between two tries to reach the server")

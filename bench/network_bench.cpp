@@ -1,9 +1,9 @@
 // What the network costs beside what it carries: a server of `espalier serve` with rounds that
 // neither decode nor train, and clients in a process of their own, over mutual TLS on loopback. In
-// the same run: the same bytes over plain TLS sockets, which is as fast as it can be.
+// the same run: the same bytes over plain TLS sockets, and over gRPC with nothing on top of it.
 //
 //   network_bench [--clients 6] [--down-kb 500000] [--up-kb 500000] [--rounds 1] [--json] transfers
-//   network_bench --idle 1000 [--json] clients that wait
+//   network_bench --idle 1000 [--per-s 100] [--json] clients that come, so many a second, and wait
 #include <arpa/inet.h>
 #include <openssl/ssl.h>
 #include <sys/resource.h>
@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -19,9 +18,11 @@
 #include <mutex>
 #include <thread>
 
+#include "bench/bare_grpc.h"
 #include "bench/harness.h"
 #include "espalier/base/clock.h"
 #include "espalier/base/error.h"
+#include "espalier/base/heap.h"
 #include "espalier/rpc/certificates.h"
 #include "espalier/rpc/connection.h"
 #include "espalier/rpc/server.h"
@@ -33,8 +34,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kUsage =
-    "network_bench [--clients 6] [--down-kb 500000] [--up-kb 500000] [--rounds 1] [--idle CLIENTS] "
-    "[--json]";
+    "network_bench [--clients 6] [--down-kb 500000] [--up-kb 500000] [--rounds 1] [--idle CLIENTS "
+    "[--per-s 100]] [--json]";
 
 // One body for everybody, as a model is; updates are looked at from outside alone.
 class Traffic final : public round::RoundTraffic {
@@ -101,12 +102,13 @@ void play(uint16_t port, const fs::path& pki, uint64_t client, size_t up_bytes) 
   options.credentials = client_credentials(pki, client);
   rpc::Connection connection(options);
   const rpc::CheckInRequest request = hello(client);
-  connection.check_in(request);
   wire::EncodedMessage message;
   message.head = {1};
   message.bodies.push_back(std::make_shared<Bytes>(up_bytes, static_cast<uint8_t>(client)));
   const Bytes update = wire::write_stream(message);
-  const uint64_t digest = rpc::digest64(update);
+  message.bodies.clear();
+  const uint64_t digest = digest64(update);
+  connection.check_in(request);  // the round begins when everybody is ready
   while (true) {
     const rpc::AwaitReply reply = connection.await({0, request.session, 30'000});
     if (std::holds_alternative<rpc::Finished>(reply.next)) return;
@@ -114,7 +116,9 @@ void play(uint16_t port, const fs::path& pki, uint64_t client, size_t up_bytes) 
     if (task == nullptr) continue;
     uint64_t received = 0;
     connection.fetch({task->ticket, request.session, task->digest, 0},
-                     [&](uint64_t, std::span<const uint8_t> data) { received += data.size(); });
+                     [&](uint64_t, const rpc::Pieces& data) {
+                       for (const auto piece : data) received += piece.size();
+                     });
     if (received != task->bytes) fail("bench", "a task is not whole");
     rpc::PushReply verdict;
     do {
@@ -131,14 +135,15 @@ void play(uint16_t port, const fs::path& pki, uint64_t client, size_t up_bytes) 
   }
 }
 
-// Every client waits once; prints the 99th percentiles of check-in and of the delay of its task.
-void wait_all(uint16_t port, const fs::path& pki, uint64_t clients) {
+// Every client comes at its time, `per_s` of them a second (0: as many as there can be, 16 at a
+// time), and waits once. Prints the median and the 99th percentile of check-in, from the first byte
+// of the connection on, the 99th percentile of the delay of its task, and check-ins per second.
+void wait_all(uint16_t port, const fs::path& pki, uint64_t clients, double per_s) {
   std::vector<double> check_ins(clients), wakes(clients);
   std::vector<std::thread> threads;
-  std::atomic<uint64_t> here = 0;
-  // A few at a time, as devices come.
   constexpr uint64_t kSide = 16;
   std::vector<std::unique_ptr<rpc::Connection>> connections(clients);
+  const Stopwatch arrivals;
   for (uint64_t side = 0; side < kSide; ++side) {
     threads.emplace_back([&, side] {
       for (uint64_t client = side; client < clients; client += kSide) {
@@ -146,19 +151,22 @@ void wait_all(uint16_t port, const fs::path& pki, uint64_t clients) {
         options.server = concat("localhost:", port);
         options.credentials = client_credentials(pki, client);
         connections[client] = std::make_unique<rpc::Connection>(options);
-        const Stopwatch watch;
+        // From the moment at which it was to come: who waits for another one's check-in waits.
+        const double due = per_s > 0 ? static_cast<double>(client) / per_s : arrivals.seconds();
+        if (const double early = due - arrivals.seconds(); early > 0)
+          std::this_thread::sleep_for(std::chrono::duration<double>(early));
         connections[client]->check_in(hello(client));
-        check_ins[client] = watch.seconds();
+        check_ins[client] = arrivals.seconds() - due;
       }
     });
   }
   for (std::thread& thread : threads) thread.join();
+  const double rate = static_cast<double>(clients) / arrivals.seconds();
   threads.clear();
   const Stopwatch clock;
   std::vector<double> at(clients, 0);
   for (uint64_t client = 0; client < clients; ++client) {
     threads.emplace_back([&, client] {
-      ++here;
       while (true) {
         const rpc::AwaitReply reply =
             connections[client]->await({0, hello(client).session, 60'000});
@@ -174,8 +182,8 @@ void wait_all(uint16_t port, const fs::path& pki, uint64_t clients) {
     if (time > 0) woken.push_back(time);
   const double begin = *std::min_element(woken.begin(), woken.end());
   for (double& time : woken) time -= begin;
-  std::printf("%.6f %.6f %.6f\n", quantile(check_ins, 0.5), quantile(check_ins, 0.99),
-              quantile(woken, 0.99));
+  std::printf("%.6f %.6f %.6f %.1f\n", quantile(check_ins, 0.5), quantile(check_ins, 0.99),
+              quantile(woken, 0.99), rate);
 }
 
 // ---------------------------------------------------------------- plain TLS
@@ -276,6 +284,16 @@ double plain_copy(const std::string& program, const fs::path& pki, size_t client
   return seconds;
 }
 
+double bare_copy(const std::string& program, const fs::path& pki, size_t clients, size_t down,
+                 size_t up) {
+  const BareServer server(
+      rpc::read_credentials(pki / "ca.pem", pki / "server.pem", pki / "server.key"), down);
+  return numbers_of_run(program,
+                        text("--bare %u --pki '%s' --clients %zu --up-kb %zu", server.port(),
+                             pki.c_str(), clients, up / 1000),
+                        1)[0];
+}
+
 // ---------------------------------------------------------------- the server's process
 
 struct Federation {
@@ -336,9 +354,10 @@ void transfers(const std::string& program, uint64_t clients, size_t down, size_t
                    1);
   });
   federation.backend->wait_for_clients(120, nullptr, [](uint64_t, uint64_t) {});
-  Table table(json,
-              "clients   down each     up each   round s   plain TLS s   ratio   server processor "
-              "s   resident MB: before, peak, after");
+  Table table(
+      json,
+      "clients   down each     up each   round s   plain TLS s   ratio   bare gRPC s   ratio  "
+      " server processor s   resident MB: before, peak, after");
   std::vector<double> seconds;
   const double processor = processor_seconds();
   double first_mb = 0;
@@ -354,6 +373,7 @@ void transfers(const std::string& program, uint64_t clients, size_t down, size_t
   federation.backend->finish(true, "", 20);
   others.get();
   const double plain = plain_copy(program, federation.folder / "pki", clients, down, up);
+  const double bare = bare_copy(program, federation.folder / "pki", clients, down, up);
   const double mid = median(seconds);
   table.row({{"clients", clients},
              {"down_bytes", down},
@@ -362,19 +382,21 @@ void transfers(const std::string& program, uint64_t clients, size_t down, size_t
              {"seconds", mid},
              {"plain_tls_seconds", plain},
              {"ratio", mid / plain},
+             {"bare_grpc_seconds", bare},
+             {"bare_ratio", mid / bare},
              {"server_processor_seconds", used},
              {"before_mb", before_mb},
              {"peak_mb", peak_mb},
              {"first_mb", first_mb},
              {"after_mb", after_mb}},
-            text("%7llu %11zu %11zu %9.3f %13.3f %7.2f %20.2f   %.0f, %.0f, %.0f (%.0f after the "
-                 "first round)",
-                 static_cast<unsigned long long>(clients), down, up, mid, plain, mid / plain, used,
-                 before_mb, peak_mb, after_mb, first_mb));
+            text("%7llu %11zu %11zu %9.3f %13.3f %7.2f %13.3f %7.2f %20.2f   %.0f, %.0f, %.0f "
+                 "(%.0f after the first round)",
+                 static_cast<unsigned long long>(clients), down, up, mid, plain, mid / plain, bare,
+                 mid / bare, used, before_mb, peak_mb, after_mb, first_mb));
   table.finish();
 }
 
-void idle(const std::string& program, uint64_t clients, bool json) {
+void idle(const std::string& program, uint64_t clients, int64_t per_s, bool json) {
   rlimit files{};
   ::getrlimit(RLIMIT_NOFILE, &files);
   files.rlim_cur = files.rlim_max;
@@ -385,9 +407,10 @@ void idle(const std::string& program, uint64_t clients, bool json) {
   auto others = std::async(std::launch::async, [&] {
     return numbers_of_run(
         program,
-        text("--wait-for %u --pki '%s' --clients %llu", federation.server->port(),
-             (federation.folder / "pki").c_str(), static_cast<unsigned long long>(clients)),
-        3);
+        text("--wait-for %u --pki '%s' --clients %llu --per-s %lld", federation.server->port(),
+             (federation.folder / "pki").c_str(), static_cast<unsigned long long>(clients),
+             static_cast<long long>(per_s)),
+        4);
   });
   federation.backend->wait_for_clients(300, nullptr, [](uint64_t, uint64_t) {});
   std::this_thread::sleep_for(std::chrono::seconds(5));  // everybody waits
@@ -414,33 +437,38 @@ void idle(const std::string& program, uint64_t clients, bool json) {
     }
   }
   round.join();
-  Table table(json,
-              "idle clients   check-in p50, p99 ms   wake-up p99 ms   KB each   share of a core "
-              "while idle");
-  table.row(
-      {{"clients", clients},
-       {"check_in_p50", found[0]},
-       {"check_in_p99", found[1]},
-       {"wake_p99", found[2]},
-       {"kb_each", each_kb},
-       {"idle_share", share}},
-      text("%12llu %11.1f, %8.1f %16.1f %9.0f %28.4f", static_cast<unsigned long long>(clients),
-           found[0] * 1e3, found[1] * 1e3, found[2] * 1e3, each_kb, share));
+  Table table(
+      json,
+      "idle clients   check-ins/s   check-in p50, p99 ms   wake-up p99 ms   KB each   share "
+      "of a core while idle");
+  table.row({{"clients", clients},
+             {"check_ins_per_s", found[3]},
+             {"check_in_p50", found[0]},
+             {"check_in_p99", found[1]},
+             {"wake_p99", found[2]},
+             {"kb_each", each_kb},
+             {"idle_share", share}},
+            text("%12llu %13.0f %11.1f, %8.1f %16.1f %9.0f %28.4f",
+                 static_cast<unsigned long long>(clients), found[3], found[0] * 1e3, found[1] * 1e3,
+                 found[2] * 1e3, each_kb, share));
   table.finish();
 }
 
 int run(int argc, char** argv) {
+  configure_heap();  // as espalier does
   rpc::require_tls13();
   Arguments arguments(argc, argv);
   const auto clients = static_cast<uint64_t>(arguments.number("--clients", 6));
   const auto down = static_cast<size_t>(arguments.number("--down-kb", 500'000)) * 1000,
              up = static_cast<size_t>(arguments.number("--up-kb", 500'000)) * 1000;
   const int64_t rounds = arguments.number("--rounds", 1),
-                waiting = arguments.number("--idle", 0, 0);
+                waiting = arguments.number("--idle", 0, 0),
+                per_s = arguments.number("--per-s", 100, 0);
   const bool json = arguments.flag("--json");
   // This program's own children.
   const auto client_of = static_cast<uint16_t>(arguments.number("--client-of", 0, 0)),
              plain = static_cast<uint16_t>(arguments.number("--plain", 0, 0)),
+             bare = static_cast<uint16_t>(arguments.number("--bare", 0, 0)),
              wait_for = static_cast<uint16_t>(arguments.number("--wait-for", 0, 0));
   const fs::path pki = arguments.text("--pki");
   arguments.finish(kUsage);
@@ -453,10 +481,20 @@ int run(int argc, char** argv) {
   } else if (plain != 0) {
     plain_client(plain, pki, clients, down, up);
     std::printf("0\n");
+  } else if (bare != 0) {
+    std::barrier together(static_cast<std::ptrdiff_t>(clients) + 1);
+    std::vector<std::thread> threads;
+    for (uint64_t client = 0; client < clients; ++client)
+      threads.emplace_back(
+          [&, client] { bare_client(bare, client_credentials(pki, client), up, together); });
+    together.arrive_and_wait();
+    const Stopwatch watch;
+    for (std::thread& thread : threads) thread.join();
+    std::printf("%.6f\n", watch.seconds());
   } else if (wait_for != 0) {
-    wait_all(wait_for, pki, clients);
+    wait_all(wait_for, pki, clients, static_cast<double>(per_s));
   } else if (waiting > 0) {
-    idle(arguments.program(), static_cast<uint64_t>(waiting), json);
+    idle(arguments.program(), static_cast<uint64_t>(waiting), per_s, json);
   } else {
     transfers(arguments.program(), clients, down, up, rounds, json);
   }

@@ -5,7 +5,6 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 #include <zlib.h>
 
 #include <algorithm>
@@ -15,6 +14,7 @@
 #include <memory>
 #include <utility>
 
+#include "espalier/base/digest.h"
 #include "espalier/base/error.h"
 
 namespace espalier {
@@ -84,23 +84,17 @@ void FileReader::read(uint64_t offset, std::span<uint8_t> out) const {
 uint64_t FileReader::digest() const {
   constexpr uint64_t kPiece = 1 << 20;
   Bytes piece(static_cast<size_t>(std::min(kPiece, size_)));
-  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(XXH3_createState(),
-                                                                              XXH3_freeState);
-  XXH3_64bits_reset(state.get());
+  Digest digest;
   for (uint64_t at = 0; at < size_; at += piece.size()) {
     const auto part = std::span(piece).first(static_cast<size_t>(std::min(kPiece, size_ - at)));
     read(at, part);
-    XXH3_64bits_update(state.get(), part.data(), part.size());
+    digest.update(part);
   }
-  return XXH3_64bits_digest(state.get());
+  return digest.value();
 }
 
 uint32_t crc32(std::span<const uint8_t> data, uint32_t seed) {
   return static_cast<uint32_t>(::crc32_z(seed, data.data(), data.size()));
-}
-
-uint32_t checksum32(std::span<const uint8_t> data) {
-  return static_cast<uint32_t>(XXH3_64bits(data.data(), data.size()));
 }
 
 Bytes read_file(const fs::path& path, uint64_t max_bytes) {

@@ -1,23 +1,26 @@
 #include "espalier/data/fingerprint.h"
 
-#include <xxhash.h>
-
-#include <memory>
-
+#include "espalier/base/digest.h"
 #include "espalier/base/error.h"
 
 namespace espalier::data {
 
+namespace {
+
+std::span<const uint8_t> as_bytes(const void* data, size_t size) {
+  return {static_cast<const uint8_t*>(data), size};
+}
+
+}  // namespace
+
 uint64_t fingerprint(const Dataset& dataset) {
   ESPALIER_CHECK(!dataset.fetch);
-  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(XXH3_createState(),
-                                                                              XXH3_freeState);
-  ESPALIER_CHECK(state != nullptr && XXH3_64bits_reset(state.get()) == XXH_OK);
+  Digest digest;
   // Sizes go before contents, so that no two sets run into the same bytes.
   const auto add = [&](const auto& values) {
     const uint64_t count = values.size();
-    XXH3_64bits_update(state.get(), &count, sizeof(count));
-    if (count > 0) XXH3_64bits_update(state.get(), values.data(), count * sizeof(values[0]));
+    digest.update(as_bytes(&count, sizeof(count)));
+    digest.update(as_bytes(values.data(), count * sizeof(values[0])));
   };
   const std::vector<int64_t> numbers = {static_cast<int64_t>(dataset.kind), dataset.num_classes,
                                         dataset.vocabulary};
@@ -29,7 +32,7 @@ uint64_t fingerprint(const Dataset& dataset) {
   add(dataset.labels);
   add(dataset.client_of_sample);
   for (const std::string& name : dataset.client_names) add(name);
-  return XXH3_64bits_digest(state.get());
+  return digest.value();
 }
 
 }  // namespace espalier::data

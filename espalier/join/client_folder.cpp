@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "espalier/base/digest.h"
 #include "espalier/base/error.h"
 #include "espalier/rpc/messages.h"
 
@@ -24,25 +25,6 @@ std::string random_bytes(size_t size) {
   if (::getrandom(bytes.data(), size, 0) != static_cast<ssize_t>(size))
     fail(kWhere, "the system gives no randomness: ", std::strerror(errno));
   return bytes;
-}
-
-void write_at(const fs::path& file, uint64_t offset, std::span<const uint8_t> data) {
-  const int descriptor = ::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-  if (descriptor < 0)
-    throw StorageError(concat("[join] cannot write ", file.string(), ": ", std::strerror(errno)));
-  size_t done = 0;
-  while (done < data.size()) {
-    const ssize_t count = ::pwrite(descriptor, data.data() + done, data.size() - done,
-                                   static_cast<off_t>(offset + done));
-    if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) {
-      const int error = errno;
-      ::close(descriptor);
-      throw StorageError(concat("[join] cannot write ", file.string(), ": ", std::strerror(error)));
-    }
-    done += static_cast<size_t>(count);
-  }
-  ::close(descriptor);
 }
 
 }  // namespace
@@ -78,6 +60,7 @@ void ClientFolder::belong_to(uint64_t run) {
 // The file begins with digest and size, so that a later process knows what it is a part of.
 uint64_t ClientFolder::begin_task(uint64_t digest, uint64_t size) {
   const fs::path file = path_ / "task";
+  task_file_.reset();
   task_digest_ = digest;
   task_size_ = size;
   Bytes head;
@@ -94,36 +77,45 @@ uint64_t ClientFolder::begin_task(uint64_t digest, uint64_t size) {
     if (descriptor >= 0) ::close(descriptor);
     if (read && before == head) return there - kHead;
   }
-  fs::remove(file, error);
-  write_at(file, 0, head);
+  const std::span<const uint8_t> begin = head;
+  FileWriter(file, true).write(0, std::span(&begin, 1));
   return 0;
 }
 
-void ClientFolder::add_to_task(uint64_t offset, std::span<const uint8_t> data) {
-  if (data.size() > task_size_ - std::min(task_size_, offset))
+void ClientFolder::add_to_task(uint64_t offset, std::span<const std::span<const uint8_t>> data) {
+  uint64_t size = 0;
+  for (const auto piece : data) size += piece.size();
+  if (size > task_size_ - std::min(task_size_, offset))
     fail(kWhere, "the server sends more than the ", task_size_, " bytes that it has said");
-  write_at(path_ / "task", kHead + offset, data);
+  if (!task_file_) task_file_.emplace(path_ / "task", false);
+  task_file_->write(kHead + offset, data);
 }
 
-Bytes ClientFolder::task() {
-  Bytes bytes = read_file(path_ / "task");
-  bytes.erase(bytes.begin(),
-              bytes.begin() + static_cast<std::ptrdiff_t>(std::min(kHead, bytes.size())));
-  if (bytes.size() != task_size_ || rpc::digest64(bytes) != task_digest_) {
-    std::error_code ignored;
-    fs::remove(path_ / "task", ignored);
-    fail(kWhere, "the task arrived damaged");
+wire::EncodedMessage ClientFolder::task() {
+  task_file_.reset();
+  const fs::path file = path_ / "task";
+  {
+    const StoredStream stored(file);
+    if (stored.size() == task_size_ && stored.digest() == task_digest_) {
+      return wire::read_stream(stored.size(), [&](uint64_t offset, std::span<uint8_t> out) {
+        stored.read(offset, out);
+      });
+    }
   }
-  return bytes;
+  std::error_code ignored;
+  fs::remove(file, ignored);
+  fail(kWhere, "the task arrived damaged");
 }
 
-void ClientFolder::keep_update(uint64_t task_digest, const Bytes& update) {
+void ClientFolder::keep_update(uint64_t task_digest, const wire::EncodedMessage& update) {
   Bytes bytes;
-  bytes.reserve(kHead + update.size());
+  bytes.reserve(kHead + update.size_bytes());
   ByteWriter out(bytes);
   out.put(task_digest);
-  out.put(rpc::digest64(update));
-  out.bytes(update);
+  out.put(uint64_t{0});
+  wire::write_stream(update, bytes);
+  const uint64_t digest = digest64(std::span(bytes).subspan(kHead));
+  std::memcpy(bytes.data() + sizeof(task_digest), &digest, sizeof(digest));
   try {
     write_file_atomic(path_ / "update", bytes);
   } catch (const Error& error) {
@@ -131,16 +123,43 @@ void ClientFolder::keep_update(uint64_t task_digest, const Bytes& update) {
   }
 }
 
-std::optional<Bytes> ClientFolder::update_for(uint64_t task_digest) const {
-  if (!fs::exists(path_ / "update")) return std::nullopt;
-  Bytes bytes = read_file(path_ / "update");
-  if (bytes.size() < kHead) return std::nullopt;
-  ByteReader in(bytes, "update");
-  const auto task = in.get<uint64_t>(), digest = in.get<uint64_t>();
-  if (task != task_digest) return std::nullopt;
-  Bytes update(bytes.begin() + static_cast<std::ptrdiff_t>(kHead), bytes.end());
-  if (rpc::digest64(update) != digest) return std::nullopt;
-  return update;
+std::unique_ptr<const StoredStream> ClientFolder::update_for(uint64_t task_digest) const {
+  if (!fs::exists(path_ / "update")) return nullptr;
+  try {
+    auto stored = std::make_unique<const StoredStream>(path_ / "update");
+    if (stored->first() == task_digest && stored->second() == stored->digest()) return stored;
+  } catch (const Error&) {
+    // Too short: it is made anew.
+  }
+  return nullptr;
+}
+
+// ---------------------------------------------------------------- StoredStream
+
+StoredStream::StoredStream(const fs::path& file) : file_(file) {
+  Bytes head(kHead);
+  file_.read(0, head);
+  ByteReader in(head, kWhere);
+  first_ = in.get<uint64_t>();
+  second_ = in.get<uint64_t>();
+}
+
+uint64_t StoredStream::size() const { return file_.size() - kHead; }
+
+void StoredStream::read(uint64_t offset, std::span<uint8_t> out) const {
+  file_.read(kHead + offset, out);
+}
+
+uint64_t StoredStream::digest() const {
+  constexpr uint64_t kPiece = 256 << 10;
+  Bytes piece(static_cast<size_t>(std::min(kPiece, size())));
+  Digest digest;
+  for (uint64_t at = 0; at < size(); at += piece.size()) {
+    const auto part = std::span(piece).first(static_cast<size_t>(std::min(kPiece, size() - at)));
+    read(at, part);
+    digest.update(part);
+  }
+  return digest.value();
 }
 
 }  // namespace espalier::join

@@ -2,11 +2,15 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "espalier/base/bytes.h"
 #include "espalier/base/file.h"
+#include "espalier/base/file_writer.h"
+#include "espalier/wire/message.h"
 
 // What a client on a network keeps between processes, in one folder with one writer:
 //
@@ -15,6 +19,24 @@
 // - task, update: the task in progress and the last update, as far as they are here
 // - states/: what the client remembers between rounds (client/state_store.h)
 namespace espalier::join {
+
+// A message's stream (wire::write_stream) in a file, behind two numbers that say what it is: read
+// piece by piece, since it may be as large as the model.
+class StoredStream {
+ public:
+  // Throws Error when the file cannot be read or is too short for the numbers.
+  explicit StoredStream(const std::filesystem::path& file);
+  uint64_t first() const { return first_; }
+  uint64_t second() const { return second_; }
+  uint64_t size() const;
+  void read(uint64_t offset, std::span<uint8_t> out) const;
+  // XXH3-64 of the stream.
+  uint64_t digest() const;
+
+ private:
+  FileReader file_;
+  uint64_t first_ = 0, second_ = 0;
+};
 
 class ClientFolder {
  public:
@@ -34,18 +56,19 @@ class ClientFolder {
 
   // How much of the task with this digest is here; of another one nothing.
   uint64_t begin_task(uint64_t digest, uint64_t size);
-  void add_to_task(uint64_t offset, std::span<const uint8_t> data);
+  void add_to_task(uint64_t offset, std::span<const std::span<const uint8_t>> data);
   // All of it, checked. Throws Error when it is damaged; then nothing of it is here any more.
-  Bytes task();
+  wire::EncodedMessage task();
 
   // The answer to a task, which stays until that of another task is kept: whoever asks for it again
-  // gets the same bytes.
-  void keep_update(uint64_t task_digest, const Bytes& update);
-  std::optional<Bytes> update_for(uint64_t task_digest) const;
+  // gets the same bytes. Null: there is none, or it is damaged.
+  void keep_update(uint64_t task_digest, const wire::EncodedMessage& update);
+  std::unique_ptr<const StoredStream> update_for(uint64_t task_digest) const;
 
  private:
   std::filesystem::path path_;
   std::optional<FileLock> lock_;
+  std::optional<FileWriter> task_file_;  // while it arrives
   std::string session_, previous_session_;
   uint64_t run_ = 0, task_digest_ = 0, task_size_ = 0;
 };

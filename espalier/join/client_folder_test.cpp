@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <array>
+
 #include "espalier/base/test_error.h"
 #include "espalier/rpc/messages.h"
 
@@ -47,38 +49,62 @@ TEST_F(ClientFolderTest, BelongsToOneRun) {
 }
 
 TEST_F(ClientFolderTest, ATaskGoesOnWhereItWasCutAlsoInTheNextProcess) {
-  Bytes task(1000);
-  for (size_t i = 0; i < task.size(); ++i) task[i] = static_cast<uint8_t>(i);
-  const uint64_t digest = rpc::digest64(task);
+  wire::EncodedMessage message;
+  message.head.resize(600);
+  message.bodies.push_back(std::make_shared<Bytes>(1000 - 600 - 4 - 8, uint8_t{9}));
+  const Bytes task = wire::write_stream(message);
+  ASSERT_EQ(task.size(), 1000U);
+  const auto add = [&](ClientFolder& folder, uint64_t offset, size_t size) {
+    const std::array<std::span<const uint8_t>, 2> halves = {
+        std::span(task).subspan(offset, size / 2),
+        std::span(task).subspan(offset + size / 2, size - size / 2)};
+    folder.add_to_task(offset, halves);
+  };
+  const uint64_t digest = digest64(task);
   {
     ClientFolder folder(path_);
     EXPECT_EQ(folder.begin_task(digest, 1000), 0U);
-    folder.add_to_task(0, std::span(task).first(400));
+    add(folder, 0, 400);
   }
   ClientFolder folder(path_);
   EXPECT_EQ(folder.begin_task(digest, 1000), 400U);
   EXPECT_THAT(error_of([&] { folder.task(); }), HasSubstr("damaged"));
   EXPECT_EQ(folder.begin_task(digest, 1000), 0U);
-  folder.add_to_task(0, std::span(task).first(400));
-  folder.add_to_task(400, std::span(task).subspan(400));
-  EXPECT_EQ(folder.task(), task);
-  EXPECT_THAT(error_of([&] { folder.add_to_task(1000, std::span(task).first(1)); }),
+  add(folder, 0, 400);
+  add(folder, 400, 600);
+  EXPECT_EQ(wire::write_stream(folder.task()), task);
+  const std::span<const uint8_t> one = std::span(task).first(1);
+  EXPECT_THAT(error_of([&] { folder.add_to_task(1000, std::span(&one, 1)); }),
               HasSubstr("more than"));
   EXPECT_EQ(folder.begin_task(digest + 1, 1000), 0U);  // another one
 }
 
 TEST_F(ClientFolderTest, TheLastUpdateStaysForItsTask) {
+  wire::EncodedMessage update;
+  update.head = {1, 2, 3};
+  const Bytes stream = wire::write_stream(update);
   {
     ClientFolder folder(path_);
     EXPECT_FALSE(folder.update_for(5));
-    folder.keep_update(5, Bytes{1, 2, 3});
+    folder.keep_update(5, update);
   }
   ClientFolder folder(path_);
-  EXPECT_EQ(folder.update_for(5), (Bytes{1, 2, 3}));
+  const auto kept = folder.update_for(5);
+  ASSERT_TRUE(kept);
+  ASSERT_EQ(kept->size(), stream.size());
+  Bytes read(stream.size());
+  kept->read(0, read);
+  EXPECT_EQ(read, stream);
+  EXPECT_EQ(kept->second(), digest64(stream));
   EXPECT_FALSE(folder.update_for(6));
-  folder.keep_update(6, Bytes{});
-  EXPECT_EQ(folder.update_for(6), Bytes{});
+  folder.keep_update(6, {});
+  EXPECT_TRUE(folder.update_for(6));
   EXPECT_FALSE(folder.update_for(5));
+  // What the disk has spoiled, or cut off, is no update.
+  for (const uintmax_t size : {uintmax_t{18}, uintmax_t{3}}) {
+    fs::resize_file(path_ / "update", size);
+    EXPECT_FALSE(folder.update_for(6));
+  }
 }
 
 }  // namespace

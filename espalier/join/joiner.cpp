@@ -314,8 +314,7 @@ void Joiner::wait_until_eligible(uint64_t bytes) {
 }
 
 void Joiner::do_task(const rpc::TaskNotice& task) {
-  const auto kept = folder_.update_for(task.digest);
-  if (kept) {
+  if (const auto kept = folder_.update_for(task.digest)) {
     push(task, *kept);
     return;
   }
@@ -330,21 +329,22 @@ void Joiner::do_task(const rpc::TaskNotice& task) {
     wait_until_eligible(task.bytes - here);
     const Counted counted(eligibility_);
     connection_.fetch({task.ticket, folder_.session(), task.digest, here},
-                      [&](uint64_t offset, std::span<const uint8_t> data) {
-                        counted.bytes += data.size();
+                      [&](uint64_t offset, const rpc::Pieces& data) {
+                        for (const auto piece : data) counted.bytes += piece.size();
                         folder_.add_to_task(offset, data);
                       });
   }
-  Bytes update;
   try {
-    update = work(task);
+    work(task);
   } catch (const StorageError&) {
     throw;  // ours: the task may be tried again when there is room
   } catch (const Error& error) {
     fail_task(task, error.what());
     return;
   }
-  push(task, update);
+  const auto update = folder_.update_for(task.digest);
+  if (!update) throw StorageError("[join] the update cannot be read back; is the disk sound?");
+  push(task, *update);
 }
 
 void Joiner::fail_task(const rpc::TaskNotice& task, const std::string& why) {
@@ -352,12 +352,11 @@ void Joiner::fail_task(const rpc::TaskNotice& task, const std::string& why) {
   connection_.report({task.ticket, folder_.session(), rpc::Phase::kFailed, 0, why});
 }
 
-Bytes Joiner::work(const rpc::TaskNotice& task) {
-  const Bytes bytes = folder_.task();
+void Joiner::work(const rpc::TaskNotice& task) {
   const Heartbeat heartbeat(connection_,
                             {task.ticket, folder_.session(), rpc::Phase::kTraining, 0, ""},
                             std::max<uint32_t>(federation_->reply.heartbeat_ms, 100));
-  client::Session session(wire::read_stream(bytes), *federation_->environment);
+  client::Session session(folder_.task(), *federation_->environment);
   const train::StepOptions& step = session.task().train;
   session.run(
       [&](std::span<const int64_t> units) -> train::Trainer& {
@@ -371,21 +370,19 @@ Bytes Joiner::work(const rpc::TaskNotice& task) {
       {train_, samples_, &test_, test_samples_});
   const wire::EncodedMessage update = session.encode();
   session.remember();
-  Bytes stream = wire::write_stream(update);
   // What the client remembers is safe before the server hears of it.
   states_.make_durable();
-  folder_.keep_update(task.digest, stream);
-  return stream;
+  folder_.keep_update(task.digest, update);
 }
 
-void Joiner::push(const rpc::TaskNotice& task, const Bytes& update) {
+void Joiner::push(const rpc::TaskNotice& task, const StoredStream& update) {
   const rpc::PushOpen open{task.ticket, folder_.session(), task.digest, update.size(),
-                           rpc::digest64(update)};
+                           update.second()};
   const auto send = [&] {
     const Counted counted(eligibility_);
     return connection_.push(open, [&](uint64_t offset, std::span<uint8_t> out) {
       counted.bytes += out.size();
-      std::copy_n(update.begin() + static_cast<std::ptrdiff_t>(offset), out.size(), out.begin());
+      update.read(offset, out);
     });
   };
   while (true) {

@@ -57,8 +57,8 @@ class Joiner {
   End serve_tasks(const volatile std::sig_atomic_t* stop);
   void do_task(const rpc::TaskNotice& task);
   void fail_task(const rpc::TaskNotice& task, const std::string& why);
-  Bytes work(const rpc::TaskNotice& task);
-  void push(const rpc::TaskNotice& task, const Bytes& update);
+  void work(const rpc::TaskNotice& task);
+  void push(const rpc::TaskNotice& task, const StoredStream& update);
   void wait_until_eligible(uint64_t bytes);
   void pause(uint32_t milliseconds) const;
   uint32_t drawn(const rpc::RetryWindow& window) const;

@@ -1,11 +1,10 @@
 #include "espalier/round/checkpoint.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <charconv>
 #include <sstream>
 
+#include "espalier/base/digest.h"
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
 #include "espalier/params/safetensors.h"
@@ -63,7 +62,9 @@ std::string checksum_text(
 
 }  // namespace
 
-uint64_t fingerprint(std::string_view text) { return XXH3_64bits(text.data(), text.size()); }
+uint64_t fingerprint(std::string_view text) {
+  return digest64({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+}
 
 Bytes encode_checkpoint(const Checkpoint& checkpoint) {
   Json ledger = Json::object();

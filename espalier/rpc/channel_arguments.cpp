@@ -23,10 +23,9 @@ void set_server_arguments(const ServerOptions& options, grpc::ServerBuilder& bui
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
 }
 
-grpc::ChannelArguments client_arguments(uint32_t chunk_bytes, uint32_t window_bytes,
-                                        uint32_t keepalive_ms) {
+grpc::ChannelArguments client_arguments(uint32_t window_bytes, uint32_t keepalive_ms) {
   grpc::ChannelArguments arguments;
-  const auto chunk = static_cast<int>(chunk_bytes);
+  const auto chunk = static_cast<int>(kMaxChunk);
   arguments.SetMaxReceiveMessageSize(chunk + kMessageRoom);
   arguments.SetMaxSendMessageSize(chunk + kMessageRoom);
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);

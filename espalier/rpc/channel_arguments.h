@@ -15,8 +15,9 @@ struct ServerOptions;
 inline constexpr int kMessageRoom = 80 << 10;
 
 void set_server_arguments(const ServerOptions& options, grpc::ServerBuilder& builder);
-grpc::ChannelArguments client_arguments(uint32_t chunk_bytes, uint32_t window_bytes,
-                                        uint32_t keepalive_ms);
+// Clients take whatever chunk a server may be set to.
+inline constexpr uint32_t kMaxChunk = 4096 << 10;
+grpc::ChannelArguments client_arguments(uint32_t window_bytes, uint32_t keepalive_ms);
 std::shared_ptr<grpc::ServerCredentials> server_credentials(const Credentials& credentials);
 std::shared_ptr<grpc::ChannelCredentials> client_credentials(const Credentials& credentials);
 

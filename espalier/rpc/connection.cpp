@@ -1,5 +1,7 @@
 #include "espalier/rpc/connection.h"
 
+#include <grpc/slice.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 
 #include <chrono>
@@ -7,6 +9,7 @@
 #include <set>
 
 #include "espalier/rpc/channel_arguments.h"
+#include "espalier/rpc/chunks.h"
 #include "espalier/rpc/convert.h"
 #include "espalier/rpc/federation.grpc.pb.h"
 #include "espalier/rpc/identity.h"
@@ -53,14 +56,78 @@ constexpr auto kShortCall = std::chrono::seconds(20);
   throw Unreachable(concat("[join] ", server, ": ", said.empty() ? "no connection" : said));
 }
 
+// A call whose messages come and go as gRPC holds them; the calling thread waits for each.
+class RawCall {
+ public:
+  RawCall(grpc::GenericStub& stub, grpc::ClientContext& context, const char* method)
+      : context_(context), stream_(stub.PrepareCall(&context, method, &queue_)) {
+    stream_->StartCall(this);
+    wait();
+  }
+  ~RawCall() {
+    if (!finished_) {
+      context_.TryCancel();
+      finish();
+    }
+    queue_.Shutdown();
+    wait();
+  }
+  RawCall(const RawCall&) = delete;
+  RawCall& operator=(const RawCall&) = delete;
+
+  // False when the call is over.
+  bool write(const grpc::ByteBuffer& message) {
+    stream_->Write(message, this);
+    return wait();
+  }
+  bool writes_done() {
+    stream_->WritesDone(this);
+    return wait();
+  }
+  bool read(grpc::ByteBuffer& message) {
+    message.Clear();
+    stream_->Read(&message, this);
+    return wait();
+  }
+  bool read(google::protobuf::MessageLite& message) {
+    grpc::ByteBuffer buffer;
+    return read(buffer) && read_proto(buffer, message);
+  }
+  // Reads and forgets what is still to come.
+  grpc::Status finish() {
+    grpc::ByteBuffer rest;
+    while (read(rest)) {
+    }
+    grpc::Status status;
+    stream_->Finish(&status, this);
+    wait();
+    finished_ = true;
+    return status;
+  }
+
+ private:
+  bool wait() {
+    void* tag = nullptr;
+    bool ok = false;
+    return queue_.Next(&tag, &ok) && ok;
+  }
+
+  grpc::ClientContext& context_;
+  grpc::CompletionQueue queue_;
+  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream_;
+  bool finished_ = false;
+};
+
 }  // namespace
 
 struct Connection::Impl {
   explicit Impl(const ConnectionOptions& given)
       : options(given),
-        stub(v1::Federation::NewStub(grpc::CreateCustomChannel(
+        channel(grpc::CreateCustomChannel(
             options.server, client_credentials(options.credentials),
-            client_arguments(options.chunk_bytes, options.window_bytes, options.keepalive_ms)))) {}
+            client_arguments(options.window_bytes, options.keepalive_ms))),
+        stub(v1::Federation::NewStub(channel)),
+        raw(channel) {}
 
   // A call's context, known to cancel() while it lives.
   class Call {
@@ -88,7 +155,10 @@ struct Connection::Impl {
   }
 
   const ConnectionOptions options;
-  std::unique_ptr<v1::Federation::Stub> stub;
+  const std::shared_ptr<grpc::Channel> channel;
+  const std::unique_ptr<v1::Federation::Stub> stub;
+  grpc::GenericStub raw;
+  uint32_t chunk_bytes = 256 << 10;  // until the server says more
   std::mutex mutex;
   std::set<grpc::ClientContext*> calls;
   bool cancelled = false;
@@ -104,7 +174,9 @@ CheckInReply Connection::check_in(const CheckInRequest& request) {
   Impl::Call call(*impl_, kShortCall);
   v1::CheckInReply reply;
   impl_->check(impl_->stub->CheckIn(&call.context, to_proto(request), &reply));
-  return from_proto(reply);
+  CheckInReply said = from_proto(reply);
+  if (said.chunk_bytes > 0) impl_->chunk_bytes = std::min(said.chunk_bytes, kMaxChunk);
+  return said;
 }
 
 AwaitReply Connection::await(const AwaitRequest& request) {
@@ -121,72 +193,55 @@ ReportReply Connection::report(const ReportRequest& request) {
   return from_proto(reply);
 }
 
-void Connection::fetch(
-    const FetchRequest& request,
-    const std::function<void(uint64_t offset, std::span<const uint8_t> data)>& take) {
+void Connection::fetch(const FetchRequest& request,
+                       const std::function<void(uint64_t offset, const Pieces& data)>& take) {
   Impl::Call call(*impl_, std::nullopt);
-  const auto reader = impl_->stub->Fetch(&call.context, to_proto(request));
-  v1::Chunk chunk;
+  RawCall stream(impl_->raw, call.context, "/espalier.v1.Federation/Fetch");
+  grpc::ByteBuffer buffer;
   uint64_t expected = request.offset;
-  try {
-    while (reader->Read(&chunk)) {
-      const std::span<const uint8_t> data(reinterpret_cast<const uint8_t*>(chunk.data().data()),
-                                          chunk.data().size());
-      if (chunk.offset() != expected || data.empty() || checksum32(data) != chunk.check())
+  if (stream.write(write_proto(to_proto(request))) && stream.writes_done()) {
+    while (stream.read(buffer)) {
+      ChunkView chunk;
+      if (!read_chunk(buffer, chunk) || chunk.offset != expected || chunk.size == 0 ||
+          !chunk.intact())
         throw Unreachable("[join] the task arrived damaged; it is fetched again");
-      take(expected, data);
-      expected += data.size();
+      take(expected, chunk.pieces);
+      expected += chunk.size;
     }
-  } catch (...) {
-    call.context.TryCancel();
-    while (reader->Read(&chunk)) {
-    }
-    static_cast<void>(reader->Finish());
-    throw;
   }
-  impl_->check(reader->Finish());
+  impl_->check(stream.finish());
 }
 
 PushReply Connection::push(
     const PushOpen& open,
     const std::function<void(uint64_t offset, std::span<uint8_t> out)>& read) {
   Impl::Call call(*impl_, std::nullopt);
-  const auto stream = impl_->stub->Push(&call.context);
-  v1::PushPart part;
-  *part.mutable_open() = to_proto(open);
+  RawCall stream(impl_->raw, call.context, "/espalier.v1.Federation/Push");
+  v1::PushPart opening;
+  *opening.mutable_open() = to_proto(open);
   v1::PushReply said;
-  if (!stream->Write(part) || !stream->Read(&said)) {
-    impl_->check(stream->Finish());
+  const auto hear = [&] {
+    if (stream.read(said)) return from_proto(said);
+    impl_->check(stream.finish());
     throw Unreachable("[join] the server closed the connection");
-  }
-  PushReply reply = from_proto(said);
+  };
+  stream.write(write_proto(opening));
+  PushReply reply = hear();
   if (reply.verdict == Verdict::kMore) {
     if (reply.received > open.bytes)
       throw Refusal(Refused::kInvalid, "[join] the server has more of the update than there is");
     for (uint64_t offset = reply.received; offset < open.bytes;) {
       const auto size =
-          static_cast<size_t>(std::min<uint64_t>(impl_->options.chunk_bytes, open.bytes - offset));
-      v1::Chunk& chunk = *part.mutable_chunk();
-      std::string& data = *chunk.mutable_data();
-      data.resize(size);
-      const std::span<uint8_t> bytes(reinterpret_cast<uint8_t*>(data.data()), size);
-      read(offset, bytes);
-      chunk.set_offset(offset);
-      chunk.set_check(checksum32(bytes));
-      if (!stream->Write(part)) break;
+          static_cast<size_t>(std::min<uint64_t>(impl_->chunk_bytes, open.bytes - offset));
+      const grpc::Slice data(grpc_slice_malloc(size), grpc::Slice::STEAL_REF);
+      read(offset, {const_cast<uint8_t*>(data.begin()), size});  // nobody else has it yet
+      if (!stream.write(write_push_part(offset, data))) break;
       offset += size;
     }
-    stream->WritesDone();
-    const bool answered = stream->Read(&said);
-    if (!answered) {
-      impl_->check(stream->Finish());
-      throw Unreachable("[join] the server closed the connection");
-    }
-    reply = from_proto(said);
+    stream.writes_done();
+    reply = hear();
   }
-  while (stream->Read(&said)) {
-  }
-  impl_->check(stream->Finish());
+  impl_->check(stream.finish());
   return reply;
 }
 

@@ -10,6 +10,7 @@
 #include "espalier/rpc/credentials.h"
 #include "espalier/rpc/messages.h"
 #include "espalier/rpc/refusal.h"
+#include "espalier/rpc/service.h"
 
 namespace espalier::rpc {
 
@@ -17,7 +18,7 @@ struct ConnectionOptions {
   std::string server;  // host:port
   Credentials credentials;
   uint64_t insecure_client = 0;  // what this client calls itself without certificates
-  uint32_t chunk_bytes = 256 << 10, window_bytes = 1 << 20, keepalive_ms = 60'000;
+  uint32_t window_bytes = 1 << 20, keepalive_ms = 60'000;
 };
 
 // A client's side. Every call throws Unreachable when the server cannot be reached or the
@@ -30,9 +31,10 @@ class Connection {
 
   CheckInReply check_in(const CheckInRequest& request);
   AwaitReply await(const AwaitRequest& request);
-  // Calls take(offset, data) for the task's bytes from request.offset on, in order.
+  // Calls take(offset, data) for the task's bytes from request.offset on, in order; `data` is gone
+  // afterwards.
   void fetch(const FetchRequest& request,
-             const std::function<void(uint64_t offset, std::span<const uint8_t> data)>& take);
+             const std::function<void(uint64_t offset, const Pieces& data)>& take);
   // Sends the update; read(offset, out) gives its bytes.
   PushReply push(const PushOpen& open,
                  const std::function<void(uint64_t offset, std::span<uint8_t> out)>& read);

@@ -1,7 +1,5 @@
 #include "espalier/rpc/convert.h"
 
-#include <xxhash.h>
-
 #include "espalier/rpc/refusal.h"
 
 namespace espalier::rpc {
@@ -181,6 +179,7 @@ v1::CheckInReply to_proto(const CheckInReply& in) {
   out.set_heartbeat_ms(in.heartbeat_ms);
   out.set_lease_ms(in.lease_ms);
   *out.mutable_retry() = to_proto(in.retry);
+  out.set_chunk_bytes(in.chunk_bytes);
   return out;
 }
 
@@ -192,7 +191,8 @@ CheckInReply from_proto(const v1::CheckInReply& in) {
           from_proto(in.version()),
           in.heartbeat_ms(),
           in.lease_ms(),
-          from_proto(in.retry())};
+          from_proto(in.retry()),
+          in.chunk_bytes()};
 }
 
 v1::AwaitRequest to_proto(const AwaitRequest& in) {
@@ -314,7 +314,5 @@ v1::ReportReply to_proto(const ReportReply& in) {
 }
 
 ReportReply from_proto(const v1::ReportReply& in) { return {in.go_on(), from_proto(in.retry())}; }
-
-uint64_t digest64(std::span<const uint8_t> data) { return XXH3_64bits(data.data(), data.size()); }
 
 }  // namespace espalier::rpc

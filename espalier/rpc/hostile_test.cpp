@@ -22,10 +22,22 @@ namespace {
 namespace fs = std::filesystem;
 using testing::HasSubstr;
 
+class Memory final : public Download {
+ public:
+  explicit Memory(Bytes bytes) : bytes_(std::move(bytes)) {}
+  uint64_t size() const override { return bytes_.size(); }
+  Pieces pieces(uint64_t offset, uint64_t size) const override {
+    return {std::span(bytes_).subspan(offset, size)};
+  }
+
+ private:
+  Bytes bytes_;
+};
+
 // Takes updates of 1,000,000 bytes and remembers what has come.
 class Keeper final : public Service {
  public:
-  Bytes received;
+  Bytes received, task;
   int finished = 0;
 
   CheckInReply check_in(const Caller&, const CheckInRequest&) override { return {}; }
@@ -36,7 +48,8 @@ class Keeper final : public Service {
   }
   void gone(uint64_t) override {}
   std::shared_ptr<const Download> fetch(const Caller&, const FetchRequest&) override {
-    throw Refusal(Refused::kMismatch, "no task");
+    if (task.empty()) throw Refusal(Refused::kMismatch, "no task");
+    return std::make_shared<Memory>(task);
   }
   std::unique_ptr<Upload> push(const Caller&, const PushOpen& open, PushReply&) override {
     if (open.bytes > 1'000'000) throw Refusal(Refused::kTooMuch, "too long");
@@ -49,9 +62,10 @@ class Keeper final : public Service {
    public:
     explicit Incoming(Keeper& keeper) : keeper_(keeper) {}
     uint64_t received() const override { return keeper_.received.size(); }
-    void append(uint64_t offset, std::span<const uint8_t> data) override {
+    void append(uint64_t offset, const Pieces& data) override {
       ASSERT_EQ(offset, keeper_.received.size());
-      keeper_.received.insert(keeper_.received.end(), data.begin(), data.end());
+      for (const auto piece : data)
+        keeper_.received.insert(keeper_.received.end(), piece.begin(), piece.end());
     }
     void finish(std::function<void(PushReply)> done) override {
       ++keeper_.finished;
@@ -74,12 +88,14 @@ class Hostile : public testing::Test {
   static void TearDownTestSuite() { fs::remove_all(folder_); }
 
   Hostile() {
-    ServerOptions options;
-    options.listen = "127.0.0.1:0";
-    options.federation = "garden";
-    options.credentials =
+    options_.listen = "127.0.0.1:0";
+    options_.federation = "garden";
+    options_.credentials =
         read_credentials(folder_ / "ca.pem", folder_ / "server.pem", folder_ / "server.key");
-    server_.emplace(options, keeper_);
+    server_.emplace(options_, keeper_);
+    connect();
+  }
+  void connect() {
     const Credentials mine = read_credentials(folder_ / "ca.pem", folder_ / "clients/client-3.pem",
                                               folder_ / "clients/client-3.key");
     grpc::SslCredentialsOptions ssl{mine.ca, mine.key, mine.certificate};
@@ -117,6 +133,7 @@ class Hostile : public testing::Test {
   }
 
   static inline fs::path folder_;
+  ServerOptions options_;
   Keeper keeper_;
   std::optional<Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
@@ -195,6 +212,49 @@ TEST_F(Hostile, WhoChecksInAgainAndAgainIsToldToComeLater) {
   EXPECT_GE(taken, 5);
   EXPECT_LT(taken, 8);
   EXPECT_EQ(last.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
+TEST_F(Hostile, WhoHoldsAStreamWithoutMovingItIsCutOff) {
+  ServerOptions options = options_;
+  options.stall_s = 0.5;
+  server_.reset();
+  server_.emplace(options, keeper_);
+  connect();
+  keeper_.task = Bytes(64 << 20);  // more than windows and buffers hold
+  const auto deadline = std::chrono::system_clock::now() + std::chrono::seconds(30);
+  // An opening, and then nothing.
+  grpc::ClientContext pushing;
+  pushing.set_deadline(deadline);
+  const auto push = stub_->Push(&pushing);
+  ASSERT_TRUE(push->Write(opening(5000)));
+  v1::PushReply more;
+  EXPECT_TRUE(push->Read(&more));
+  EXPECT_FALSE(push->Read(&more));
+  EXPECT_EQ(push->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  // A task that nobody reads.
+  grpc::ClientContext fetching;
+  fetching.set_deadline(deadline);
+  v1::FetchRequest request;
+  request.set_session(std::string(16, 's'));
+  const auto fetch = stub_->Fetch(&fetching, request);
+  std::this_thread::sleep_for(std::chrono::seconds(2));
+  v1::Chunk got;
+  uint64_t read = 0;
+  while (fetch->Read(&got)) read += got.data().size();
+  EXPECT_EQ(fetch->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_LT(read, keeper_.task.size());
+  // One that is read slowly, but read, comes whole.
+  grpc::ClientContext slowly;
+  slowly.set_deadline(deadline);
+  keeper_.task.resize(4 << 20);
+  const auto slow = stub_->Fetch(&slowly, request);
+  read = 0;
+  while (slow->Read(&got)) {
+    read += got.data().size();
+    std::this_thread::sleep_for(std::chrono::milliseconds(80));
+  }
+  EXPECT_TRUE(slow->Finish().ok());
+  EXPECT_EQ(read, keeper_.task.size());
 }
 
 TEST_F(Hostile, ACertificateWithTwoNamesNamesNobody) {

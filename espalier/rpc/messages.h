@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "espalier/base/bytes.h"
+#include "espalier/base/digest.h"
 
 // What clients and server say to each other, as plain values: the messages of federation.proto
 // without protobuf. docs/protocol.md says what each is for. Numbers come from a peer: whoever reads
@@ -57,6 +58,7 @@ struct CheckInReply {
   Version version;
   uint32_t heartbeat_ms = 0, lease_ms = 0;
   RetryWindow retry;
+  uint32_t chunk_bytes = 0;  // the longest that the server takes; 0: 256 KiB
 };
 
 // One client's part of one exchange of a round.
@@ -140,8 +142,5 @@ struct ReportReply {
   bool go_on = false;
   RetryWindow retry;
 };
-
-// XXH3-64.
-uint64_t digest64(std::span<const uint8_t> data);
 
 }  // namespace espalier::rpc

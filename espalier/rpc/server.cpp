@@ -12,9 +12,11 @@
 
 #include "espalier/rpc/call_limits.h"
 #include "espalier/rpc/channel_arguments.h"
+#include "espalier/rpc/chunks.h"
 #include "espalier/rpc/convert.h"
 #include "espalier/rpc/federation.grpc.pb.h"
 #include "espalier/rpc/identity.h"
+#include "espalier/rpc/stalls.h"
 
 namespace espalier::rpc {
 
@@ -118,10 +120,36 @@ class AwaitCall final : public grpc::ServerUnaryReactor {
   std::shared_ptr<Gate> gate_ = std::make_shared<Gate>();
 };
 
-class FetchCall final : public grpc::ServerWriteReactor<v1::Chunk> {
+// A stream that is ended when it does not move.
+class Watched {
  public:
-  FetchCall(std::shared_ptr<const Download> download, uint64_t offset, uint32_t chunk_bytes)
-      : download_(std::move(download)), offset_(offset), chunk_bytes_(chunk_bytes) {}
+  Watched() = default;
+  Watched(Stalls& stalls, grpc::CallbackServerContext& context)
+      : stalls_(&stalls), number_(stalls.watch([&context] { context.TryCancel(); })) {}
+  ~Watched() { forget(); }
+  Watched(const Watched&) = delete;
+  Watched& operator=(const Watched&) = delete;
+  void moved() {
+    if (stalls_ != nullptr) stalls_->moved(number_);
+  }
+  void forget() {
+    if (stalls_ != nullptr) stalls_->forget(number_);
+    stalls_ = nullptr;
+  }
+
+ private:
+  Stalls* stalls_ = nullptr;
+  uint64_t number_ = 0;
+};
+
+class FetchCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
+ public:
+  FetchCall(std::shared_ptr<const Download> download, uint64_t offset, uint32_t chunk_bytes,
+            Stalls& stalls, grpc::CallbackServerContext& context)
+      : download_(std::move(download)),
+        offset_(offset),
+        chunk_bytes_(chunk_bytes),
+        watched_(stalls, context) {}
   explicit FetchCall(const grpc::Status& refused) { Finish(refused); }
 
   void next() {
@@ -130,18 +158,14 @@ class FetchCall final : public grpc::ServerWriteReactor<v1::Chunk> {
       Finish(grpc::Status::OK);
       return;
     }
-    const auto size = static_cast<size_t>(std::min<uint64_t>(left, chunk_bytes_));
-    std::string& data = *chunk_.mutable_data();
-    data.resize(size);
-    const std::span<uint8_t> bytes(reinterpret_cast<uint8_t*>(data.data()), size);
-    download_->read(offset_, bytes);
-    chunk_.set_offset(offset_);
-    chunk_.set_check(checksum32(bytes));
+    const uint64_t size = std::min<uint64_t>(left, chunk_bytes_);
+    chunk_ = write_chunk(offset_, download_->pieces(offset_, size), download_);
     offset_ += size;
     StartWrite(&chunk_);
   }
   void OnWriteDone(bool sent) override {
     if (sent) {
+      watched_.moved();
       next();
     } else {
       Finish(grpc::Status::CANCELLED);
@@ -153,15 +177,20 @@ class FetchCall final : public grpc::ServerWriteReactor<v1::Chunk> {
   std::shared_ptr<const Download> download_;
   uint64_t offset_ = 0;
   uint32_t chunk_bytes_ = 0;
-  v1::Chunk chunk_;
+  Watched watched_;
+  grpc::ByteBuffer chunk_;
 };
 
 // Reads the opening and then chunks, one at a time and only when the last one is put away.
-class PushCall final : public grpc::ServerBidiReactor<v1::PushPart, v1::PushReply> {
+class PushCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  PushCall(Service& service, Caller caller, uint32_t chunk_bytes)
-      : service_(service), caller_(std::move(caller)), chunk_bytes_(chunk_bytes) {
-    StartRead(&part_);
+  PushCall(Service& service, Caller caller, uint32_t chunk_bytes, Stalls& stalls,
+           grpc::CallbackServerContext& context)
+      : service_(service),
+        caller_(std::move(caller)),
+        chunk_bytes_(chunk_bytes),
+        watched_(stalls, context) {
+    StartRead(&buffer_);
   }
   explicit PushCall(Service& service, const grpc::Status& refused) : service_(service) {
     shared_->ended = true;
@@ -194,14 +223,19 @@ class PushCall final : public grpc::ServerBidiReactor<v1::PushPart, v1::PushRepl
   struct Shared {
     std::mutex mutex;
     bool ended = false, writing = false, has_verdict = false;
-    v1::PushReply verdict;
+    grpc::ByteBuffer verdict;
   };
 
   void take() {
+    bool is_open = false;
+    v1::PushOpen proto;
+    ChunkView chunk;
+    if (!read_push_part(buffer_, is_open, proto, chunk))
+      throw Refusal(Refused::kInvalid, "[rpc] no part of an update");
     if (!opened_) {
-      if (!part_.has_open()) throw Refusal(Refused::kInvalid, "[rpc] expected an opening");
+      if (!is_open) throw Refusal(Refused::kInvalid, "[rpc] expected an opening");
       opened_ = true;
-      const PushOpen open = from_proto(part_.open());
+      const PushOpen open = from_proto(proto);
       bytes_ = open.bytes;
       PushReply reply;
       upload_ = service_.push(caller_, open, reply);
@@ -212,7 +246,7 @@ class PushCall final : public grpc::ServerBidiReactor<v1::PushPart, v1::PushRepl
       }
       reply.verdict = Verdict::kMore;
       reply.received = upload_->received();
-      more_ = to_proto(reply);
+      more_ = write_proto(to_proto(reply));
       {
         const std::lock_guard lock(shared_->mutex);
         if (shared_->ended) return;
@@ -220,29 +254,28 @@ class PushCall final : public grpc::ServerBidiReactor<v1::PushPart, v1::PushRepl
       }
       StartWrite(&more_);
     } else {
-      if (!part_.has_chunk()) throw Refusal(Refused::kInvalid, "[rpc] expected a chunk");
-      const v1::Chunk& chunk = part_.chunk();
-      const std::span<const uint8_t> data(reinterpret_cast<const uint8_t*>(chunk.data().data()),
-                                          chunk.data().size());
+      if (is_open) throw Refusal(Refused::kInvalid, "[rpc] expected a chunk");
       const uint64_t received = upload_->received();
-      if (chunk.offset() != received || data.empty() || data.size() > chunk_bytes_ ||
-          data.size() > bytes_ - received) {
+      if (chunk.offset != received || chunk.size == 0 || chunk.size > chunk_bytes_ ||
+          chunk.size > bytes_ - received) {
         throw Refusal(Refused::kInvalid,
-                      concat("[rpc] a chunk of ", data.size(), " bytes at ", chunk.offset(),
-                             " where ", received, " of ", bytes_, " are here"));
+                      concat("[rpc] a chunk of ", chunk.size, " bytes at ", chunk.offset, " where ",
+                             received, " of ", bytes_, " are here"));
       }
-      if (checksum32(data) != chunk.check())
+      if (!chunk.intact())
         throw Refusal(Refused::kLater, "[rpc] a chunk is damaged; send it again");
-      upload_->append(received, data);
+      upload_->append(received, chunk.pieces);
+      watched_.moved();
     }
     if (upload_->received() == bytes_) {
       finishing_ = true;
+      watched_.forget();  // now it waits for us
       const auto shared = shared_;
       upload_->finish([this, shared](const PushReply& reply) {
         const std::lock_guard lock(shared->mutex);
         if (shared->ended) return;
         // Not ended: this object is alive until it is.
-        shared->verdict = to_proto(reply);
+        shared->verdict = write_proto(to_proto(reply));
         shared->has_verdict = true;
         if (shared->writing) return;
         shared->ended = true;
@@ -250,11 +283,11 @@ class PushCall final : public grpc::ServerBidiReactor<v1::PushPart, v1::PushRepl
       });
       return;
     }
-    StartRead(&part_);
+    StartRead(&buffer_);
   }
   void answer(const PushReply& reply) {
     const std::lock_guard lock(shared_->mutex);
-    shared_->verdict = to_proto(reply);
+    shared_->verdict = write_proto(to_proto(reply));
     shared_->has_verdict = true;
     finish_if_ready();
   }
@@ -276,22 +309,28 @@ class PushCall final : public grpc::ServerBidiReactor<v1::PushPart, v1::PushRepl
   Service& service_;
   Caller caller_;
   uint32_t chunk_bytes_ = 0;
-  v1::PushPart part_;
-  v1::PushReply more_;
+  grpc::ByteBuffer buffer_, more_;
   std::unique_ptr<Upload> upload_;
+  Watched watched_;
   uint64_t bytes_ = 0;
   bool opened_ = false, finishing_ = false;
   std::shared_ptr<Shared> shared_ = std::make_shared<Shared>();
 };
 
-class Calls final : public v1::Federation::CallbackService {
+// Bulk comes and goes as gRPC holds it, everything else as messages.
+using Methods = v1::Federation::WithCallbackMethod_CheckIn<v1::Federation::WithCallbackMethod_Await<
+    v1::Federation::WithRawCallbackMethod_Fetch<v1::Federation::WithRawCallbackMethod_Push<
+        v1::Federation::WithCallbackMethod_Report<v1::Federation::Service>>>>>;
+
+class Calls final : public Methods {
  public:
   Calls(const ServerOptions& options, rpc::Service& service)
       : options_(options),
         service_(service),
         identities_(options),
         check_ins_(options.checkins_per_s, std::max(1.0, 5 * options.checkins_per_s)),
-        calls_(options.calls_per_s, std::max(1.0, 5 * options.calls_per_s)) {}
+        calls_(options.calls_per_s, std::max(1.0, 5 * options.calls_per_s)),
+        stalls_(options.stall_s) {}
 
   grpc::ServerUnaryReactor* CheckIn(grpc::CallbackServerContext* context,
                                     const v1::CheckInRequest* request,
@@ -299,7 +338,9 @@ class Calls final : public v1::Federation::CallbackService {
     return unary(context, [&](const Caller& caller) {
       if (!check_ins_.allow(caller.client))
         throw Refusal(Refused::kTooMuch, "[rpc] too many check-ins; come later");
-      *reply = to_proto(service_.check_in(caller, from_proto(*request)));
+      CheckInReply plain = service_.check_in(caller, from_proto(*request));
+      plain.chunk_bytes = options_.chunk_bytes;
+      *reply = to_proto(plain);
     });
   }
   grpc::ServerUnaryReactor* Report(grpc::CallbackServerContext* context,
@@ -326,28 +367,32 @@ class Calls final : public v1::Federation::CallbackService {
     call->start(caller, plain);
     return call;
   }
-  grpc::ServerWriteReactor<v1::Chunk>* Fetch(grpc::CallbackServerContext* context,
-                                             const v1::FetchRequest* request) override {
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Fetch(grpc::CallbackServerContext* context,
+                                                    const grpc::ByteBuffer* request) override {
     std::shared_ptr<const Download> download;
     uint64_t offset = 0;
     const grpc::Status status = guarded([&] {
-      const FetchRequest plain = from_proto(*request);
+      v1::FetchRequest proto;
+      if (!read_proto(*request, proto))
+        throw Refusal(Refused::kInvalid, "[rpc] no request for a task");
+      const FetchRequest plain = from_proto(proto);
       download = service_.fetch(known(*context), plain);
       offset = plain.offset;
       if (offset > download->size())
         throw Refusal(Refused::kInvalid, "[rpc] an offset behind the end of the task");
     });
     if (!status.ok()) return new FetchCall(status);
-    auto* call = new FetchCall(std::move(download), offset, options_.chunk_bytes);
+    auto* call =
+        new FetchCall(std::move(download), offset, options_.chunk_bytes, stalls_, *context);
     call->next();
     return call;
   }
-  grpc::ServerBidiReactor<v1::PushPart, v1::PushReply>* Push(
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Push(
       grpc::CallbackServerContext* context) override {
     Caller caller;
     const grpc::Status status = guarded([&] { caller = known(*context); });
     if (!status.ok()) return new PushCall(service_, status);
-    return new PushCall(service_, std::move(caller), options_.chunk_bytes);
+    return new PushCall(service_, std::move(caller), options_.chunk_bytes, stalls_, *context);
   }
 
  private:
@@ -369,6 +414,7 @@ class Calls final : public v1::Federation::CallbackService {
   rpc::Service& service_;
   Identities identities_;
   CallLimits check_ins_, calls_;
+  Stalls stalls_;
 };
 
 }  // namespace

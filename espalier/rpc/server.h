@@ -20,6 +20,9 @@ struct ServerOptions {
   uint32_t window_bytes = 1 << 20;  // that gRPC reads ahead of us, per stream
   uint64_t memory_bytes = uint64_t{512} << 20;
   uint32_t keepalive_ms = 60'000;
+  // A stream in which no chunk has come or gone for so long is ended; the client goes on where it
+  // was. 0: none is.
+  double stall_s = 300;
   // Of one client, on average; five times as many at once. 0: no limit.
   double checkins_per_s = 1, calls_per_s = 500;
 };

@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "espalier/rpc/messages.h"
 #include "espalier/rpc/refusal.h"
@@ -21,13 +22,17 @@ struct Caller {
   std::string address;  // for logs alone
 };
 
+// Contiguous parts of memory, one after the other.
+using Pieces = std::vector<std::span<const uint8_t>>;
+
 // The bytes of a task, in pieces that are not copied. Thread-safe, immutable.
 class Download {
  public:
   virtual ~Download() = default;
   virtual uint64_t size() const = 0;
-  // Fills `out` from `offset` on; offset + out.size() ≤ size().
-  virtual void read(uint64_t offset, std::span<uint8_t> out) const = 0;
+  // Where `size` bytes from `offset` on lie, for as long as this object lives; offset + size ≤
+  // size().
+  virtual Pieces pieces(uint64_t offset, uint64_t size) const = 0;
 };
 
 // One update on its way. Used by one thread at a time.
@@ -37,7 +42,7 @@ class Upload {
   // How much of it is here: where the client goes on.
   virtual uint64_t received() const = 0;
   // The next bytes, `offset` being received(). Throws Refusal.
-  virtual void append(uint64_t offset, std::span<const uint8_t> data) = 0;
+  virtual void append(uint64_t offset, const Pieces& data) = 0;
   // All bytes are here: calls `done` once, from any thread, with the verdict.
   virtual void finish(std::function<void(PushReply)> done) = 0;
 };

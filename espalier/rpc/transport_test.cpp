@@ -30,8 +30,11 @@ class Memory final : public Download {
  public:
   explicit Memory(Bytes bytes) : bytes_(std::move(bytes)) {}
   uint64_t size() const override { return bytes_.size(); }
-  void read(uint64_t offset, std::span<uint8_t> out) const override {
-    std::copy_n(bytes_.begin() + static_cast<ptrdiff_t>(offset), out.size(), out.begin());
+  Pieces pieces(uint64_t offset, uint64_t size) const override {
+    // In two, the first one small.
+    const auto all = std::span(bytes_).subspan(offset, size);
+    const size_t first = std::min<size_t>(5, all.size());
+    return {all.first(first), all.subspan(first)};
   }
 
  private:
@@ -95,12 +98,13 @@ class FakeService final : public Service {
    public:
     explicit Incoming(FakeService& service) : service_(service) {}
     uint64_t received() const override { return service_.received.size(); }
-    void append(uint64_t, std::span<const uint8_t> data) override {
+    void append(uint64_t, const Pieces& data) override {
       if (service_.received.size() >= service_.refuse_after) {
         service_.refuse_after = ~uint64_t{0};
         throw Refusal(Refused::kLater, "the disk is full");
       }
-      service_.received.insert(service_.received.end(), data.begin(), data.end());
+      for (const auto piece : data)
+        service_.received.insert(service_.received.end(), piece.begin(), piece.end());
     }
     void finish(std::function<void(PushReply)> done) override {
       std::thread([done = std::move(done)] {
@@ -249,9 +253,9 @@ TEST_F(TransportTest, ATaskArrivesFromAnyOffset) {
     request.session = kSession;
     request.offset = offset;
     Bytes got;
-    connection->fetch(request, [&](uint64_t at, std::span<const uint8_t> data) {
+    connection->fetch(request, [&](uint64_t at, const Pieces& data) {
       EXPECT_EQ(at, offset + got.size());
-      got.insert(got.end(), data.begin(), data.end());
+      for (const auto piece : data) got.insert(got.end(), piece.begin(), piece.end());
     });
     EXPECT_TRUE(std::equal(got.begin(), got.end(),
                            service_.task.begin() + static_cast<ptrdiff_t>(offset),
@@ -260,16 +264,47 @@ TEST_F(TransportTest, ATaskArrivesFromAnyOffset) {
   FetchRequest behind;
   behind.session = kSession;
   behind.offset = 3'000'001;
-  EXPECT_THROW(connection->fetch(behind, [](uint64_t, std::span<const uint8_t>) {}), Refusal);
+  EXPECT_THROW(connection->fetch(behind, [](uint64_t, const Pieces&) {}), Refusal);
   behind.offset = 0;
   behind.ticket.round = 9;
-  EXPECT_THROW(connection->fetch(behind, [](uint64_t, std::span<const uint8_t>) {}), Refusal);
+  EXPECT_THROW(connection->fetch(behind, [](uint64_t, const Pieces&) {}), Refusal);
   // A reader that fails ends the call, and the connection goes on.
   FetchRequest again;
   again.session = kSession;
-  EXPECT_THROW(connection->fetch(again, [](uint64_t, std::span<const uint8_t>) { fail("x", "y"); }),
-               Error);
+  EXPECT_THROW(connection->fetch(again, [](uint64_t, const Pieces&) { fail("x", "y"); }), Error);
   EXPECT_NO_THROW(connection->check_in(hello()));
+}
+
+TEST_F(TransportTest, ChunksAreAsLongAsTheServerSays) {
+  const Bytes update = pattern(3'000'000);
+  for (const uint32_t chunk : {uint32_t{4} << 10, uint32_t{4} << 20}) {
+    ServerOptions options;
+    options.chunk_bytes = chunk;
+    start(options);
+    const auto connection = connect();
+    EXPECT_EQ(connection->check_in(hello()).chunk_bytes, chunk);
+    size_t longest = 0;
+    FetchRequest request;
+    request.session = kSession;
+    connection->fetch(request, [&](uint64_t, const Pieces& data) {
+      size_t size = 0;
+      for (const auto piece : data) size += piece.size();
+      longest = std::max(longest, size);
+    });
+    EXPECT_EQ(longest, std::min<size_t>(chunk, service_.task.size()));
+    longest = 0;
+    service_.received.clear();
+    PushOpen open;
+    open.session = kSession;
+    open.bytes = update.size();
+    const auto read = [&](uint64_t offset, std::span<uint8_t> out) {
+      std::copy_n(update.begin() + static_cast<ptrdiff_t>(offset), out.size(), out.begin());
+      longest = std::max(longest, out.size());
+    };
+    EXPECT_EQ(connection->push(open, read).verdict, Verdict::kAccepted);
+    EXPECT_EQ(longest, std::min<size_t>(chunk, update.size()));
+    EXPECT_EQ(service_.received, update);
+  }
 }
 
 TEST_F(TransportTest, AnUpdateGoesOnWhereItWasCut) {

@@ -80,12 +80,12 @@ struct ServerSection {
 struct NetworkSection {
   int64_t chunk_kb = 256, window_kb = 1024, max_uploads = 64, max_update_mb = 1024, memory_mb = 512,
           spool_mb = 4096;
-  double poll_s = 50, heartbeat_s = 30, lease_s = 90, keepalive_s = 60;
+  double poll_s = 50, heartbeat_s = 30, lease_s = 90, keepalive_s = 60, stall_s = 300;
 
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {
     visit("chunk_kb", self.chunk_kb,
-          Field("Bytes that travel in one message, in KiB; the same on both sides.")
+          Field("Bytes that travel in one message, in KiB; clients are told.")
               .at_least(4)
               .at_most(4096));
     visit(
@@ -122,6 +122,11 @@ struct NetworkSection {
               .at_most(86'400));
     visit("keepalive_s", self.keepalive_s,
           Field("Seconds after which a silent connection is tried.").at_least(10).at_most(3600));
+    visit("stall_s", self.stall_s,
+          Field("Seconds within which a transfer has to move one chunk; else it is ended and goes "
+                "on where it was. 0: no limit.")
+              .at_least(0)
+              .at_most(86'400));
   }
 };
 

@@ -135,6 +135,7 @@ ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure
   listening.checkins_per_s = network_.security.checkins_per_s;
   listening.calls_per_s = network_.security.calls_per_s;
   listening.keepalive_ms = ms(network_.network.keepalive_s);
+  listening.stall_s = network_.network.stall_s;
 
   serve::NetworkOptions options;
   options.client_config = client_config(config);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
-#include <set>
 
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
@@ -25,7 +24,7 @@ NetworkBackend::~NetworkBackend() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
-    changed_.notify_all();
+    time_changed_.notify_all();
   }
   time_.join();
   jobs_.reset();
@@ -61,13 +60,12 @@ bool NetworkBackend::wait_for_clients(double deadline_s, const volatile std::sig
 std::vector<uint64_t> NetworkBackend::present(std::span<const uint64_t> eligible) const {
   std::vector<uint64_t> here;
   const auto now = Clock::now();
-  std::set<uint64_t> waiting;  // whoever waits for a task is there, however long it waits
-  for (const auto& [ticket, waiter] : waiters_) waiting.insert(waiter.client);
   for (const auto& [client, session] : sessions_) {
     const bool may =
         eligible.empty() || std::binary_search(eligible.begin(), eligible.end(), client);
     const bool lately = now - session.seen < std::chrono::milliseconds(options_.lease_ms);
-    if (may && !session.left && (lately || waiting.contains(client))) here.push_back(client);
+    // Whoever waits for a task is there, however long it waits.
+    if (may && !session.left && (lately || waiting_.has(client))) here.push_back(client);
   }
   return here;
 }
@@ -98,6 +96,7 @@ std::vector<uint64_t> NetworkBackend::select(Key key, std::span<const uint64_t> 
 }
 
 void NetworkBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) {
+  registry_.make_durable();  // from now on the run's bytes depend on it
   const auto exchange = std::make_shared<Exchange>();
   exchange->id = traffic.id();
   exchange->traffic = &traffic;
@@ -213,8 +212,8 @@ void NetworkBackend::finish(bool completed, const std::string& reason, double gr
   Lock lock(mutex_);
   finished_ = rpc::Finished{completed, reason};
   say({{"event", "finished"}, {"completed", completed}, {"reason", reason}});
-  for (auto& [ticket, waiter] : waiters_) waiter.until = Clock::now();
-  changed_.notify_all();
+  waiting_.end_all(Clock::now());
+  time_changed_.notify_all();
   // Also who is away just now: it would look for the server for ever.
   const auto all_know = [&] {
     for (uint64_t client = 0; client < options_.num_clients; ++client) {
@@ -264,9 +263,12 @@ void NetworkBackend::prepare(uint64_t client) {
     } catch (const Error& failure) {
       error = failure.what();
       exchange->traffic->failed(client, error);
+    } catch (const std::exception&) {
+      broken = std::current_exception();
     }
   }
-  const Lock lock(mutex_);
+  std::vector<uint64_t> tickets;
+  Lock lock(mutex_);
   --working_;
   if (broken) broken_ = broken;
   if (exchange) {
@@ -280,25 +282,27 @@ void NetworkBackend::prepare(uint64_t client) {
       ++exchange->settled;
       last_failures_[client] = error;
     }
-    notify(client, lock);
+    if (task && part.wait == Part::Wait::kAwaited) tickets = waiting_.tickets_of(client);
   }
   changed_.notify_all();
+  lock.unlock();
+  for (const uint64_t ticket : tickets) tell(client, ticket, task);
 }
 
-void NetworkBackend::tell(uint64_t ticket, const std::shared_ptr<const SentTask>& task) {
+void NetworkBackend::tell(uint64_t client, uint64_t ticket,
+                          const std::shared_ptr<const SentTask>& task) {
   rpc::AwaitReply reply;
   std::function<void(rpc::AwaitReply)> answer;
   {
     const std::lock_guard lock(mutex_);
-    const auto waiter = waiters_.find(ticket);
-    if (waiter == waiters_.end() || !exchange_) return;  // it asks again
-    const uint64_t client = waiter->second.client;
+    if (!exchange_) return;  // it asks again
     const auto part = exchange_->parts.find(client);
     if (part == exchange_->parts.end() || part->second.task != task ||
         part->second.wait != Part::Wait::kAwaited)
       return;
-    answer = std::move(waiter->second.answer);
-    waiters_.erase(waiter);
+    auto waiter = waiting_.leave(ticket);
+    if (!waiter) return;
+    answer = std::move(waiter->answer);
     rpc::TaskNotice notice;
     notice.ticket = ticket_of(*exchange_);
     notice.bytes = task->size();
@@ -313,29 +317,35 @@ void NetworkBackend::tell(uint64_t ticket, const std::shared_ptr<const SentTask>
   answer(reply);
 }
 
+// Our disk's fault or the connection's, not the client's.
+NetworkBackend::Verdict NetworkBackend::again() {
+  return {{rpc::Verdict::kBusy, 0, {0, 1000}, "the update arrived damaged; send it again"}};
+}
+
 NetworkBackend::Verdict NetworkBackend::count(Exchange& exchange, uint64_t client,
-                                              const fs::path& file, uint64_t digest) {
-  std::optional<FileReader> bytes;
-  const Verdict again = {
-      {rpc::Verdict::kBusy, 0, {0, 1000}, "the update arrived damaged; send it again"}};
-  try {
-    if (bytes.emplace(file).digest() != digest) return again;
-  } catch (const Error&) {
-    return again;  // our file, not the client's fault
-  }
+                                              const FileReader& file) {
+  struct Unreadable {};
   try {
     // Piece by piece: an update may be as large as the model.
-    const wire::EncodedMessage message = wire::read_stream(
-        bytes->size(), [&](uint64_t offset, std::span<uint8_t> out) { bytes->read(offset, out); });
+    const auto read = [&](uint64_t offset, std::span<uint8_t> out) {
+      try {
+        file.read(offset, out);
+      } catch (const Error&) {
+        throw Unreadable();
+      }
+    };
+    const wire::EncodedMessage message = wire::read_stream(file.size(), read);
     switch (exchange.traffic->delivered(client, message)) {
       case round::Receipt::kCounted:
-        return {{rpc::Verdict::kAccepted, bytes->size(), {}, ""}, true, true};
+        return {{rpc::Verdict::kAccepted, file.size(), {}, ""}, true, true};
       case round::Receipt::kFaulty:
-        return {{rpc::Verdict::kRefused, bytes->size(), {}, "the update is no good"}, false, true};
+        return {{rpc::Verdict::kRefused, file.size(), {}, "the update is no good"}, false, true};
       case round::Receipt::kRefused:
         break;
     }
-    return {{rpc::Verdict::kStale, bytes->size(), {}, "nobody waits for it"}};
+    return {{rpc::Verdict::kStale, file.size(), {}, "nobody waits for it"}};
+  } catch (const Unreadable&) {
+    return again();
   } catch (const StorageError&) {
     throw;
   } catch (const Error& error) {
@@ -375,7 +385,7 @@ void NetworkBackend::settle(Exchange& exchange, uint64_t client, const Verdict& 
   changed_.notify_all();
 }
 
-void NetworkBackend::deliver(uint64_t client, uint64_t digest,
+void NetworkBackend::deliver(uint64_t client, uint64_t digest, bool intact,
                              const std::function<void(rpc::PushReply)>& done) {
   std::shared_ptr<Exchange> exchange;
   uint64_t task_digest = 0;
@@ -391,11 +401,16 @@ void NetworkBackend::deliver(uint64_t client, uint64_t digest,
     return;
   }
   const Spool::Id id = spooled(*exchange, client);
-  Verdict verdict;
+  Verdict verdict = again();
   std::exception_ptr broken;
   try {
-    verdict = count(*exchange, client, spool_.arriving(id), digest);
+    if (intact) verdict = count(*exchange, client, FileReader(spool_.arriving(id)));
   } catch (const StorageError&) {
+    broken = std::current_exception();
+    verdict = {{rpc::Verdict::kStale, 0, {}, "the server cannot go on"}};
+  } catch (const Error&) {
+    // The file is gone: again.
+  } catch (const std::exception&) {  // no memory
     broken = std::current_exception();
     verdict = {{rpc::Verdict::kStale, 0, {}, "the server cannot go on"}};
   }
@@ -432,7 +447,8 @@ void NetworkBackend::deliver_kept(uint64_t client) {
     const SentTask task(exchange->traffic->task(client));
     asked = true;
     if (kept && task.digest() == kept->task_digest) {
-      verdict = count(*exchange, client, kept->file, kept->digest);
+      const FileReader file(kept->file);
+      if (file.digest() == kept->digest) verdict = count(*exchange, client, file);
     } else {
       verdict.reply.detail = "what was kept answers another task; the client is asked again";
     }
@@ -440,6 +456,8 @@ void NetworkBackend::deliver_kept(uint64_t client) {
     broken = std::current_exception();
   } catch (const Error&) {
     // prepare() meets it again and says so.
+  } catch (const std::exception&) {
+    broken = std::current_exception();
   }
   if (!verdict.counted) spool_.drop(id);
   const Lock lock(mutex_);
@@ -460,37 +478,34 @@ void NetworkBackend::say(Json event) const {
 
 // Waiters whose time is over are told to come back, or that the run has ended.
 void NetworkBackend::answer_overdue() {
-  std::vector<std::pair<std::function<void(rpc::AwaitReply)>, rpc::AwaitReply>> answers;
+  std::vector<std::pair<WaitingRoom::Waiter, rpc::AwaitReply>> answers;
   {
     const std::lock_guard lock(mutex_);
-    const auto now = Clock::now();
-    for (auto waiter = waiters_.begin(); waiter != waiters_.end();) {
-      if (waiter->second.until > now) {
-        ++waiter;
-        continue;
-      }
+    for (WaitingRoom::Waiter& waiter : waiting_.leave_overdue(Clock::now())) {
       rpc::AwaitReply reply;
-      const auto committed = committed_.find(waiter->second.client);
+      const auto committed = committed_.find(waiter.client);
       if (committed != committed_.end()) reply.committed_version = committed->second;
       if (finished_) {
         reply.next = *finished_;
-        const auto session = sessions_.find(waiter->second.client);
+        const auto session = sessions_.find(waiter.client);
         if (session != sessions_.end()) session->second.told_end = true;
       }
-      answers.emplace_back(std::move(waiter->second.answer), std::move(reply));
-      waiter = waiters_.erase(waiter);
+      answers.emplace_back(std::move(waiter), std::move(reply));
     }
     if (finished_) changed_.notify_all();
   }
-  for (auto& [answer, reply] : answers) answer(reply);
+  for (auto& [waiter, reply] : answers) waiter.answer(reply);
 }
 
 void NetworkBackend::keep_time() {
   Lock lock(mutex_);
   while (!stopping_) {
-    auto next = Clock::now() + std::chrono::seconds(1);
-    for (const auto& [ticket, waiter] : waiters_) next = std::min(next, waiter.until);
-    if (next > Clock::now()) changed_.wait_until(lock, next);
+    const auto next = waiting_.next_end();
+    if (!next) {
+      time_changed_.wait(lock);
+    } else if (*next > Clock::now()) {
+      time_changed_.wait_until(lock, *next);
+    }
     lock.unlock();
     answer_overdue();
     lock.lock();

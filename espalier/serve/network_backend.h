@@ -13,12 +13,14 @@
 #include <string>
 #include <thread>
 
+#include "espalier/base/file.h"
 #include "espalier/base/options.h"
 #include "espalier/round/backend.h"
 #include "espalier/rpc/service.h"
 #include "espalier/serve/job_queue.h"
 #include "espalier/serve/registry.h"
 #include "espalier/serve/spool.h"
+#include "espalier/serve/waiting_room.h"
 
 namespace espalier::serve {
 
@@ -117,7 +119,6 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   struct Part;
   struct Exchange;
   struct Session;
-  struct Waiter;
   using Lock = std::unique_lock<std::mutex>;
 
   Session& session_of(const rpc::Caller& caller, const std::string& session);
@@ -126,18 +127,19 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   // Encodes the client's task and tells whoever waits as this client.
   void prepare(uint64_t client);
   void notify(uint64_t client, const Lock& lock);
-  void tell(uint64_t waiter, const std::shared_ptr<const SentTask>& task);
-  // Counts an update that has arrived whole.
-  void deliver(uint64_t client, uint64_t digest, const std::function<void(rpc::PushReply)>& done);
+  void tell(uint64_t client, uint64_t ticket, const std::shared_ptr<const SentTask>& task);
+  // Counts an update that has arrived whole; `intact`: it has the digest that its client has said.
+  void deliver(uint64_t client, uint64_t digest, bool intact,
+               const std::function<void(rpc::PushReply)>& done);
   // Counts the update that an earlier process or attempt has kept, if it answers this task.
   void deliver_kept(uint64_t client);
-  // Reads, checks and hands on; the verdict, and whether the client is settled by it.
+  // Reads, decodes and hands on; the verdict, and whether the client is settled by it.
   struct Verdict {
     rpc::PushReply reply;
     bool counted = false, settled = false;
   };
-  Verdict count(Exchange& exchange, uint64_t client, const std::filesystem::path& file,
-                uint64_t digest);
+  static Verdict again();
+  Verdict count(Exchange& exchange, uint64_t client, const FileReader& file);
   void settle(Exchange& exchange, uint64_t client, const Verdict& verdict, uint64_t digest);
   // Who is there: joined, not left, and heard of lately. Ascending.
   std::vector<uint64_t> present(std::span<const uint64_t> eligible) const;
@@ -152,10 +154,9 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   Spool spool_;
   mutable std::mutex saying_;
   mutable std::mutex mutex_;
-  std::condition_variable changed_;
+  std::condition_variable changed_, time_changed_;  // the round's thread waits; the clock's
   std::map<uint64_t, Session> sessions_;
-  std::map<uint64_t, Waiter> waiters_;  // by ticket
-  uint64_t next_waiter_ = 1;
+  WaitingRoom waiting_;
   std::shared_ptr<Exchange> exchange_;  // the open one; null between two
   round::ExchangeId last_;              // the one that was opened last
   uint32_t attempt_ = 0;                // how often its round was begun
@@ -165,7 +166,7 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   std::optional<rpc::Finished> finished_;
   uint32_t uploads_ = 0;
   uint32_t working_ = 0;       // jobs that use the exchange's traffic
-  std::exception_ptr broken_;  // our own storage
+  std::exception_ptr broken_;  // our own storage or memory
   bool stopping_ = false;
   std::thread time_;
   std::unique_ptr<JobQueue> jobs_;

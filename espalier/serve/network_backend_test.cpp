@@ -79,8 +79,10 @@ class Player {
     // In odd pieces, across the borders of head and body.
     for (size_t at = 0; at < bytes.size();) {
       const size_t count = std::min<size_t>(7, bytes.size() - at);
-      download->read(at, std::span(bytes).subspan(at, count));
-      at += count;
+      for (const auto piece : download->pieces(at, count)) {
+        std::ranges::copy(piece, bytes.begin() + static_cast<ptrdiff_t>(at));
+        at += piece.size();
+      }
     }
     return bytes;
   }
@@ -91,7 +93,7 @@ class Player {
     return wire::write_stream(message);
   }
   rpc::PushOpen open(const rpc::TaskNotice& task, const Bytes& update) const {
-    return {task.ticket, session_, task.digest, update.size(), rpc::digest64(update)};
+    return {task.ticket, session_, task.digest, update.size(), digest64(update)};
   }
   // As much of it as `until` says, from where the server is.
   rpc::PushReply push(const rpc::PushOpen& open, const Bytes& update, size_t until = SIZE_MAX) {
@@ -102,7 +104,7 @@ class Player {
     const size_t end = std::min(until, update.size());
     while (upload->received() < end) {
       const uint64_t at = upload->received();
-      upload->append(at, std::span(update).subspan(at, std::min<size_t>(10, end - at)));
+      upload->append(at, {std::span(update).subspan(at, std::min<size_t>(10, end - at))});
     }
     if (end < update.size()) return reply;
     std::promise<rpc::PushReply> promise;
@@ -181,7 +183,7 @@ TEST_F(NetworkBackendTest, ATaskGoesOutAndAnUpdateComesIn) {
   EXPECT_EQ(task.ticket, (rpc::Ticket{77, 3, 0, 1, 0}));
   const Bytes bytes = one.fetch(task);
   EXPECT_EQ(bytes.size(), task.bytes);
-  EXPECT_EQ(rpc::digest64(bytes), task.digest);
+  EXPECT_EQ(digest64(bytes), task.digest);
   EXPECT_EQ(wire::read_stream(bytes).head, (Bytes{1, 2, 1}));
   const Bytes first = Player::update(7), second = Player::update(8);
   EXPECT_EQ(one.push(one.open(task, first), first).verdict, rpc::Verdict::kAccepted);

@@ -1,11 +1,7 @@
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 
 #include "espalier/base/error.h"
+#include "espalier/base/file_writer.h"
 #include "espalier/serve/network_state.h"
 
 namespace espalier::serve {
@@ -15,42 +11,39 @@ namespace fs = std::filesystem;
 // An update that arrives: bytes go to a file, so that memory is that of one chunk.
 class NetworkBackend::Incoming final : public rpc::Upload {
  public:
+  // `so_far`: of what is in the file already, `received` bytes.
   Incoming(NetworkBackend& owner, uint64_t client, std::shared_ptr<Exchange> exchange,
-           uint64_t digest, uint64_t received)
+           uint64_t digest, uint64_t received, std::shared_ptr<Digest> so_far)
       : owner_(owner),
         client_(client),
         exchange_(std::move(exchange)),
         digest_(digest),
-        received_(received) {
-    const fs::path file = owner_.spool_.arriving(owner_.spooled(*exchange_, client_));
-    // What lies there of another update or attempt is no part of this one.
-    const int fresh = received_ == 0 ? O_TRUNC : 0;
-    descriptor_ = ::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | fresh, 0600);
-    if (descriptor_ < 0) {
+        received_(received),
+        so_far_(std::move(so_far)) {
+    const Spool::Id id = owner_.spooled(*exchange_, client_);
+    try {
+      // What lies there of another update or attempt is no part of this one.
+      file_.emplace(owner_.spool_.arriving(id), received_ == 0);
+    } catch (const StorageError& error) {
       release();
-      throw rpc::Refusal(rpc::Refused::kLater,
-                         concat("[serve] cannot keep an update: ", std::strerror(errno)));
+      throw rpc::Refusal(rpc::Refused::kLater, error.what());
     }
   }
   ~Incoming() override {
-    ::close(descriptor_);
     if (!finished_) release();
   }
 
   uint64_t received() const override { return received_; }
-  void append(uint64_t offset, std::span<const uint8_t> data) override {
-    size_t done = 0;
-    while (done < data.size()) {
-      const ssize_t count = ::pwrite(descriptor_, data.data() + done, data.size() - done,
-                                     static_cast<off_t>(offset + done));
-      if (count < 0 && errno == EINTR) continue;
-      if (count <= 0) {
-        throw rpc::Refusal(rpc::Refused::kLater,
-                           concat("[serve] cannot keep an update: ", std::strerror(errno)));
-      }
-      done += static_cast<size_t>(count);
+  void append(uint64_t offset, const rpc::Pieces& data) override {
+    try {
+      file_->write(offset, data);
+    } catch (const StorageError& error) {
+      throw rpc::Refusal(rpc::Refused::kLater, error.what());
     }
-    received_ = offset + data.size();
+    for (const auto piece : data) {
+      so_far_->update(piece);
+      received_ += piece.size();
+    }
     const std::lock_guard lock(owner_.mutex_);
     exchange_->parts.at(client_).received = received_;
   }
@@ -67,7 +60,9 @@ class NetworkBackend::Incoming final : public rpc::Upload {
         part.wait = Part::Wait::kDelivering;
         ++owner_.working_;
         owner_.jobs_->post([&owner = owner_, client = client_, digest = digest_,
-                            done = std::move(done)] { owner.deliver(client, digest, done); });
+                            intact = so_far_->value() == digest_, done = std::move(done)] {
+          owner.deliver(client, digest, intact, done);
+        });
         return;
       }
     }
@@ -93,7 +88,8 @@ class NetworkBackend::Incoming final : public rpc::Upload {
   const std::shared_ptr<Exchange> exchange_;
   const uint64_t digest_;
   uint64_t received_;
-  int descriptor_ = -1;
+  const std::shared_ptr<Digest> so_far_;
+  std::optional<FileWriter> file_;
   bool finished_ = false;
 };
 
@@ -162,8 +158,15 @@ rpc::CheckInReply NetworkBackend::check_in(const rpc::Caller& caller,
        {"address", caller.address},
        {"samples", request.num_samples},
        {"release", theirs.release}});
-  return {options_.run,     caller.client,         options_.client_config, data_,
-          options_.version, options_.heartbeat_ms, options_.lease_ms,      {}};
+  return {options_.run,
+          caller.client,
+          options_.client_config,
+          data_,
+          options_.version,
+          options_.heartbeat_ms,
+          options_.lease_ms,
+          {},
+          0};  // the transport says how long chunks are
 }
 
 // With the mutex held.
@@ -194,19 +197,20 @@ uint64_t NetworkBackend::await(const rpc::Caller& caller, const rpc::AwaitReques
   Session& session = session_of(caller, request.session);
   session.phase = rpc::Phase::kIdle;
   session.progress = 0;
-  const uint64_t ticket = next_waiter_++;
   const auto wait =
       std::chrono::milliseconds(std::min<uint32_t>(request.wait_ms, options_.poll_ms));
-  waiters_[ticket] = {caller.client, std::move(answer), Clock::now() + wait};
-  if (finished_) waiters_[ticket].until = Clock::now();
+  const auto until = Clock::now() + (finished_ ? std::chrono::milliseconds(0) : wait);
+  const auto first = waiting_.next_end();
+  const uint64_t ticket = waiting_.enter(caller.client, std::move(answer), until);
+  if (!first || until < *first) time_changed_.notify_all();
   notify(caller.client, lock);
-  changed_.notify_all();  // the clock looks when to wake next
+  if (options_.open) changed_.notify_all();  // one more to choose among
   return ticket;
 }
 
 void NetworkBackend::gone(uint64_t ticket) {
   const std::lock_guard lock(mutex_);
-  waiters_.erase(ticket);
+  waiting_.leave(ticket);
 }
 
 // Whoever waits as this client gets its task, if it has one.
@@ -214,10 +218,9 @@ void NetworkBackend::notify(uint64_t client, const Lock&) {
   if (!exchange_) return;
   const auto part = exchange_->parts.find(client);
   if (part == exchange_->parts.end() || part->second.wait != Part::Wait::kAwaited) return;
-  for (const auto& [ticket, waiter] : waiters_) {
-    if (waiter.client != client) continue;
+  for (const uint64_t ticket : waiting_.tickets_of(client)) {
     if (part->second.task) {
-      jobs_->post([this, ticket = ticket, task = part->second.task] { tell(ticket, task); });
+      jobs_->post([this, client, ticket, task = part->second.task] { tell(client, ticket, task); });
     } else if (!part->second.encoding) {
       part->second.encoding = true;
       ++working_;
@@ -245,6 +248,7 @@ std::unique_ptr<rpc::Upload> NetworkBackend::push(const rpc::Caller& caller,
                                                   const rpc::PushOpen& open,
                                                   rpc::PushReply& reply) {
   std::shared_ptr<Exchange> exchange;
+  std::shared_ptr<Digest> so_far;
   uint64_t received = 0;
   {
     const std::lock_guard lock(mutex_);
@@ -283,13 +287,15 @@ std::unique_ptr<rpc::Upload> NetworkBackend::push(const rpc::Caller& caller,
       part.update_bytes = open.bytes;
       part.received = 0;
     }
+    if (part.received == 0) part.so_far = std::make_shared<Digest>();
     part.uploading = true;
     ++uploads_;
     received = part.received;
+    so_far = part.so_far;
     exchange = exchange_;
   }
   return std::make_unique<Incoming>(*this, caller.client, std::move(exchange), open.digest,
-                                    received);
+                                    received, std::move(so_far));
 }
 
 rpc::ReportReply NetworkBackend::report(const rpc::Caller& caller,

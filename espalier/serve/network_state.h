@@ -1,5 +1,6 @@
 #pragma once
 
+#include "espalier/base/digest.h"
 #include "espalier/serve/network_backend.h"
 #include "espalier/serve/sent_task.h"
 
@@ -16,7 +17,8 @@ struct NetworkBackend::Part {
   bool uploading = false;
   // Of an upload that is not whole: what it is to be, and how much of it is in the file.
   uint64_t update_digest = 0, update_bytes = 0, received = 0;
-  uint64_t counted_digest = 0;  // of the update that was delivered
+  std::shared_ptr<Digest> so_far;  // of what is received
+  uint64_t counted_digest = 0;     // of the update that was delivered
 };
 
 struct NetworkBackend::Exchange {
@@ -36,13 +38,6 @@ struct NetworkBackend::Session {
   float progress = 0;
   std::string detail;
   bool told_end = false, left = false;
-};
-
-// A client that waits for something to do.
-struct NetworkBackend::Waiter {
-  uint64_t client = 0;
-  std::function<void(rpc::AwaitReply)> answer;
-  Clock::time_point until;
 };
 
 }  // namespace espalier::serve

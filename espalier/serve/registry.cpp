@@ -24,16 +24,14 @@ std::string line_of(uint64_t client, const Enrolment& one) {
          "\n";
 }
 
-// Appends and syncs, so that the line is there when somebody relies on it.
-void append(const std::filesystem::path& file, const std::string& line) {
+// Opens the file for appending, does something to it, closes it.
+template <class Work>
+void with(const std::filesystem::path& file, Work&& work) {
   const int descriptor = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  const bool whole =
-      descriptor >= 0 &&
-      ::write(descriptor, line.data(), line.size()) == static_cast<ssize_t>(line.size()) &&
-      ::fsync(descriptor) == 0;
+  const bool done = descriptor >= 0 && work(descriptor);
   const int error = errno;
   if (descriptor >= 0) ::close(descriptor);
-  if (!whole)
+  if (!done)
     throw StorageError(concat("[serve] cannot write ", file.string(), ": ", std::strerror(error)));
 }
 
@@ -66,7 +64,18 @@ void Registry::enrol(uint64_t client, const Enrolment& enrolment) {
     fail("serve", "this run has clients 0 to ", num_clients_ - 1, ", and not ", client);
   const auto found = clients_.find(client);
   if (found == clients_.end()) {
-    append(file_, line_of(client, enrolment));
+    const std::string line = line_of(client, enrolment);
+    with(file_, [&](int descriptor) {
+      const off_t before = ::lseek(descriptor, 0, SEEK_END);
+      if (::write(descriptor, line.data(), line.size()) == static_cast<ssize_t>(line.size()))
+        return true;
+      // A full disk takes half a line; what follows would be damaged.
+      const int error = errno == 0 ? ENOSPC : errno;
+      static_cast<void>(::ftruncate(descriptor, before) == 0);
+      errno = error;
+      return false;
+    });
+    dirty_ = true;
     clients_.emplace(client, enrolment);
     return;
   }
@@ -80,6 +89,13 @@ void Registry::enrol(uint64_t client, const Enrolment& enrolment) {
   if (before.fingerprint != enrolment.fingerprint)
     fail("serve", "the samples of client ", client,
          " are not those with which it joined this run; bring them back or start a new run");
+}
+
+void Registry::make_durable() {
+  const std::lock_guard lock(mutex_);
+  if (!dirty_) return;
+  with(file_, [](int descriptor) { return ::fsync(descriptor) == 0; });
+  dirty_ = false;
 }
 
 bool Registry::contains(uint64_t client) const {

@@ -27,8 +27,12 @@ class Registry {
 
   // Takes a client in, or does nothing when it is there and states the same. Throws Error, in words
   // for the client, for another statement or an id that the run does not have; StorageError when
-  // the file cannot be written.
+  // the file cannot be written. A process that is killed loses nothing; for a power failure see
+  // below.
   void enrol(uint64_t client, const Enrolment& enrolment);
+  // Everybody who is enrolled will be: to be called before a round relies on it. Throws
+  // StorageError.
+  void make_durable();
   bool contains(uint64_t client) const;
   // 0 for who is not enrolled.
   uint64_t num_samples(uint64_t client) const;
@@ -42,6 +46,7 @@ class Registry {
   uint64_t num_clients_;
   mutable std::mutex mutex_;
   std::map<uint64_t, Enrolment> clients_;
+  bool dirty_ = false;  // lines are written, but not synced
 };
 
 }  // namespace espalier::serve

@@ -1,11 +1,9 @@
 #include "espalier/serve/sent_task.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
-#include <cstring>
 
 #include "espalier/base/bytes.h"
+#include "espalier/base/digest.h"
 
 namespace espalier::serve {
 
@@ -20,24 +18,24 @@ SentTask::SentTask(wire::EncodedMessage message) : message_(std::move(message)) 
     add({reinterpret_cast<const uint8_t*>(&sizes_[i]), sizeof(uint64_t)});
     add({message_.bodies[i]->data(), message_.bodies[i]->size()});
   }
-  XXH3_state_t* state = XXH3_createState();
-  XXH3_64bits_reset(state);
-  for (const Piece& piece : pieces_)
-    XXH3_64bits_update(state, piece.data.data(), piece.data.size());
-  digest_ = XXH3_64bits_digest(state);
-  XXH3_freeState(state);
+  Digest digest;
+  for (const Piece& piece : pieces_) digest.update(piece.data);
+  digest_ = digest.value();
 }
 
-void SentTask::read(uint64_t offset, std::span<uint8_t> out) const {
+rpc::Pieces SentTask::pieces(uint64_t offset, uint64_t size) const {
+  rpc::Pieces found;
   auto piece = std::upper_bound(pieces_.begin(), pieces_.end(), offset,
                                 [](uint64_t at, const Piece& one) { return at < one.begin; });
-  for (--piece; !out.empty(); ++piece) {
+  for (--piece; size > 0; ++piece) {
     const uint64_t skip = offset - piece->begin;
-    const size_t count = std::min<size_t>(out.size(), piece->data.size() - skip);
-    std::memcpy(out.data(), piece->data.data() + skip, count);
-    out = out.subspan(count);
-    offset += count;
+    const auto part =
+        piece->data.subspan(skip, std::min<uint64_t>(size, piece->data.size() - skip));
+    found.push_back(part);
+    size -= part.size();
+    offset += part.size();
   }
+  return found;
 }
 
 void SentTask::add(std::span<const uint8_t> data) {

@@ -18,7 +18,7 @@ class SentTask final : public rpc::Download {
   // XXH3-64 of all bytes.
   uint64_t digest() const { return digest_; }
   uint64_t size() const override { return size_; }
-  void read(uint64_t offset, std::span<uint8_t> out) const override;
+  rpc::Pieces pieces(uint64_t offset, uint64_t size) const override;
 
  private:
   struct Piece {

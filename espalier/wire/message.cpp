@@ -1,5 +1,8 @@
 #include "espalier/wire/message.h"
 
+#include <algorithm>
+#include <array>
+
 #include "espalier/base/error.h"
 #include "espalier/wire/fields.h"
 
@@ -175,6 +178,11 @@ uint64_t EncodedMessage::size_bytes() const {
 Bytes write_stream(const EncodedMessage& message) {
   Bytes stream;
   stream.reserve(message.size_bytes());
+  write_stream(message, stream);
+  return stream;
+}
+
+void write_stream(const EncodedMessage& message, Bytes& stream) {
   ByteWriter out(stream);
   out.put(static_cast<uint32_t>(message.head.size()));
   out.bytes(message.head);
@@ -182,7 +190,6 @@ Bytes write_stream(const EncodedMessage& message) {
     out.put(static_cast<uint64_t>(body->size()));
     out.bytes(*body);
   }
-  return stream;
 }
 
 EncodedMessage read_stream(std::span<const uint8_t> stream) {
@@ -198,9 +205,16 @@ EncodedMessage read_stream(uint64_t size,
   const auto take = [&](uint64_t bytes) {
     if (bytes > size - at)
       fail(kWhere, "truncated: expected ", bytes, " more bytes, got ", size - at);
-    Bytes part(static_cast<size_t>(bytes));
-    read(at, part);
-    at += bytes;
+    // Through a small buffer, so that the large one is written once and not zeroed before.
+    Bytes part;
+    part.reserve(static_cast<size_t>(bytes));
+    std::array<uint8_t, size_t{32} << 10> piece;
+    while (part.size() < bytes) {
+      const auto some = std::span(piece).first(std::min<size_t>(piece.size(), bytes - part.size()));
+      read(at, some);
+      part.insert(part.end(), some.begin(), some.end());
+      at += some.size();
+    }
     return part;
   };
   const auto number = [&]<class Number>(Number) {

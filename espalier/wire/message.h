@@ -35,6 +35,7 @@ using DecodedBodies = SharedWork<Bytes, ParameterSet>;
 // body; as many bytes as size_bytes() says. Reading throws Error for what is no such stream, and
 // leaves everything inside head and bodies to decode_task and decode_update.
 Bytes write_stream(const EncodedMessage& message);
+void write_stream(const EncodedMessage& message, Bytes& stream);  // appends
 EncodedMessage read_stream(std::span<const uint8_t> stream);
 // The same of a stream that lies elsewhere: `read(offset, out)` gives its bytes. Each body is
 // allocated once, and only when the stream is long enough for it.

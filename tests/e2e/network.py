@@ -169,59 +169,128 @@ def identity(folder):
         shutil.rmtree(federation.folder)
 
 
+class SmallDisk:
+    """A folder on a disk of its own, which is full early; where nobody may mount, an ordinary folder."""
+
+    def __init__(self, path, kilobytes):
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self.mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", path], capture_output=True).returncode == 0
+
+    def grow(self):
+        if self.mounted:
+            ok(subprocess.run(["mount", "-o", "remount,size=64m", self.path], capture_output=True, text=True))
+
+    def close(self):
+        if self.mounted:
+            subprocess.run(["umount", "--lazy", self.path], capture_output=True)
+
+
 def faults(folder, count, seed):
-    """Kills and stops of clients and server at drawn moments."""
-    kinds = ["fedavg coded", "scaffold", "delta downlink", "autoflip", "residual", "ef21"]
+    """Kills, stops and full disks of clients and server at drawn moments."""
+    kinds = ["fedavg coded", "scaffold", "delta downlink", "autoflip", "residual", "ef21", "fedgkt"]
     for number in range(count):
         draw = random.Random(1000 * seed + number)
         name = kinds[number % len(kinds)]
-        values = [*CASES[name], "rounds=12", "data.synthetic_train_samples=3000", "train.epochs=2"]
+        longer = ["rounds=4", "data.synthetic_train_samples=600"] if name == "fedgkt" else ["rounds=12", "data.synthetic_train_samples=3000", "train.epochs=2"]
+        values = [*CASES[name], *longer]
         what = f"fault {number} of seed {seed} ({name})"
         federation = Federation(folder / f"fault-{number}", values)
         federation.simulate()
-        server = federation.serve("--quiet")
-        port = server.port
-        joins = {client: federation.join(client, port) for client in range(3)}
-        restarted = set()
-        for _ in range(draw.randint(1, 3)):
-            before = federation.rounds()
-            until = time.time() + 60
-            wanted = min(before + draw.randint(0, 3), 11)
-            while federation.rounds() < wanted and time.time() < until and server.process.poll() is None:
-                time.sleep(0.005)
-            time.sleep(draw.random() * 0.2)
-            if server.process.poll() is not None:
-                break
-            act = draw.choice(["client", "client", "server", "stop client", "end client"])
-            client = draw.randrange(3)
-            if act == "server":
-                server.process.kill()
-                server.process.wait()
-                time.sleep(draw.random())
-                server = federation.resume(port)
-                if server.port is None:  # killed before its configuration was written
-                    check("no run" in server.said() or "config.toml" in server.said(), f"{what}: {server.said()}")
-                    shutil.rmtree(federation.folder / "served", ignore_errors=True)
-                    server = federation.serve("--quiet", port=port)
-            elif act == "stop client":
-                joins[client].send_signal(signal.SIGSTOP)
-                time.sleep(draw.random() * 2)
-                joins[client].send_signal(signal.SIGCONT)
-            else:
-                joins[client].send_signal(signal.SIGKILL if act == "client" else signal.SIGTERM)
-                if joins[client].wait() != 0:  # it had not ended by itself
-                    joins[client] = federation.join(client, port)
-                    restarted.add(client)
-        server.wait()
-        for client, process in joins.items():
-            # Killed after it was told of the end, it looks for a server that is gone: that is no hang.
-            if process.poll() is None and client in restarted:
-                time.sleep(3)
-                if process.poll() is None and "nobody listens" in (federation.folder / f"join-{client}.log").read_text().splitlines()[-1]:
-                    process.terminate()
-        end(joins.values(), what, codes=(0, 3))
-        federation.same(what)
+        full = draw.choice(["server", "client", None, None, None, None])
+        disk = None
+        if full == "server":
+            disk = SmallDisk(federation.folder / "served", draw.choice([40, 120, 400]))
+        elif full == "client":
+            disk = SmallDisk(federation.folder / "shards/client-0/espalier", draw.choice([16, 40, 100]))
+        try:
+            one_with_faults(federation, draw, what, disk)
+        finally:
+            if disk:
+                disk.close()
         shutil.rmtree(federation.folder)
+
+
+def one_with_faults(federation, draw, what, disk):
+    started, served = time.time(), federation.folder / "served"
+    server = federation.serve("--quiet")
+    port = server.port
+
+    def again():
+        """The server once more; anew when it ended before there was a run."""
+        nonlocal server, port
+        new = federation.resume(port)
+        if new.port is None:
+            check(re.search("no run|config.toml|is damaged|no checkpoint", new.said()), f"{what}: {new.said()}")
+            for path in served.glob("*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            new = federation.serve("--quiet", port=port or 0)
+            check(new.port is not None, f"{what}: {new.said()}")
+        server, port = new, new.port
+
+    def after_a_full_disk():
+        """Whoever has ended for want of space goes on when there is some."""
+        disk.grow()
+        if server.process.poll() not in (None, 0):
+            check(server.process.returncode == 1 and re.search("space|write|full", server.said()), f"{what}: {server.process.returncode} {server.said()}")
+            again()
+        for client, process in joins.items():
+            if process.poll() not in (None, 0):
+                joins[client] = federation.join(client, port)
+                restarted.add(client)
+
+    if port is None:  # no room for a configuration
+        check(disk is not None, f"{what}: {server.said()}")
+        disk.grow()
+        again()
+    joins = {client: federation.join(client, port) for client in range(3)}
+    restarted = set()
+    for _ in range(draw.randint(1, 3)):
+        before = federation.rounds()
+        until = time.time() + (5 if disk else 60)
+        wanted = before + draw.randint(0, 3)
+        while federation.rounds() < wanted and time.time() < until and server.process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(draw.random() * 0.2)
+        if server.process.poll() is not None:
+            break
+        act = draw.choice(["client", "client", "server", "end server", "stop server", "stop client", "end client"])
+        client = draw.randrange(3)
+        if act == "server":
+            server.process.kill()
+            server.process.wait()
+            time.sleep(draw.random())
+            again()
+        elif act == "end server":
+            server.process.terminate()
+            server.process.wait(120)
+            if server.process.returncode != 0 or federation.rounds() < len((federation.folder / "simulated/metrics.jsonl").read_text().splitlines()):
+                again()
+        elif act in ("stop client", "stop server"):
+            stopped = server.process if act == "stop server" else joins[client]
+            stopped.send_signal(signal.SIGSTOP)
+            time.sleep(draw.random() * (5 if act == "stop server" else 2))
+            stopped.send_signal(signal.SIGCONT)
+        else:
+            joins[client].send_signal(signal.SIGKILL if act == "client" else signal.SIGTERM)
+            if joins[client].wait() != 0:  # it had not ended by itself
+                joins[client] = federation.join(client, port)
+                restarted.add(client)
+    if disk:
+        until = time.time() + 5
+        while time.time() < until and server.process.poll() is None:
+            time.sleep(0.01)
+        after_a_full_disk()
+    server.wait()
+    for client, process in joins.items():
+        # Killed after it was told of the end, it looks for a server that is gone: that is no hang.
+        if process.poll() is None and client in restarted:
+            time.sleep(3)
+            if process.poll() is None and "nobody listens" in (federation.folder / f"join-{client}.log").read_text().splitlines()[-1]:
+                process.terminate()
+    end(joins.values(), what, codes=(0, 3))
+    federation.same(what)
+    check(time.time() - started < 200, f"{what}: took {time.time() - started:.0f} s")
 
 
 class BadNetwork:

@@ -1,8 +1,13 @@
 // What a peer may send before anything else is looked at: bytes → protobuf → plain messages. Only a
 // Refusal may come out, and what is taken means the same once more.
+#include <grpcpp/support/byte_buffer.h>
+
+#include <algorithm>
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "espalier/rpc/chunks.h"
 #include "espalier/rpc/convert.h"
 #include "espalier/rpc/refusal.h"
 
@@ -22,13 +27,62 @@ void parse(const std::string& bytes) {
   }
 }
 
+// The bulk's own parser says what protobuf's says, however the bytes are cut into slices.
+template <class Proto, class Read>
+void parse_bulk(const std::string& bytes, Read&& read) {
+  std::vector<grpc::Slice> slices;
+  const size_t step = bytes.empty() ? 1 : 1 + static_cast<uint8_t>(bytes[0]) % 61;
+  for (size_t at = 0; at < bytes.size(); at += step)
+    slices.emplace_back(bytes.data() + at, std::min(step, bytes.size() - at));
+  grpc::ByteBuffer buffer(slices.data(), slices.size());
+  Proto proto;
+  if (read(buffer, proto) != proto.ParseFromString(bytes)) __builtin_trap();
+}
+
+bool same(const espalier::rpc::ChunkView& view, const espalier::v1::Chunk& chunk) {
+  std::string data;
+  for (const auto piece : view.pieces) data.append(piece.begin(), piece.end());
+  return view.offset == chunk.offset() && view.check == chunk.check() && data == chunk.data() &&
+         view.size == data.size();
+}
+
+void parse_chunk(const std::string& bytes) {
+  espalier::v1::Chunk chunk;
+  const bool good = chunk.ParseFromString(bytes);
+  parse_bulk<espalier::v1::Chunk>(bytes, [&](grpc::ByteBuffer& buffer, espalier::v1::Chunk&) {
+    espalier::rpc::ChunkView view;
+    const bool read = espalier::rpc::read_chunk(buffer, view);
+    if (read && good && !same(view, chunk)) __builtin_trap();
+    return read;
+  });
+}
+
+void parse_push_part(const std::string& bytes) {
+  using Part = espalier::v1::PushPart;
+  Part part;
+  if (part.ParseFromString(bytes) && part.part_case() == Part::PART_NOT_SET) return;
+  const bool good = part.ParseFromString(bytes);
+  parse_bulk<Part>(bytes, [&](grpc::ByteBuffer& buffer, Part&) {
+    bool is_open = false;
+    espalier::v1::PushOpen open;
+    espalier::rpc::ChunkView view;
+    const bool read = espalier::rpc::read_push_part(buffer, is_open, open, view);
+    if (read && good &&
+        (is_open != part.has_open() ||
+         (is_open ? open.SerializeAsString() != part.open().SerializeAsString()
+                  : !same(view, part.chunk()))))
+      __builtin_trap();
+    return read;
+  });
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace espalier::v1;
   if (size == 0) return 0;
   const std::string bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
-  switch (data[0] % 9) {
+  switch (data[0] % 11) {
     case 0:
       parse<CheckInRequest>(bytes);
       break;
@@ -53,8 +107,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     case 7:
       parse<ReportRequest>(bytes);
       break;
-    default:
+    case 8:
       parse<ReportReply>(bytes);
+      break;
+    case 9:
+      parse_chunk(bytes);
+      break;
+    default:
+      parse_push_part(bytes);
   }
   return 0;
 }

@@ -1,0 +1,2 @@
+pkill -STOP -f "espalier study|exe simulate"
+"$@"
