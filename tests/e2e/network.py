@@ -186,10 +186,10 @@ class SmallDisk:
             subprocess.run(["umount", "--lazy", self.path], capture_output=True)
 
 
-def faults(folder, count, seed):
+def faults(folder, count, seed, first=0):
     """Kills, stops and full disks of clients and server at drawn moments."""
     kinds = ["fedavg coded", "scaffold", "delta downlink", "autoflip", "residual", "ef21", "fedgkt"]
-    for number in range(count):
+    for number in range(first, first + count):
         draw = random.Random(1000 * seed + number)
         name = kinds[number % len(kinds)]
         longer = ["rounds=4", "data.synthetic_train_samples=600"] if name == "fedgkt" else ["rounds=12", "data.synthetic_train_samples=3000", "train.epochs=2"]
@@ -232,7 +232,7 @@ def one_with_faults(federation, draw, what, disk):
         """Whoever has ended for want of space goes on when there is some."""
         disk.grow()
         if server.process.poll() not in (None, 0):
-            check(server.process.returncode == 1 and re.search("space|write|full", server.said()), f"{what}: {server.process.returncode} {server.said()}")
+            check(server.process.returncode in (1, 2) and re.search("space|write|full", server.said()), f"{what}: {server.process.returncode} {server.said()}")
             again()
         for client, process in joins.items():
             if process.poll() not in (None, 0):
@@ -264,8 +264,14 @@ def one_with_faults(federation, draw, what, disk):
         elif act == "end server":
             server.process.terminate()
             server.process.wait(120)
-            if server.process.returncode != 0 or federation.rounds() < len((federation.folder / "simulated/metrics.jsonl").read_text().splitlines()):
-                again()
+            if federation.rounds() == len((federation.folder / "simulated/metrics.jsonl").read_text().splitlines()):
+                break
+            again()
+            time.sleep(1)  # clients that were told that the server was stopped have ended by now
+            for one, process in joins.items():
+                if process.poll() is not None:
+                    joins[one] = federation.join(one, port)
+                    restarted.add(one)
         elif act in ("stop client", "stop server"):
             stopped = server.process if act == "stop server" else joins[client]
             stopped.send_signal(signal.SIGSTOP)
@@ -590,6 +596,7 @@ def demo(folder):
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--faults", type=int, default=12)
+parser.add_argument("--first", type=int, default=0, help="of the faults: to repeat one of them")
 parser.add_argument("--seed", type=int, default=1)
 parser.add_argument("--rounds", type=int, default=200, help="of the run whose memory is watched")
 parser.add_argument("--clients", type=int, default=3, help="of that run")
@@ -597,7 +604,7 @@ parser.add_argument("--only")
 options = parser.parse_args()
 with Folder() as folder:
     parts = {"identity": identity, "first_minutes": first_minutes, "goodbye": goodbye, "repeats": repeats, "flat": lambda path: flat(path, options.rounds, options.clients), "module": module, "rules": rules, "open_population": open_population, "bad_network": lambda path: bad_network(path, options.seed), "demo": demo,
-             "faults": lambda path: faults(path, options.faults, options.seed)}
+             "faults": lambda path: faults(path, options.faults, options.seed, options.first)}
     for name, part in parts.items():
         if options.only and name != options.only:
             continue
