@@ -8,11 +8,11 @@
 #ifdef ESPALIER_LIVE
 #include "apps/live_view.h"
 #endif
-#include "apps/run_reports.h"
 #include "apps/tokens.h"
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
 #include "espalier/base/thread_pool.h"
+#include "espalier/report/run_reports.h"
 #include "espalier/report/text_table.h"
 #include "espalier/run/serve_run.h"
 
@@ -143,7 +143,7 @@ void serve(const ServeArguments& arguments) {
       show("failed");
       throw;
     }
-    write_reports(*folder);
+    report::write_reports(*folder);
   }
   const bool completed = everybody && simulation.finished();
   server.finish(completed, completed ? "" : "the server was stopped");

@@ -6,11 +6,11 @@
 #ifdef ESPALIER_LIVE
 #include "apps/live_view.h"
 #endif
-#include "apps/run_reports.h"
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
 #include "espalier/base/thread_pool.h"
+#include "espalier/report/run_reports.h"
 #include "espalier/report/text_table.h"
 #include "espalier/run/replay.h"
 #include "espalier/run/simulation.h"
@@ -94,7 +94,7 @@ void simulate(const SimulateArguments& arguments) {
 #endif
     throw;
   }
-  write_reports(*folder);
+  report::write_reports(*folder);
 #ifdef ESPALIER_LIVE
   if (live) live->set_state(simulation.finished() ? "done" : "stopped");
 #endif

@@ -102,6 +102,18 @@ function(espalier_install)
 endfunction()
 espalier_install(espalier_flags espalier_version)
 
+# The tests of a program under the label unit, with the environment of further arguments: all in one process ("name.all"), or, with
+# ESPALIER_TEST_EACH, each in its own ("name.Suite.Test"), which starts libtorch as often.
+function(espalier_unit_tests program name)
+  if(ESPALIER_TEST_EACH)
+    gtest_discover_tests(${program} TEST_PREFIX ${name}. TEST_LIST ${name}_list NO_PRETTY_VALUES DISCOVERY_TIMEOUT 60
+      PROPERTIES LABELS unit TIMEOUT 300 ENVIRONMENT "${ARGN}")
+  else()
+    add_test(NAME ${name}.all COMMAND ${program} --gtest_brief=1)
+    set_tests_properties(${name}.all PROPERTIES LABELS unit TIMEOUT 900 ENVIRONMENT "${ARGN}")
+  endif()
+endfunction()
+
 # espalier_module(name SOURCES a.cpp … TESTS a_test.cpp … DEPS module … TEST_DEPS module … LIBS library …)
 # makes the static library espalier_<name> and, with ESPALIER_TESTS, the test program <name>_test (label unit).
 function(espalier_module name)
@@ -114,8 +126,7 @@ function(espalier_module name)
   if(ESPALIER_TESTS AND ARG_TESTS)
     add_executable(${name}_test ${ARG_TESTS})
     target_link_libraries(${name}_test PRIVATE espalier_${name} ${ARG_TEST_DEPS} GTest::gtest_main GTest::gmock)
-    gtest_discover_tests(${name}_test TEST_PREFIX ${name}. NO_PRETTY_VALUES DISCOVERY_TIMEOUT 60
-      PROPERTIES LABELS unit TIMEOUT 300)
+    espalier_unit_tests(${name}_test ${name})
   endif()
 endfunction()
 

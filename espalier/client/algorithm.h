@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -48,9 +49,10 @@ class ClientAlgorithm {
 // of range.
 struct AlgorithmRow {
   std::string name;
-  std::unique_ptr<ClientAlgorithm> (*create)(const ConfigSection& options,
-                                             const std::vector<std::string>& other_keys);
-  std::vector<FieldHelp> (*describe)();
+  std::function<std::unique_ptr<ClientAlgorithm>(const ConfigSection& options,
+                                                 const std::vector<std::string>& other_keys)>
+      create;
+  std::function<std::vector<FieldHelp>()> describe;
 };
 using AlgorithmTable = std::span<const AlgorithmRow>;
 

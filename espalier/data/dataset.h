@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "espalier/base/random.h"
+#include "espalier/data/values.h"
 #include "espalier/params/parameter_set.h"
 
 namespace espalier::data {
@@ -35,8 +36,8 @@ struct Dataset {
   int64_t num_classes = 0;
   int64_t vocabulary = 0;  // tokens only: ids are in [0, vocabulary)
 
-  AlignedVector<uint8_t> pixels;  // kImage
-  AlignedVector<float> floats;    // kFloat
+  Values<uint8_t> pixels;  // kImage
+  Values<float> floats;    // kFloat
   // kFloat without `floats`: writes one sample's values, in the order that they would have there,
   // when a batch is gathered (samples that are stored encoded). Called by every thread that
   // gathers.

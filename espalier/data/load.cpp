@@ -4,11 +4,13 @@
 #include <cstdlib>
 #include <numeric>
 #include <tuple>
-#include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "espalier/base/error.h"
 #include "espalier/base/named_rows.h"
 #include "espalier/data/cifar.h"
+#include "espalier/data/handed_over.h"
 #include "espalier/data/idx.h"
 #include "espalier/data/leaf.h"
 #include "espalier/data/notes.h"
@@ -31,13 +33,12 @@ void limit_samples(Dataset& dataset, int64_t skip, int64_t limit) {
   const size_t count =
       limit == 0 ? size - first : std::min(static_cast<size_t>(limit), size - first);
   if (count == size) return;
-  const auto keep = [&](auto& values, size_t per_sample) {
-    using Offset = typename std::remove_reference_t<decltype(values)>::difference_type;
-    values.erase(values.begin(), values.begin() + static_cast<Offset>(first * per_sample));
+  const auto keep = [&]<class T>(std::vector<T>& values, size_t per_sample) {
+    values.erase(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(first * per_sample));
     values.resize(count * per_sample);
   };
-  if (dataset.kind == Kind::kImage) keep(dataset.pixels, width);
-  if (dataset.kind == Kind::kFloat) keep(dataset.floats, width);
+  if (dataset.kind == Kind::kImage) dataset.pixels.keep(first * width, count * width);
+  if (dataset.kind == Kind::kFloat) dataset.floats.keep(first * width, count * width);
   if (dataset.kind == Kind::kTokens) keep(dataset.tokens, width);
   keep(dataset.labels, 1);
   if (!dataset.client_of_sample.empty()) keep(dataset.client_of_sample, 1);
@@ -49,7 +50,7 @@ void set_fill(Dataset& train) {
   const auto channels = static_cast<size_t>(train.sample_shape[0]);
   const size_t plane = train.sample_size() / channels;
   std::vector<double> sums(channels, 0);
-  const float* values = train.floats.data();
+  const float* values = std::as_const(train.floats).data();
   for (size_t i = 0; i < train.size(); ++i) {
     for (size_t c = 0; c < channels; ++c, values += plane)
       sums[c] += std::accumulate(values, values + plane, 0.0);
@@ -89,6 +90,8 @@ const std::vector<DatasetRow>& dataset_rows() {
       {"leaf", "FEMNIST or Shakespeare as LEAF's JSON, with natural clients.", load_leaf},
       {"safetensors", "Your own data: inputs, labels and perhaps clients as two safetensors files.",
        load_safetensors},
+      {"memory", "Arrays that a program has handed over: Python's espalier.Dataset.",
+       load_handed_over},
       {"synthetic",
        "Drawn data: class prototypes with noise, or clients as in FedProx's Synthetic(a, b).",
        load_synthetic},

@@ -267,9 +267,10 @@ void normalize_by_training_pixels(Dataset& train, Dataset& test) {
   const auto channels = static_cast<size_t>(train.sample_shape[0]);
   std::vector<uint64_t> sums(channels, 0),
       squares(channels, 0);  // exact: at most 2^40 pixels of at most 255² each
-  for (size_t i = 0; i < train.pixels.size(); i += channels) {
+  const Values<uint8_t>& pixels = train.pixels;
+  for (size_t i = 0; i < pixels.size(); i += channels) {
     for (size_t c = 0; c < channels; ++c) {
-      const uint64_t pixel = train.pixels[i + c];
+      const uint64_t pixel = pixels[i + c];
       sums[c] += pixel;
       squares[c] += pixel * pixel;
     }

@@ -1,3 +1,4 @@
+#include "espalier/base/error.h"
 #include "espalier/strategy/adp.h"
 #include "espalier/strategy/fedavg.h"
 #include "espalier/strategy/fedgkt.h"
@@ -10,8 +11,12 @@
 
 namespace espalier::strategy {
 
-const std::vector<StrategyRow>& strategy_rows() {
-  static const std::vector<StrategyRow> rows = {
+namespace {
+
+constexpr size_t kMostRows = 256;
+
+std::vector<StrategyRow> built_in() {
+  return {
       strategy_row<FedAvg>("fedavg", "Federated Averaging (McMahan et al. 2017)"),
       strategy_row<FedProx>("fedprox", "FedAvg with a proximal term (Li et al. 2020)"),
       strategy_row<FedAvgM>("fedavgm", "FedAvg with server momentum (Hsu et al. 2019)"),
@@ -29,7 +34,33 @@ const std::vector<StrategyRow>& strategy_rows() {
       strategy_row<Pruning>("pruning",
                             "Pruning by magnitude, at random, or as PruneFL; one shot or gradual"),
   };
+}
+
+std::vector<StrategyRow>& all() {
+  static std::vector<StrategyRow> rows = [] {
+    std::vector<StrategyRow> made = built_in();
+    made.reserve(kMostRows);  // rows stay where they are
+    return made;
+  }();
   return rows;
+}
+
+}  // namespace
+
+const std::vector<StrategyRow>& strategy_rows() { return all(); }
+
+void register_strategy(StrategyRow row) {
+  static const size_t own = built_in().size();
+  std::vector<StrategyRow>& rows = all();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i].name != row.name) continue;
+    if (i < own) fail("strategy", "\"", row.name, "\" is built in; choose another name");
+    rows[i] = std::move(row);
+    return;
+  }
+  if (rows.size() == kMostRows)
+    fail("strategy", "at most ", kMostRows, " strategies can be registered");
+  rows.push_back(std::move(row));
 }
 
 }  // namespace espalier::strategy

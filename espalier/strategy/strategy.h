@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -189,14 +190,20 @@ struct StrategyRow {
   std::string summary;  // one line, with the paper
   // From the strategy's own keys of [strategy]; `other_keys` of the section belong to somebody
   // else.
-  std::unique_ptr<Strategy> (*create)(const ConfigSection& section,
-                                      const std::vector<std::string>& other_keys);
+  std::function<std::unique_ptr<Strategy>(const ConfigSection& section,
+                                          const std::vector<std::string>& other_keys)>
+      create;
   // Appends the resolved keys to `table`.
-  void (*resolve)(const ConfigSection& section, const std::vector<std::string>& other_keys,
-                  Json& table);
-  std::vector<FieldHelp> (*describe)();
+  std::function<void(const ConfigSection& section, const std::vector<std::string>& other_keys,
+                     Json& table)>
+      resolve;
+  std::function<std::vector<FieldHelp>()> describe;
 };
 const std::vector<StrategyRow>& strategy_rows();
+// One more, of the program's own (Python's strategies), or another one of that name in its place;
+// built-in names stay. Rows that were found before stay where they are. Not while another thread
+// looks for one. Throws Error for a built-in's name, and for the 257th row.
+void register_strategy(StrategyRow row);
 // An Error that names the nearest known one.
 const StrategyRow& find_strategy(const std::string& name);
 

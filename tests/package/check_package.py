@@ -44,8 +44,13 @@ with tempfile.TemporaryDirectory() as name:
         print("no packages were made: dpkg-dev is not installed")
         sys.exit()
     run("cpack", "--config", build / "CPackConfig.cmake", "-B", folder / "packages")
-    packages = {re.match("[a-z-]+", path.name)[0]: path for path in (folder / "packages").glob("*.deb")}
-    assert set(packages) == {"espalier", "espalier-dev"}, packages
+    packages = {re.match("[a-z0-9-]+(?=_)", path.name)[0]: path for path in (folder / "packages").glob("*.deb")}
+    assert {"espalier", "espalier-dev"} <= set(packages) <= {"espalier", "espalier-dev", "python3-espalier"}, packages
+    if "python3-espalier" in packages:
+        run("dpkg-deb", "--extract", packages["python3-espalier"], folder / "python-root")
+        said = run(sys.executable, "-c", "import espalier; print(espalier.__version__, espalier.codec('quantize:bits=4'))",
+                   env={**os.environ, "PYTHONPATH": str(folder / "python-root/usr/lib/python3/dist-packages")})
+        assert said.startswith("0."), said
     about = run("dpkg-deb", "--info", packages["espalier"])
     assert re.search(r"^ Depends: .*libdnnl2", about, re.M), about
     root = folder / "root"

@@ -2,9 +2,9 @@
 
 #include "espalier/report/run_folder.h"
 
-namespace espalier::apps {
+namespace espalier::report {
 
 // The report and TensorBoard's events of a run, from what its folder holds.
-void write_reports(const report::RunFolder& folder);
+void write_reports(const RunFolder& folder);
 
-}  // namespace espalier::apps
+}  // namespace espalier::report

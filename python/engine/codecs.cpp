@@ -1,0 +1,92 @@
+#include "engine/engine.h"
+#include "espalier/base/error.h"
+#include "espalier/codec/evaluate.h"
+#include "espalier/codec/pipeline.h"
+
+namespace espalier::python {
+
+namespace {
+
+using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+// One tensor, as `espalier codec` codes it: small ones too.
+struct TextCodec {
+  std::shared_ptr<const codec::Codec> codec;
+
+  static std::shared_ptr<const ParameterLayout> layout(int64_t size) {
+    return std::make_shared<const ParameterLayout>(
+        std::vector<ParameterInfo>{{.name = "x", .shape = {size}, .role = Role::kWeight}});
+  }
+  static ParameterSet set_of(const Array& x) {
+    ParameterSet set(layout(x.size()));
+    std::copy_n(x.data(), set.size(), set.values().begin());
+    return set;
+  }
+};
+
+}  // namespace
+
+void add_codecs(py::module_& module) {
+  py::class_<TextCodec>(module, "Codec")
+      .def(py::init([](const std::string& stages) {
+        return TextCodec{codec::make_codec_for_example(stages)};
+      }))
+      .def(
+          "encode",
+          [](const TextCodec& self, const Array& x, uint64_t key) {
+            Bytes out;
+            {
+              const py::gil_scoped_release free;
+              self.codec->encode(TextCodec::set_of(x), Key(key), out);
+            }
+            return py::bytes(reinterpret_cast<const char*>(out.data()), out.size());
+          },
+          py::arg("array"), py::arg("key") = 0)
+      .def(
+          "decode",
+          [](const TextCodec& self, const py::buffer& message, const std::vector<int64_t>& shape) {
+            const py::buffer_info info = message.request();
+            int64_t size = 1;
+            for (const int64_t extent : shape) {
+              if (extent < 0 || (extent > 0 && size > (int64_t{1} << 40) / extent))
+                fail("codec", "expected a shape of at most 2^40 values");
+              size *= extent;
+            }
+            auto set = std::make_shared<ParameterSet>(TextCodec::layout(size));
+            const std::span<const uint8_t> bytes(static_cast<const uint8_t*>(info.ptr),
+                                                 static_cast<size_t>(info.size * info.itemsize));
+            {
+              const py::gil_scoped_release free;
+              self.codec->decode(bytes, *set);
+            }
+            const py::object owner = py::cast(Parameters{set, nullptr, nullptr});
+            return show(set->values(), shape, owner, true);
+          },
+          py::arg("message"), py::arg("shape"))
+      .def(
+          "evaluate",
+          [](const TextCodec& self, const Array& x, uint64_t trials, uint64_t seed) {
+            if (trials < 1) fail("codec", "expected at least one trial");
+            codec::Evaluation result;
+            {
+              const py::gil_scoped_release free;
+              result = codec::evaluate(*self.codec, TextCodec::set_of(x), trials, Key(seed));
+            }
+            py::dict out;
+            out["vnmse"] = result.vnmse;
+            out["bias2"] = result.bias2;
+            out["bits_per_coordinate"] = result.bits_per_coordinate;
+            out["encoded_bytes"] = result.encoded_bytes;
+            return out;
+          },
+          py::arg("array"), py::arg("trials") = 10, py::arg("seed") = 1)
+      .def_property_readonly("unbiased",
+                             [](const TextCodec& self) { return self.codec->unbiased(); })
+      .def_property_readonly("lossless",
+                             [](const TextCodec& self) { return self.codec->lossless(); })
+      .def("__repr__", [](const TextCodec& self) {
+        return "espalier.codec(\"" + self.codec->describe() + "\")";
+      });
+}
+
+}  // namespace espalier::python

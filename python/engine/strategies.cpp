@@ -1,0 +1,344 @@
+#include "engine/engine.h"
+#include "espalier/base/error.h"
+#include "espalier/client/local_training.h"
+#include "espalier/strategy/client_algorithms.h"
+#include "espalier/strategy/fedavg_client.h"
+#include "espalier/strategy/strategy.h"
+
+// Strategies that are written in Python. An object of the person's class is the server's half;
+// where the class has run_client(), another one is the client's. Both are called with the
+// interpreter's lock held, by the engine's threads; what they throw is that round's, or that
+// client's, failure.
+namespace espalier::python {
+
+namespace {
+
+using client::ClientContext;
+
+// Runs Python code from a thread of the engine.
+template <class Work>
+auto with_python(const std::string& what, Work&& work) {
+  const py::gil_scoped_acquire lock;
+  try {
+    return work();
+  } catch (py::error_already_set& error) {
+    if (error.matches(PyExc_KeyboardInterrupt)) PyErr_SetInterrupt();
+    // The place in the person's file, which is what helps.
+    const std::string text = error.what();
+    throw Error(concat("[strategy/", what, "] ", text));
+  }
+}
+
+// ---- what a client half works with
+
+struct PythonUpdate {
+  wire::Update update;
+  std::shared_ptr<ParameterSet> delta;
+};
+
+struct PythonContext {
+  ClientContext* context = nullptr;  // null when the task is over
+  const wire::Task* task = nullptr;
+
+  ClientContext& get() const {
+    if (context == nullptr) fail("python", "the client's task is over");
+    return *context;
+  }
+  PythonUpdate train(const py::object& before_step, const py::object& after_step) const {
+    ClientContext& inner = get();
+    train::FitHooks hooks;
+    if (!before_step.is_none()) {
+      hooks.before_step = [&](std::span<const float> weights, std::span<float> gradients) {
+        const py::gil_scoped_acquire lock;
+        const auto size = static_cast<int64_t>(weights.size());
+        // Views that are gone after the call; a base keeps pybind11 from copying.
+        const py::capsule none(&inner, [](void*) {});
+        before_step(show(weights, {size}, none, false), show(gradients, {size}, none, true));
+      };
+    }
+    if (!after_step.is_none()) {
+      hooks.after_step = [&](std::span<float> weights) {
+        const py::gil_scoped_acquire lock;
+        const py::capsule none(&inner, [](void*) {});
+        after_step(show(weights, {static_cast<int64_t>(weights.size())}, none, true));
+      };
+    }
+    PythonUpdate out;
+    {
+      const py::gil_scoped_release free;
+      out.update = client::train_locally(inner, *task, hooks);
+    }
+    out.delta = std::const_pointer_cast<ParameterSet>(out.update.payloads[0].values);
+    out.update.payloads[0].weight = out.update.num_samples;
+    return out;
+  }
+};
+
+class PythonClient final : public client::ClientAlgorithm {
+ public:
+  PythonClient(std::string name, py::object self)
+      : name_(std::move(name)), self_(std::move(self)) {}
+  ~PythonClient() override {
+    const py::gil_scoped_acquire lock;
+    self_ = py::object();
+  }
+  wire::Update run(ClientContext& context, const wire::Task& task) const override {
+    return with_python(name_, [&] {
+      const py::object given = py::cast(PythonContext{&context, &task});
+      py::dict payloads, scalars;
+      for (const wire::Payload& payload : task.payloads)
+        payloads[py::str(payload.name)] = Parameters::of(payload.values);
+      for (const auto& [name, value] : task.scalars) scalars[py::str(name)] = value;
+      const py::object made = self_.attr("_run_client")(given, payloads, scalars);
+      given.cast<PythonContext&>().context = nullptr;
+      auto& update = made.cast<PythonUpdate&>();
+      return std::move(update.update);
+    });
+  }
+
+ private:
+  std::string name_;
+  py::object self_;
+};
+
+// ---- the server's half
+
+class PythonStrategy final : public strategy::Strategy {
+ public:
+  PythonStrategy(std::string name, py::object self, Json changed, bool own_client)
+      : name_(std::move(name)),
+        self_(std::move(self)),
+        changed_(std::move(changed)),
+        own_client_(own_client) {}
+  ~PythonStrategy() override {
+    const py::gil_scoped_acquire lock;
+    self_ = py::object();
+  }
+
+  strategy::Traits traits() const override {
+    return with_python(name_, [&] {
+      return strategy::Traits{.client_state = self_.attr("client_state").cast<bool>()};
+    });
+  }
+  void start(const strategy::ServerSetup& setup) override {
+    layout_ = setup.layout;
+    with_python(name_, [&] {
+      self_.attr("start")(Parameters::of(ParameterSet(setup.layout)), setup.num_clients);
+    });
+  }
+  void configure(const strategy::RoundInfo& round,
+                 const std::shared_ptr<const ParameterSet>& global, wire::Task& task) override {
+    task.algorithm = own_client_ ? "python:" + name_ : strategy::FedAvgClient::kName;
+    if (own_client_) task.options = changed_;
+    with_python(name_, [&] {
+      const py::object out = self_.attr("_configure")(round.round, Parameters::of(global),
+                                                      task.client, round.train.lr);
+      for (const auto& [name, values] : out.cast<py::dict>()["payloads"].cast<py::dict>())
+        task.payloads.push_back(
+            {name.cast<std::string>(), values.cast<const Parameters&>().share(), 1});
+      for (const auto& [name, value] : out.cast<py::dict>()["scalars"].cast<py::dict>())
+        task.scalars[name.cast<std::string>()] = value.cast<double>();
+    });
+  }
+  std::vector<std::string> update_payloads(const strategy::RoundInfo&) const override {
+    if (payloads_.empty()) {
+      payloads_ = with_python(
+          name_, [&] { return self_.attr("payloads").cast<std::vector<std::string>>(); });
+    }
+    return payloads_;
+  }
+  void finish(const strategy::RoundInfo& round, const strategy::RoundSums& sums,
+              ParameterSet& global) override {
+    with_python(name_, [&] {
+      Parameters lent;
+      lent.lent = &global;
+      const py::object model = py::cast(lent);
+      py::dict means;
+      for (const std::string& payload : sums.payloads())
+        means[py::str(payload)] = Parameters::of(sums.mean(payload, layout_));
+      self_.attr("_finish")(
+          round.round, means, sums.num_updates(),
+          py::cpp_function([&](const std::string& name) { return sums.sum(name); }), model);
+      model.cast<Parameters&>().lent = nullptr;
+    });
+  }
+  void save(ByteWriter& out) const override {
+    const std::string bytes =
+        with_python(name_, [&] { return self_.attr("_save")().cast<std::string>(); });
+    out.put(static_cast<uint64_t>(bytes.size()));
+    out.bytes({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+  }
+  void load(ByteReader& in) override {
+    const auto bytes = in.take(in.get<uint64_t>());
+    with_python(name_, [&] {
+      self_.attr("_load")(py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+    });
+  }
+
+ private:
+  const std::string name_;
+  py::object self_;
+  const Json changed_;
+  const bool own_client_;
+  std::shared_ptr<const ParameterLayout> layout_;
+  mutable std::vector<std::string> payloads_;
+};
+
+// The options of a section that are this strategy's, with the defaults of its class; of the
+// defaults' types.
+Json options_of(const Json& defaults, const ConfigSection& section,
+                const std::vector<std::string>& other_keys) {
+  Json out = defaults;
+  if (section.table == nullptr) return out;
+  for (const auto& [key, value] : section.table->items()) {
+    const auto known = defaults.find(key);
+    if (known == defaults.end()) {
+      if (std::find(other_keys.begin(), other_keys.end(), key) != other_keys.end()) continue;
+      std::vector<std::string> names = other_keys;
+      for (const auto& [name, ignored] : defaults.items()) names.push_back(name);
+      fail("config", unknown_name_message("key", section.key(key), names));
+    }
+    const bool fits = known->is_number_float() ? value.is_number() : value.type() == known->type();
+    if (!fits && !(known->is_number_integer() && value.is_number_integer()))
+      fail("config", "expected ", section.key(key), " as ", known->type_name(), ", got ",
+           value.dump());
+    out[key] = known->is_number_float() ? Json(value.get<double>()) : value;
+  }
+  return out;
+}
+
+py::dict dict_of(const Json& options) {
+  return py::module_::import("json").attr("loads")(options.dump());
+}
+
+void register_python(const std::string& name, const py::object& cls, const std::string& summary,
+                     const std::string& defaults_text, bool own_client) {
+  const Json defaults = json_of(defaults_text);
+  const auto changed = [defaults](const Json& options) {
+    Json out = Json::object();
+    for (const auto& [key, value] : options.items())
+      if (value != defaults.at(key)) out[key] = value;
+    return out;
+  };
+  // Lives as long as the program: rows are never taken away.
+  auto* kept = new py::object(cls);
+  strategy::StrategyRow row;
+  row.name = name;
+  row.summary = summary;
+  row.create =
+      [=](const ConfigSection& section,
+          const std::vector<std::string>& other_keys) -> std::unique_ptr<strategy::Strategy> {
+    const Json options = options_of(defaults, section, other_keys);
+    return with_python(name, [&]() -> std::unique_ptr<strategy::Strategy> {
+      return std::make_unique<PythonStrategy>(name, (*kept)(**dict_of(options)), changed(options),
+                                              own_client);
+    });
+  };
+  row.resolve = [=](const ConfigSection& section, const std::vector<std::string>& other_keys,
+                    Json& table) {
+    const Json options = options_of(defaults, section, other_keys);
+    for (const auto& [key, value] : options.items()) table[key] = value;
+  };
+  row.describe = [=] {
+    std::vector<FieldHelp> fields;
+    for (const auto& [key, value] : defaults.items())
+      fields.push_back({key, value.type_name(), value.dump(), "", false});
+    return fields;
+  };
+  strategy::register_strategy(row);
+  static std::map<std::string, py::object*> clients;
+  if (!own_client) return;
+  const bool known = clients.contains(name);
+  clients[name] = kept;  // the newest class of that name
+  if (known) return;
+  client::AlgorithmRow half;
+  half.name = "python:" + name;
+  half.create =
+      [=](const ConfigSection& section,
+          const std::vector<std::string>& other_keys) -> std::unique_ptr<client::ClientAlgorithm> {
+    const Json options = options_of(defaults, section, other_keys);
+    return with_python(name, [&]() -> std::unique_ptr<client::ClientAlgorithm> {
+      return std::make_unique<PythonClient>(name, (*clients.at(name))(**dict_of(options)));
+    });
+  };
+  half.describe = row.describe;
+  strategy::register_client_algorithm(half);
+}
+
+}  // namespace
+
+void add_strategies(py::module_& module) {
+  py::class_<PythonUpdate>(module, "Update", "What a client returns.")
+      .def_property_readonly(
+          "delta",
+          [](const PythonUpdate& self) {
+            return Parameters{self.delta, nullptr, nullptr};
+          },
+          "Weights after the training minus before.")
+      .def_property(
+          "weight", [](const PythonUpdate& self) { return self.update.payloads[0].weight; },
+          [](PythonUpdate& self, double weight) { self.update.payloads[0].weight = weight; },
+          "Of delta in the round's mean; the number of samples unless it is set.")
+      .def_property_readonly("num_samples",
+                             [](const PythonUpdate& self) { return self.update.num_samples; })
+      .def_property_readonly("steps",
+                             [](const PythonUpdate& self) { return self.update.scalar("steps"); })
+      .def(
+          "add",
+          [](PythonUpdate& self, const std::string& name, const Parameters& values, double weight) {
+            self.update.payloads.push_back({name, values.share(), weight});
+          },
+          py::arg("name"), py::arg("values"), py::arg("weight") = 1.0,
+          "One more payload; the strategy's `payloads` names it.")
+      .def(
+          "add_scalar",
+          [](PythonUpdate& self, const std::string& name, double value) {
+            self.update.scalars[name] = value;
+          },
+          py::arg("name"), py::arg("value"));
+  py::class_<PythonContext>(module, "Context", "What a client half works with during one task.")
+      .def_property_readonly("client",
+                             [](const PythonContext& self) {
+                               self.get();
+                               return self.task->client;
+                             })
+      .def_property_readonly("round",
+                             [](const PythonContext& self) {
+                               self.get();
+                               return self.task->round;
+                             })
+      .def_property_readonly("lr",
+                             [](const PythonContext& self) {
+                               self.get();
+                               return self.task->train.lr;
+                             })
+      .def_property_readonly("num_samples",
+                             [](const PythonContext& self) { return self.get().samples.size(); })
+      .def_property_readonly(
+          "key", [](const PythonContext& self) { return self.get().key.value(); },
+          "A number that is this client's in this round: seed what is random with it.")
+      .def_property_readonly(
+          "remembered",
+          [](const PythonContext& self) {
+            py::dict out;
+            if (const auto* previous = self.get().previous)
+              for (const auto& [name, set] : previous->sets)
+                out[py::str(name)] = Parameters::of(std::make_shared<const ParameterSet>(set));
+            return out;
+          },
+          "What remember() kept in the client's last round, by name.")
+      .def(
+          "remember",
+          [](const PythonContext& self, const std::string& name, const Parameters& values) {
+            self.get().next.sets.insert_or_assign(name, ParameterSet(values.get()));
+          },
+          py::arg("name"), py::arg("values"))
+      .def("train", &PythonContext::train, py::arg("before_step") = py::none(),
+           py::arg("after_step") = py::none(),
+           "The engine's own training of the task's model. before_step(weights, gradients) may "
+           "change the gradients of a step, after_step(weights) the weights: views of one flat "
+           "buffer, for the call alone.");
+  module.def("register_strategy", &register_python);
+}
+
+}  // namespace espalier::python

@@ -1,0 +1,336 @@
+"""The package as its users have it. Run by ctest, and by `PYTHONPATH=BUILD/python python3 -m unittest` here."""
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import unittest
+
+import numpy as np
+
+import espalier
+from espalier import testing
+
+ESPALIER = os.environ.get("ESPALIER")
+
+
+@espalier.register("my-fedavg")
+class MyFedAvg(espalier.Strategy):
+    """FedAvg, every part of it in Python."""
+
+    def run_client(self, context, task):
+        return context.train()
+
+
+@espalier.register("my-fedavg-server")
+class MyFedAvgServer(espalier.Strategy):
+    """FedAvg, its server's half in Python."""
+
+
+@espalier.register("my-fedprox")
+class MyFedProx(espalier.Strategy):
+    """FedProx in Python."""
+
+    options = {"mu": 0.01}
+
+    def run_client(self, context, task):
+        anchor, trained = task["model"].values, task["model"].trainable_mask
+        mu = np.float32(self.mu)
+
+        def pull(weights, gradients):
+            gradients[trained] += mu * (weights[trained] - anchor[trained])
+
+        return context.train(before_step=pull)
+
+
+@espalier.register("my-scaffold")
+class MyScaffold(espalier.Strategy):
+    """SCAFFOLD in Python."""
+
+    payloads = ("delta", "control_delta")
+    client_state = True
+
+    def start(self, model, num_clients):
+        self.control, self.num_clients = model.zeros(), num_clients
+
+    def configure(self, round, model, task):
+        task.add("model", model)
+        task.add("control", self.control)
+
+    def run_client(self, context, task):
+        control, trained = task["control"].values, task["model"].trainable_mask
+        own = context.remembered["control"].copy() if context.remembered else task["control"].zeros()
+
+        def correct(weights, gradients):
+            gradients[trained] += control[trained] - own.values[trained]
+
+        update = context.train(before_step=correct)
+        change = task["control"].zeros()
+        if update.steps > 0:
+            factor = np.float32(1 / (update.steps * context.lr))
+            change.values[trained] = -control[trained] - factor * update.delta.values[trained]
+        own.values[:] += change.values
+        context.remember("control", own)
+        update.add("control_delta", change)
+        return update
+
+    def finish(self, round, sums, model):
+        model.apply(sums.mean("delta"))
+        share = np.float32(sums.num_updates / self.num_clients)
+        self.control.values[:] += share * sums.mean("control_delta").values
+
+    def state(self):
+        return {"control": self.control}
+
+    def restore(self, state):
+        self.control.values = state["control"]
+
+
+class Base(unittest.TestCase):
+    def setUp(self):
+        self.temporary = tempfile.TemporaryDirectory()
+        self.folder = pathlib.Path(self.temporary.name)
+        self.addCleanup(self.temporary.cleanup)
+
+    def run_tiny(self, what, config=testing.TINY, **settings):
+        return espalier.simulate(config, out=self.folder / what, progress=False, **settings)
+
+    def model_bytes(self, run):
+        return (run.folder / "model.safetensors").read_bytes()
+
+
+class Runs(Base):
+    def test_a_run_has_what_its_folder_has(self):
+        run = self.run_tiny("run", rounds=3)
+        self.assertEqual([line["round"] for line in run.rounds], [1, 2, 3])
+        self.assertEqual(list(run.metrics["round"]), [1, 2, 3])
+        self.assertEqual(run.metrics["accuracy"].shape, (3,))
+        self.assertEqual(run.summary["rounds_completed"], 3)
+        self.assertEqual(run.config["strategy"]["clients_per_round"], 3)
+        self.assertAlmostEqual(run.accuracy, run.summary["final_accuracy"])
+        self.assertEqual({name: values.shape for name, values in run.model.items()}, {"fc1.weight": (16, 64), "fc1.bias": (16,), "fc2.weight": (10, 16), "fc2.bias": (10,)})
+        self.assertTrue(all(np.isfinite(values).all() for values in run.model.values()))
+        self.assertIn("<iframe", run.report()._repr_html_())
+        self.assertIn("final_accuracy", run._repr_html_())
+        self.assertEqual(repr(espalier.load_run(run.folder)), repr(run))
+        with self.assertRaises(espalier.ConfigError):
+            espalier.load_run(self.folder)
+
+    def test_the_command_line_ends_in_the_same_bytes(self):
+        if not ESPALIER:
+            self.skipTest("ESPALIER is not set")
+        config = self.folder / "tiny.toml"
+        config.write_text('seed = 5\nrounds = 3\n[data]\nname = "synthetic"\nsynthetic_train_samples = 240\nsynthetic_test_samples = 60\nsynthetic_shape = [1, 8, 8]\n'
+                          '[data.partition]\nname = "dirichlet"\nclients = 6\n[model]\nname = "mlp"\nhidden = [16]\n[strategy]\nclients_per_round = 3\n')
+        mine = self.run_tiny("mine", config, **{"strategy.name": "fedprox", "uplink": [{"stage": "hadamard"}, {"stage": "quantize", "bits": 4}]})
+        subprocess.run([ESPALIER, "simulate", config, "--set", "strategy.name=fedprox", "--set", 'uplink=[{stage="hadamard"},{stage="quantize",bits=4}]', "--out",
+                        self.folder / "theirs", "--quiet"], check=True)
+        self.assertEqual(self.model_bytes(mine), self.model_bytes(espalier.load_run(self.folder / "theirs")))
+        comparison = espalier.compare([mine, self.folder / "theirs"])
+        self.assertEqual(len(comparison.rows), 2)
+        self.assertIn("fedprox", str(comparison))
+        self.assertTrue(comparison.save(self.folder / "both.html").path.exists())
+
+    def test_rounds_come_while_it_runs_and_a_closed_stream_is_resumed(self):
+        whole = self.run_tiny("whole", rounds=30)
+        rounds = espalier.stream(testing.TINY, out=self.folder / "part", rounds=30)
+        self.assertEqual(next(rounds)["round"], 1)
+        rounds.close()
+        done = len(rounds.run.rounds)
+        self.assertLess(done, 30)
+        self.assertFalse(rounds.finished)
+        run = espalier.simulate(resume=self.folder / "part", progress=False)
+        self.assertEqual(len(run.rounds), 30)
+        self.assertEqual(self.model_bytes(run), self.model_bytes(whole))
+
+    def test_mistakes_are_said_in_one_line_before_the_first_round(self):
+        for settings, words in [({"strategy.name": "fedagv"}, "did you mean 'fedavg'"), ({"rounds": "many"}, "rounds"), ({"train.lrr": 1}, "lr"), ({"rounds": -1}, "rounds")]:
+            with self.assertRaisesRegex(espalier.ConfigError, words):
+                self.run_tiny("wrong", **settings)
+        with self.assertRaisesRegex(espalier.ConfigError, "nowhere.toml"):
+            espalier.simulate("nowhere.toml")
+        self.assertTrue(issubclass(espalier.ConfigError, ValueError) and issubclass(espalier.ConfigError, espalier.Error))
+
+    def test_a_study(self):
+        if not ESPALIER:
+            self.skipTest("ESPALIER is not set")
+        (self.folder / "tiny.toml").write_text("rounds = 1\n[data]\nname = \"synthetic\"\nsynthetic_train_samples = 60\nsynthetic_test_samples = 20\n[data.partition]\nclients = 2\n"
+                                               "[strategy]\nclients_per_round = 2\n")
+        (self.folder / "study.toml").write_text('base = "tiny.toml"\nseeds = [1, 2]\n[[variant]]\nname = "a"\n[[variant]]\nname = "b"\n[variant.set]\ntrain.lr = 0.2\n')
+        study = espalier.study(self.folder / "study.toml", out=self.folder / "study", jobs=2)
+        self.assertIn("<iframe", study._repr_html_())
+        self.assertTrue(json.dumps(study.results))
+        with self.assertRaises(espalier.ConfigError):
+            espalier.study(self.folder / "missing.toml", out=self.folder / "none")
+
+
+class Data(Base):
+    def setUp(self):
+        super().setUp()
+        draw = np.random.default_rng(1)
+        self.labels = draw.integers(0, 3, 200)
+        self.images = (draw.integers(0, 60, (200, 8, 8, 1)) + 60 * self.labels[:, None, None, None]).astype(np.uint8)
+        self.floats = np.ascontiguousarray(self.images.transpose(0, 3, 1, 2).astype(np.float32) / 255)
+
+    def test_arrays_are_used_where_they_lie(self):
+        test = (self.images[:20], self.labels[:20])
+        dataset = espalier.Dataset(self.images, self.labels, test=test)
+        self.assertTrue(np.shares_memory(dataset.inputs, self.images))
+        self.assertTrue(np.shares_memory(espalier.Dataset(self.floats, self.labels, test=(self.floats, self.labels)).inputs, self.floats))
+        turned = self.images.transpose(0, 3, 1, 2)
+        channels_first = espalier.Dataset(turned, self.labels, test=(turned[:20], self.labels[:20]), layout="NCHW")
+        np.testing.assert_array_equal(channels_first.inputs, self.images)
+        np.testing.assert_allclose(dataset._data.mean, [self.images.mean() / 255], rtol=1e-5)
+
+    def test_runs_learn_from_them(self):
+        settings = {"model.name": "mlp", "model.hidden": [16], "data.partition.clients": 4, "strategy.clients_per_round": 4, "train.lr": 0.1, "rounds": 30}
+        dataset = espalier.Dataset(self.images, self.labels, test=0.2)
+        self.assertEqual((len(dataset), len(dataset.test_inputs)), (160, 40))
+        run = self.run_tiny("images", {}, data=dataset, **settings)
+        self.assertGreater(run.accuracy, 0.9)
+        run = self.run_tiny("floats", {}, data=espalier.Dataset(self.floats, self.labels), **settings)
+        self.assertGreater(run.accuracy, 0.9)
+        tokens = espalier.Dataset(np.repeat(self.labels[:, None], 6, axis=1), self.labels)
+        self.assertEqual(tokens.vocabulary, 3)
+
+    def test_clients_and_partitions(self):
+        owners = np.array(["ann", "bob", "cyd", "dan"])[np.arange(200) % 4]
+        dataset = espalier.Dataset(self.images, self.labels, clients=owners, test=(self.images, self.labels))
+        self.assertEqual(dataset.client_names, ["ann", "bob", "cyd", "dan"])
+        natural = dataset.partition()
+        self.assertEqual(list(natural.counts), [50] * 4)
+        np.testing.assert_array_equal(natural.samples[1], np.arange(1, 200, 4))
+        skewed = dataset.partition("dirichlet", clients=5, alpha=0.3, seed=4)
+        self.assertEqual(skewed.histogram.shape, (5, 3))
+        self.assertEqual(skewed.histogram.sum(), 200)
+        with self.assertRaisesRegex(espalier.Error, "did you mean"):
+            dataset.partition("dirichlett")
+        run = self.run_tiny("owners", {}, data=dataset, rounds=2, **{"model.name": "mlp", "strategy.clients_per_round": 2})
+        self.assertEqual(run.config["data"]["partition"]["name"], "natural")
+        # It goes on with the same data, and only with these.
+        with self.assertRaisesRegex(espalier.Error, "handed over"):
+            espalier.simulate(resume=run.folder, rounds=3, progress=False)
+        self.assertEqual(len(espalier.simulate(resume=run.folder, data=dataset, rounds=3, progress=False).rounds), 3)
+        other = espalier.Dataset(255 - self.images, self.labels, clients=owners, test=(self.images, self.labels))
+        with self.assertRaisesRegex(espalier.Error, "not those"):
+            espalier.simulate(resume=run.folder, data=other, rounds=4, progress=False)
+
+    def test_frames(self):
+        try:
+            import pandas
+        except ImportError:
+            self.skipTest("pandas is not installed")
+        frame = pandas.DataFrame({"x": self.floats[:, 0, 0, 0], "y": self.floats[:, 0, 1, 1], "label": self.labels, "owner": np.arange(200) % 3})
+        dataset = espalier.Dataset(frame, "label", clients="owner")
+        self.assertEqual(dataset.inputs.shape[1:], (2,))
+        self.assertEqual(dataset.client_names, ["0", "1", "2"])
+
+    def test_what_is_wrong_is_said(self):
+        for arguments, words in [((self.images, self.labels[:9]), "expected 200"), ((self.images, self.labels - 1), "begin at 0"), ((self.images.astype(np.int64), self.labels), "uint8"),
+                                 ((self.images, self.labels + 0.5), "class numbers")]:
+            with self.assertRaisesRegex((ValueError, TypeError), words):
+                espalier.Dataset(*arguments)
+        with self.assertRaisesRegex(ValueError, "share"):
+            espalier.Dataset(self.images, self.labels, test=2)
+
+
+class Models(Base):
+    def test_a_torch_module_goes_in_and_comes_back(self):
+        try:
+            import torch
+        except ImportError:
+            self.skipTest("torch is not installed")
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        before = module[1].weight.detach().numpy().copy()
+        run = self.run_tiny("module", model=module, rounds=1, **{"train.lr": 1e-9})
+        np.testing.assert_allclose(run.model["1.weight"], before, atol=1e-6)
+        module.load_state_dict(run.model.state_dict())
+        np.testing.assert_array_equal(module[1].weight.detach().numpy(), run.model["1.weight"])
+        class Bad(torch.nn.Module):
+            def forward(self, x):
+                return eval("x")
+        with self.assertRaisesRegex(espalier.ConfigError, "Bad"):
+            self.run_tiny("bad", model=Bad())
+
+
+class Codecs(unittest.TestCase):
+    def test_there_and_back(self):
+        x = np.random.default_rng(2).normal(size=(30, 70)).astype(np.float32)
+        exact = espalier.codec()
+        np.testing.assert_array_equal(exact.decode(exact.encode(x), x.shape), x)
+        coded = espalier.codec("hadamard,dithered:bits=2")
+        message = coded.encode(x, key=7)
+        self.assertEqual(message, coded.encode(x, key=7))
+        self.assertNotEqual(message, coded.encode(x, key=8))
+        self.assertLess(len(message), x.nbytes / 12)
+        error = np.sum((coded.decode(message, x.shape) - x) ** 2) / np.sum(x ** 2)
+        self.assertLess(error, 0.2)
+        self.assertAlmostEqual(coded.evaluate(x, trials=50)["vnmse"], error, delta=0.05)
+        self.assertEqual(espalier.codec("quantize", quantize={"bits": 4}).encode(x), espalier.codec("quantize:bits=4").encode(x))
+        with self.assertRaises(espalier.Error):
+            coded.decode(message[:-1], x.shape)
+        with self.assertRaises(espalier.Error):
+            coded.encode(np.array([np.nan], dtype=np.float32))
+        with self.assertRaisesRegex(espalier.Error, "hadamard"):
+            espalier.codec("hadamrd")
+
+
+class Strategies(Base):
+    def same(self, mine, theirs, **settings):
+        one = self.run_tiny("mine", **{"strategy.name": mine, **settings})
+        two = self.run_tiny("theirs", **{"strategy.name": theirs, **settings})
+        self.assertEqual(self.model_bytes(one), self.model_bytes(two))
+
+    def test_fedavg_is_the_built_in_one(self):
+        self.same("my-fedavg", "fedavg")
+
+    def test_its_server_half_alone(self):
+        self.same("my-fedavg-server", "fedavg", uplink=[{"stage": "hadamard"}, {"stage": "quantize", "bits": 4}])
+
+    def test_fedprox_is_the_built_in_one(self):
+        self.same("my-fedprox", "fedprox", **{"strategy.mu": 0.3})
+
+    def test_scaffold_is_the_built_in_one(self):
+        self.same("my-scaffold", "scaffold")
+
+    def test_they_conform(self):
+        for cls in (MyFedAvg, MyFedAvgServer, MyFedProx, MyScaffold):
+            with self.subTest(cls.__name__):
+                testing.check_strategy(cls)
+
+    def test_what_does_not_conform_is_named(self):
+        @espalier.register("forgetful")
+        class Forgetful(espalier.Strategy):
+            """Counts its rounds and forgets them."""
+
+            def start(self, model, num_clients):
+                self.seen = 0
+
+            def finish(self, round, sums, model):
+                self.seen += 1
+                model.apply(sums.mean("delta"), lr=1 / self.seen)
+
+        with self.assertRaisesRegex(AssertionError, "state"):
+            testing.check_strategy(Forgetful)
+
+    def test_mistakes_name_the_strategy_and_the_place(self):
+        @espalier.register("broken")
+        class Broken(espalier.Strategy):
+            """Raises."""
+
+            def finish(self, round, sums, model):
+                raise ValueError("no such luck")
+
+        with self.assertRaisesRegex(espalier.Error, "broken.*no such luck"):
+            self.run_tiny("broken", **{"strategy.name": "broken"})
+        with self.assertRaisesRegex(espalier.ConfigError, "strategy.mue.*mu"):
+            self.run_tiny("wrong", **{"strategy.name": "my-fedprox", "strategy.mue": 1})
+        with self.assertRaisesRegex(espalier.ConfigError, "strategy.mu"):
+            self.run_tiny("wrong", **{"strategy.name": "my-fedprox", "strategy.mu": "much"})
+        with self.assertRaisesRegex(espalier.Error, "built in"):
+            espalier.register("fedavg")(Broken)
+
+
+if __name__ == "__main__":
+    unittest.main()
