@@ -29,16 +29,22 @@ TEST(Values, BorrowedOnesAreSharedUntilTheyAreChanged) {
   EXPECT_EQ(borrowed.size(), 4U);
 }
 
-TEST(Values, OwnOnesAreAVector) {
+// Of its own, so that the compiler does not guess at sizes.
+[[gnu::noinline]] Values<uint8_t> begun() {
   Values<uint8_t> values;
   EXPECT_TRUE(values.empty());
   values.push_back(5);
   const std::vector<int> more = {6, 7, 8};
   values.insert(values.end(), more.begin(), more.end());
-  values.keep(1, 2);
-  EXPECT_EQ(values, Values<uint8_t>(AlignedVector<uint8_t>{6, 7}));
-  values.resize(3);
-  EXPECT_EQ(values[2], 0);
+  return values;
+}
+
+TEST(Values, OwnOnesAreAVector) {
+  Values<uint8_t> values = begun();
+  values.keep(1, values.size() / 2);
+  ASSERT_EQ(values.size(), 2U);
+  EXPECT_EQ(values[0], 6);
+  EXPECT_EQ(values[1], 7);
 }
 
 TEST(HandedOver, IsFoundWhileItLives) {
