@@ -11,6 +11,7 @@ using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 // One tensor, as `espalier codec` codes it: small ones too.
 struct TextCodec {
+  std::string text;
   std::shared_ptr<const codec::Codec> codec;
 
   static std::shared_ptr<const ParameterLayout> layout(int64_t size) {
@@ -29,7 +30,7 @@ struct TextCodec {
 void add_codecs(py::module_& module) {
   py::class_<TextCodec>(module, "Codec")
       .def(py::init([](const std::string& stages) {
-        return TextCodec{codec::make_codec_for_example(stages)};
+        return TextCodec{stages, codec::make_codec_for_example(stages)};
       }))
       .def(
           "encode",
@@ -84,9 +85,8 @@ void add_codecs(py::module_& module) {
                              [](const TextCodec& self) { return self.codec->unbiased(); })
       .def_property_readonly("lossless",
                              [](const TextCodec& self) { return self.codec->lossless(); })
-      .def("__repr__", [](const TextCodec& self) {
-        return "espalier.codec(\"" + self.codec->describe() + "\")";
-      });
+      .def("__repr__",
+           [](const TextCodec& self) { return "espalier.codec(\"" + self.text + "\")"; });
 }
 
 }  // namespace espalier::python

@@ -260,6 +260,7 @@ class Codecs(unittest.TestCase):
         exact = espalier.codec()
         np.testing.assert_array_equal(exact.decode(exact.encode(x), x.shape), x)
         coded = espalier.codec("hadamard,dithered:bits=2")
+        self.assertEqual(repr(coded), 'espalier.codec("hadamard,dithered:bits=2")')
         message = coded.encode(x, key=7)
         self.assertEqual(message, coded.encode(x, key=7))
         self.assertNotEqual(message, coded.encode(x, key=8))
