@@ -311,7 +311,11 @@ def stream(config: Config = None, *, data: Optional[Dataset] = None, model: Any 
         else:
             if not isinstance(model, (str, os.PathLike)):
                 temporary = tempfile.TemporaryDirectory()
-                model = _script(model, pathlib.Path(temporary.name))
+                try:
+                    model = _script(model, pathlib.Path(temporary.name))
+                except BaseException:
+                    temporary.cleanup()
+                    raise
             chosen["model.name"], chosen["model.file"] = "torchscript", os.fspath(model)
     engine = _engine.Run(json.dumps(tree), _assignments(chosen), os.fspath(out) if out is not None else "", str(beside), os.fspath(resume) if resume is not None else "", threads,
                          data._data if data is not None else None)
