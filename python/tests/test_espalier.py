@@ -2,8 +2,11 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
+import sys
 import tempfile
+import time
 import unittest
 
 import numpy as np
@@ -142,6 +145,21 @@ class Runs(Base):
         run = espalier.simulate(resume=self.folder / "part", progress=False)
         self.assertEqual(len(run.rounds), 30)
         self.assertEqual(self.model_bytes(run), self.model_bytes(whole))
+
+    def test_an_interrupt_finishes_the_round(self):
+        out = self.folder / "interrupted"
+        process = subprocess.Popen([sys.executable, "-c", f"import espalier; from espalier import testing; espalier.simulate(testing.TINY, out={str(out)!r}, rounds=100000)"],
+                                   stderr=subprocess.PIPE, text=True)
+        until = time.time() + 60
+        while time.time() < until and not ((out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_bytes().count(b"\n") > 2):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+        self.assertIn("KeyboardInterrupt", said)
+        done = len(espalier.load_run(out).rounds)
+        self.assertLess(done, 100000)
+        run = espalier.simulate(resume=out, rounds=done + 2, progress=False)
+        self.assertEqual([line["round"] for line in run.rounds], list(range(1, done + 3)))
 
     def test_mistakes_are_said_in_one_line_before_the_first_round(self):
         for settings, words in [({"strategy.name": "fedagv"}, "did you mean 'fedavg'"), ({"rounds": "many"}, "rounds"), ({"train.lrr": 1}, "lr"), ({"rounds": -1}, "rounds")]:
