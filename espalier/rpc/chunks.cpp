@@ -23,6 +23,7 @@ constexpr uint32_t kOffset = tag(1, kVarint), kCheck = tag(2, kFixed32), kData =
 constexpr uint32_t kOpen = tag(1, kLength), kChunk = tag(2, kLength);
 
 bool skip_field(CodedInputStream& in, uint32_t field) {
+  if (field >> 3 == 0) return false;  // there is no field 0
   uint64_t number = 0;
   switch (field & 7) {
     case kVarint:
@@ -36,7 +37,7 @@ bool skip_field(CodedInputStream& in, uint32_t field) {
       return in.ReadVarintSizeAsInt(&length) && in.Skip(length);
     }
     default:
-      return false;
+      return false;  // groups: no message of this protocol has had one
   }
 }
 

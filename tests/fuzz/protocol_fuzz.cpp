@@ -27,16 +27,14 @@ void parse(const std::string& bytes) {
   }
 }
 
-// The bulk's own parser says what protobuf's says, however the bytes are cut into slices.
-template <class Proto, class Read>
-void parse_bulk(const std::string& bytes, Read&& read) {
+// What the bulk's own parser takes, protobuf takes, with the same contents, however the bytes are
+// cut into slices. (It refuses groups, which protobuf skips.)
+grpc::ByteBuffer cut(const std::string& bytes) {
   std::vector<grpc::Slice> slices;
   const size_t step = bytes.empty() ? 1 : 1 + static_cast<uint8_t>(bytes[0]) % 61;
   for (size_t at = 0; at < bytes.size(); at += step)
     slices.emplace_back(bytes.data() + at, std::min(step, bytes.size() - at));
-  grpc::ByteBuffer buffer(slices.data(), slices.size());
-  Proto proto;
-  if (read(buffer, proto) != proto.ParseFromString(bytes)) __builtin_trap();
+  return {slices.data(), slices.size()};
 }
 
 bool same(const espalier::rpc::ChunkView& view, const espalier::v1::Chunk& chunk) {
@@ -47,33 +45,24 @@ bool same(const espalier::rpc::ChunkView& view, const espalier::v1::Chunk& chunk
 }
 
 void parse_chunk(const std::string& bytes) {
+  grpc::ByteBuffer buffer = cut(bytes);
+  espalier::rpc::ChunkView view;
+  if (!espalier::rpc::read_chunk(buffer, view)) return;
   espalier::v1::Chunk chunk;
-  const bool good = chunk.ParseFromString(bytes);
-  parse_bulk<espalier::v1::Chunk>(bytes, [&](grpc::ByteBuffer& buffer, espalier::v1::Chunk&) {
-    espalier::rpc::ChunkView view;
-    const bool read = espalier::rpc::read_chunk(buffer, view);
-    if (read && good && !same(view, chunk)) __builtin_trap();
-    return read;
-  });
+  if (!chunk.ParseFromString(bytes) || !same(view, chunk)) __builtin_trap();
 }
 
 void parse_push_part(const std::string& bytes) {
-  using Part = espalier::v1::PushPart;
-  Part part;
-  if (part.ParseFromString(bytes) && part.part_case() == Part::PART_NOT_SET) return;
-  const bool good = part.ParseFromString(bytes);
-  parse_bulk<Part>(bytes, [&](grpc::ByteBuffer& buffer, Part&) {
-    bool is_open = false;
-    espalier::v1::PushOpen open;
-    espalier::rpc::ChunkView view;
-    const bool read = espalier::rpc::read_push_part(buffer, is_open, open, view);
-    if (read && good &&
-        (is_open != part.has_open() ||
-         (is_open ? open.SerializeAsString() != part.open().SerializeAsString()
-                  : !same(view, part.chunk()))))
-      __builtin_trap();
-    return read;
-  });
+  grpc::ByteBuffer buffer = cut(bytes);
+  bool is_open = false;
+  espalier::v1::PushOpen open;
+  espalier::rpc::ChunkView view;
+  if (!espalier::rpc::read_push_part(buffer, is_open, open, view)) return;
+  espalier::v1::PushPart part;
+  if (!part.ParseFromString(bytes) || is_open != part.has_open()) __builtin_trap();
+  if (is_open ? open.SerializeAsString() != part.open().SerializeAsString()
+              : !same(view, part.chunk()))
+    __builtin_trap();
 }
 
 }  // namespace
