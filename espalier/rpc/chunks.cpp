@@ -22,8 +22,23 @@ constexpr uint32_t tag(uint32_t number, uint32_t wire) { return number << 3 | wi
 constexpr uint32_t kOffset = tag(1, kVarint), kCheck = tag(2, kFixed32), kData = tag(3, kLength);
 constexpr uint32_t kOpen = tag(1, kLength), kChunk = tag(2, kLength);
 
+// The next field's tag; false at the end, and with `good` false for what is none. Strict where
+// CodedInputStream's own is not: at most five bytes, and there is no field 0.
+bool next_field(CodedInputStream& in, uint32_t& field, bool& good) {
+  const void* rest = nullptr;
+  int size = 0;
+  good = true;
+  if (!in.GetDirectBufferPointer(&rest, &size)) return false;
+  constexpr int kLongest = 5;
+  const int before = in.CurrentPosition();
+  uint64_t tag = 0;
+  good = in.ReadVarint64(&tag) && in.CurrentPosition() - before <= kLongest && tag <= UINT32_MAX &&
+         tag >> 3 != 0;
+  field = static_cast<uint32_t>(tag);
+  return good;
+}
+
 bool skip_field(CodedInputStream& in, uint32_t field) {
-  if (field >> 3 == 0) return false;  // there is no field 0
   uint64_t number = 0;
   switch (field & 7) {
     case kVarint:
@@ -56,7 +71,9 @@ bool point_at(CodedInputStream& in, int size, Pieces& pieces) {
 }
 
 bool read_chunk_fields(CodedInputStream& in, ChunkView& chunk) {
-  while (const uint32_t field = in.ReadTag()) {
+  uint32_t field = 0;
+  bool good = true;
+  while (next_field(in, field, good)) {
     if (field == kOffset) {
       if (!in.ReadVarint64(&chunk.offset)) return false;
     } else if (field == kCheck) {
@@ -70,7 +87,7 @@ bool read_chunk_fields(CodedInputStream& in, ChunkView& chunk) {
       return false;
     }
   }
-  return in.ConsumedEntireMessage();
+  return good;
 }
 
 // Everything of a Chunk that comes before its bytes.
@@ -115,7 +132,9 @@ bool read_push_part(grpc::ByteBuffer& buffer, bool& is_open, v1::PushOpen& open,
   grpc::ProtoBufferReader reader(&buffer);
   if (!reader.status().ok()) return false;
   CodedInputStream in(&reader);
-  while (const uint32_t field = in.ReadTag()) {
+  uint32_t field = 0;
+  bool good = true;
+  while (next_field(in, field, good)) {
     if (field != kOpen && field != kChunk) {
       if (!skip_field(in, field)) return false;
       continue;
@@ -135,7 +154,7 @@ bool read_push_part(grpc::ByteBuffer& buffer, bool& is_open, v1::PushOpen& open,
     if (!read || in.BytesUntilLimit() != 0) return false;
     in.PopLimit(limit);
   }
-  return in.ConsumedEntireMessage() && found;
+  return good && found;
 }
 
 grpc::ByteBuffer write_chunk(uint64_t offset, const Pieces& pieces,
