@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 
 #include "espalier/base/digest.h"
 
@@ -22,18 +23,29 @@ constexpr uint32_t tag(uint32_t number, uint32_t wire) { return number << 3 | wi
 constexpr uint32_t kOffset = tag(1, kVarint), kCheck = tag(2, kFixed32), kData = tag(3, kLength);
 constexpr uint32_t kOpen = tag(1, kLength), kChunk = tag(2, kLength);
 
-// The next field's tag; false at the end, and with `good` false for what is none. Strict where
-// CodedInputStream's own is not: at most five bytes, and there is no field 0.
+// A varint of at most five bytes and `most`, as tags and lengths are: CodedInputStream's own takes
+// longer ones and drops what is too much.
+bool read_short(CodedInputStream& in, uint64_t most, uint64_t& value) {
+  constexpr int kLongest = 5;
+  const int before = in.CurrentPosition();
+  return in.ReadVarint64(&value) && in.CurrentPosition() - before <= kLongest && value <= most;
+}
+
+bool read_length(CodedInputStream& in, int& length) {
+  uint64_t value = 0;
+  if (!read_short(in, INT32_MAX, value)) return false;
+  length = static_cast<int>(value);
+  return true;
+}
+
+// The next field's tag; false at the end, and with `good` false for what is none.
 bool next_field(CodedInputStream& in, uint32_t& field, bool& good) {
   const void* rest = nullptr;
   int size = 0;
   good = true;
   if (!in.GetDirectBufferPointer(&rest, &size)) return false;
-  constexpr int kLongest = 5;
-  const int before = in.CurrentPosition();
   uint64_t tag = 0;
-  good = in.ReadVarint64(&tag) && in.CurrentPosition() - before <= kLongest && tag <= UINT32_MAX &&
-         tag >> 3 != 0;
+  good = read_short(in, UINT32_MAX, tag) && tag >> 3 != 0;  // there is no field 0
   field = static_cast<uint32_t>(tag);
   return good;
 }
@@ -49,7 +61,7 @@ bool skip_field(CodedInputStream& in, uint32_t field) {
       return in.Skip(4);
     case kLength: {
       int length = 0;
-      return in.ReadVarintSizeAsInt(&length) && in.Skip(length);
+      return read_length(in, length) && in.Skip(length);
     }
     default:
       return false;  // groups: no message of this protocol has had one
@@ -81,7 +93,7 @@ bool read_chunk_fields(CodedInputStream& in, ChunkView& chunk) {
     } else if (field == kData) {
       int size = 0;
       chunk.pieces.clear();  // the last one counts
-      if (!in.ReadVarintSizeAsInt(&size) || !point_at(in, size, chunk.pieces)) return false;
+      if (!read_length(in, size) || !point_at(in, size, chunk.pieces)) return false;
       chunk.size = static_cast<uint64_t>(size);
     } else if (!skip_field(in, field)) {
       return false;
@@ -140,7 +152,7 @@ bool read_push_part(grpc::ByteBuffer& buffer, bool& is_open, v1::PushOpen& open,
       continue;
     }
     int size = 0;
-    if (!in.ReadVarintSizeAsInt(&size)) return false;
+    if (!read_length(in, size)) return false;
     const auto limit = in.PushLimit(size);
     // Only one of the two can be there: the other one is forgotten; the same one is added to.
     if (!found || is_open != (field == kOpen)) {

@@ -114,10 +114,12 @@ TEST(Chunks, WhatIsCutOffOrMeaninglessIsNone) {
   }
   bool is_open = false;
   v1::PushOpen open;
-  // Nothing; a group; a length beyond the end; tags of field 0; one of six bytes.
+  // Nothing; a group; a length beyond the end; tags of field 0; one of six bytes; a
+  // length of ten.
   for (const std::string& text :
        {std::string(), std::string("\x0b"), std::string("\x12\x7f", 2), std::string("\x00\x01", 2),
-        std::string("\x05\x05\x05\x08\x00", 5), std::string("\x88\x80\x80\x80\x80\x00\x01", 7)}) {
+        std::string("\x05\x05\x05\x08\x00", 5), std::string("\x88\x80\x80\x80\x80\x00\x01", 7),
+        std::string("\x12\x80\x80\x80\x80\x80\x80\x80\x80\x80\x1a", 11)}) {
     grpc::ByteBuffer buffer = cut(text, 1);
     EXPECT_FALSE(read_push_part(buffer, is_open, open, view)) << text;
   }
