@@ -1,3 +1,5 @@
+#include <functional>
+
 #include "engine/engine.h"
 #include "espalier/base/error.h"
 #include "espalier/client/local_training.h"
@@ -28,6 +30,18 @@ auto with_python(const std::string& what, Work&& work) {
     throw Error(concat("[strategy/", what, "] ", text));
   }
 }
+
+// Takes back what was lent to Python for a call, however that ends: who has kept it gets an Error.
+class Lent {
+ public:
+  explicit Lent(std::function<void()> back) : back_(std::move(back)) {}
+  ~Lent() { back_(); }
+  Lent(const Lent&) = delete;
+  Lent& operator=(const Lent&) = delete;
+
+ private:
+  std::function<void()> back_;
+};
 
 // ---- what a client half works with
 
@@ -89,8 +103,8 @@ class PythonClient final : public client::ClientAlgorithm {
       for (const wire::Payload& payload : task.payloads)
         payloads[py::str(payload.name)] = Parameters::of(payload.values);
       for (const auto& [name, value] : task.scalars) scalars[py::str(name)] = value;
+      const Lent over([&] { given.cast<PythonContext&>().context = nullptr; });
       const py::object made = self_.attr("_run_client")(given, payloads, scalars);
-      given.cast<PythonContext&>().context = nullptr;
       auto& update = made.cast<PythonUpdate&>();
       return std::move(update.update);
     });
@@ -153,13 +167,13 @@ class PythonStrategy final : public strategy::Strategy {
       Parameters lent;
       lent.lent = &global;
       const py::object model = py::cast(lent);
+      const Lent over([&] { model.cast<Parameters&>().lent = nullptr; });
       py::dict means;
       for (const std::string& payload : sums.payloads())
         means[py::str(payload)] = Parameters::of(sums.mean(payload, layout_));
       self_.attr("_finish")(
           round.round, means, sums.num_updates(),
           py::cpp_function([&](const std::string& name) { return sums.sum(name); }), model);
-      model.cast<Parameters&>().lent = nullptr;
     });
   }
   void save(ByteWriter& out) const override {

@@ -333,6 +333,22 @@ class Strategies(Base):
         with self.assertRaisesRegex(AssertionError, "state"):
             testing.check_strategy(Forgetful)
 
+    def test_what_was_lent_is_taken_back_also_after_a_failure(self):
+        kept = []
+
+        @espalier.register("keeper")
+        class Keeper(espalier.Strategy):
+            """Keeps what it is lent and fails."""
+
+            def finish(self, round, sums, model):
+                kept.append(model)
+                raise ValueError("kept")
+
+        with self.assertRaisesRegex(espalier.Error, "kept"):
+            self.run_tiny("keeper", **{"strategy.name": "keeper"})
+        with self.assertRaisesRegex(espalier.Error, "lent"):
+            kept[0].copy()
+
     def test_mistakes_name_the_strategy_and_the_place(self):
         @espalier.register("broken")
         class Broken(espalier.Strategy):
