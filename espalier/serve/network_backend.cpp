@@ -474,42 +474,4 @@ void NetworkBackend::say(Json event) const {
   options_.on_event(event);
 }
 
-// ---------------------------------------------------------------- time
-
-// Waiters whose time is over are told to come back, or that the run has ended.
-void NetworkBackend::answer_overdue() {
-  std::vector<std::pair<WaitingRoom::Waiter, rpc::AwaitReply>> answers;
-  {
-    const std::lock_guard lock(mutex_);
-    for (WaitingRoom::Waiter& waiter : waiting_.leave_overdue(Clock::now())) {
-      rpc::AwaitReply reply;
-      const auto committed = committed_.find(waiter.client);
-      if (committed != committed_.end()) reply.committed_version = committed->second;
-      if (finished_) {
-        reply.next = *finished_;
-        const auto session = sessions_.find(waiter.client);
-        if (session != sessions_.end()) session->second.told_end = true;
-      }
-      answers.emplace_back(std::move(waiter), std::move(reply));
-    }
-    if (finished_) changed_.notify_all();
-  }
-  for (auto& [waiter, reply] : answers) waiter.answer(reply);
-}
-
-void NetworkBackend::keep_time() {
-  Lock lock(mutex_);
-  while (!stopping_) {
-    const auto next = waiting_.next_end();
-    if (!next) {
-      time_changed_.wait(lock);
-    } else if (*next > Clock::now()) {
-      time_changed_.wait_until(lock, *next);
-    }
-    lock.unlock();
-    answer_overdue();
-    lock.lock();
-  }
-}
-
 }  // namespace espalier::serve
