@@ -81,11 +81,11 @@ void FileReader::read(uint64_t offset, std::span<uint8_t> out) const {
   }
 }
 
-uint64_t FileReader::digest() const {
+uint64_t FileReader::digest(uint64_t from) const {
   constexpr uint64_t kPiece = 1 << 20;
   Bytes piece(static_cast<size_t>(std::min(kPiece, size_)));
   Digest digest;
-  for (uint64_t at = 0; at < size_; at += piece.size()) {
+  for (uint64_t at = from; at < size_; at += piece.size()) {
     const auto part = std::span(piece).first(static_cast<size_t>(std::min(kPiece, size_ - at)));
     read(at, part);
     digest.update(part);

@@ -28,8 +28,8 @@ class FileReader {
 
   uint64_t size() const { return size_; }
   void read(uint64_t offset, std::span<uint8_t> out) const;
-  // XXH3-64 of all of it, in pieces.
-  uint64_t digest() const;
+  // XXH3-64 of all from `from` on, in pieces.
+  uint64_t digest(uint64_t from = 0) const;
 
  private:
   std::filesystem::path path_;

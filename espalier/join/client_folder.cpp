@@ -150,16 +150,6 @@ void StoredStream::read(uint64_t offset, std::span<uint8_t> out) const {
   file_.read(kHead + offset, out);
 }
 
-uint64_t StoredStream::digest() const {
-  constexpr uint64_t kPiece = 256 << 10;
-  Bytes piece(static_cast<size_t>(std::min(kPiece, size())));
-  Digest digest;
-  for (uint64_t at = 0; at < size(); at += piece.size()) {
-    const auto part = std::span(piece).first(static_cast<size_t>(std::min(kPiece, size() - at)));
-    read(at, part);
-    digest.update(part);
-  }
-  return digest.value();
-}
+uint64_t StoredStream::digest() const { return file_.digest(kHead); }
 
 }  // namespace espalier::join
