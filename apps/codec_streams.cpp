@@ -129,7 +129,7 @@ void run_decode(const DecodeArguments& arguments) {
     }
   }
   ParameterSet decoded(layout);
-  codec::decode_payloads(header, pipelines, decoded);
+  codec::decode_payloads(header, pipelines, decoded.layout(), decoded.values());
   if (arguments.raw) {
     Bytes values;
     ByteWriter(values).array(std::span<const float>(decoded.values()));

@@ -13,14 +13,7 @@ wire::Update Evaluation::run(ClientContext& context, const wire::Task& task) con
   context.trainer.load(*task.payload(wire::kModel).values);
   train::EvalSums sums;
   if (context.test != nullptr) {
-    for (size_t at = 0; at < context.test_samples.size(); at += kBatch) {
-      const size_t count = std::min(kBatch, context.test_samples.size() - at);
-      const train::EvalSums batch =
-          context.trainer.evaluate(*context.test, context.test_samples.subspan(at, count));
-      sums.loss += batch.loss;
-      sums.correct += batch.correct;
-      sums.count += batch.count;
-    }
+    sums = context.trainer.evaluate_all(*context.test, context.test_samples, kBatch);
   }
   wire::Update update;
   update.num_samples = static_cast<double>(context.samples.size());

@@ -15,18 +15,20 @@ class ConfiguredCodec final : public Codec {
     for (const Pipeline& pipeline : rules_.pipelines()) pipeline.to_wire(table_);
   }
 
-  void encode(const ParameterSet& x, Key key, Bytes& out) const override {
+  void encode(const ParameterLayout& layout, std::span<const float> values, Key key,
+              Bytes& out) const override {
     const size_t start = out.size();
     try {
-      encode_message(x, key, rules_.pipelines(), rules_.choose(x.layout()), out);
+      encode_message(layout, values, key, rules_.pipelines(), rules_.choose(layout), out);
     } catch (...) {
       out.resize(start);
       throw;
     }
   }
 
-  void decode(std::span<const uint8_t> message, ParameterSet& out) const override {
-    decode_payloads(read_checked(message, out.layout()), rules_.pipelines(), out);
+  void decode(std::span<const uint8_t> message, const ParameterLayout& layout,
+              std::span<float> out) const override {
+    decode_payloads(read_checked(message, layout), rules_.pipelines(), layout, out);
   }
 
   MessageIndex index(std::span<const uint8_t> message,

@@ -39,14 +39,24 @@ class Codec {
  public:
   virtual ~Codec() = default;
 
-  // Appends the encoded message to `out`. Everything random comes from `key`, which travels in the
-  // message. Throws Error when a value is NaN or infinite.
-  virtual void encode(const ParameterSet& x, Key key, Bytes& out) const = 0;
+  // Appends the encoded message to `out`; `values` are layout.num_values() of them. Everything
+  // random comes from `key`, which travels in the message. Throws Error when a value is NaN or
+  // infinite; `out` is then as it was.
+  virtual void encode(const ParameterLayout& layout, std::span<const float> values, Key key,
+                      Bytes& out) const = 0;
+  void encode(const ParameterSet& x, Key key, Bytes& out) const {
+    encode(x.layout(), x.values(), key, out);
+  }
 
-  // Decodes a message that encode() of an equally configured codec made into `out`, whose layout
-  // must be the sender's. Throws Error on anything else: truncation, a flipped bit, another layout,
-  // sizes beyond the caps. Allocates nothing before checks.
-  virtual void decode(std::span<const uint8_t> message, ParameterSet& out) const = 0;
+  // Decodes a message that encode() of an equally configured codec made from a `layout` like this
+  // into layout.num_values() values. Throws Error on anything else: truncation, a flipped bit,
+  // another layout, sizes beyond the caps; `out` then holds a part. Allocates nothing before
+  // checks.
+  virtual void decode(std::span<const uint8_t> message, const ParameterLayout& layout,
+                      std::span<float> out) const = 0;
+  void decode(std::span<const uint8_t> message, ParameterSet& out) const {
+    decode(message, out.layout(), out.values());
+  }
 
   // Checks a message against `layout` as decode() does, its payloads excepted, which are checked as
   // they are decoded. Throws Error as decode() does.

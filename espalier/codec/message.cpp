@@ -48,17 +48,28 @@ TensorHeader read_tensor(ByteReader& reader, size_t num_pipelines) {
 
 }  // namespace
 
-void encode_message(const ParameterSet& x, Key key, std::span<const Pipeline> pipelines,
-                    std::span<const size_t> chosen, Bytes& out) {
+namespace {
+
+template <class T>
+std::span<T> part(std::span<T> values, const ParameterInfo& tensor) {
+  return values.subspan(static_cast<size_t>(tensor.offset), static_cast<size_t>(tensor.size));
+}
+
+}  // namespace
+
+void encode_message(const ParameterLayout& layout, std::span<const float> values, Key key,
+                    std::span<const Pipeline> pipelines, std::span<const size_t> chosen,
+                    Bytes& out) {
+  ESPALIER_CHECK(values.size() == static_cast<size_t>(layout.size()), values.size(), " values");
   const size_t start = out.size();
-  const auto& tensors = x.layout().tensors();
+  const auto& tensors = layout.tensors();
   ByteWriter writer(out);
   writer.bytes(kMagic);
   writer.put(kFormatVersion);
   writer.put(key.value());
   put_varint(out, pipelines.size());
   for (const Pipeline& pipeline : pipelines) pipeline.to_wire(out);
-  writer.put(layout_fingerprint(x.layout()));
+  writer.put(layout_fingerprint(layout));
   put_varint(out, tensors.size());
   std::vector<size_t> size_at(tensors.size());
   size_t most = kChecksumSize;
@@ -73,7 +84,7 @@ void encode_message(const ParameterSet& x, Key key, std::span<const Pipeline> pi
   out.reserve(out.size() + most);
   for (size_t t = 0; t < tensors.size(); ++t) {
     const size_t before = out.size();
-    pipelines[chosen[t]].encode(x.values(tensors[t]), key.child(t), tensors[t].name, out);
+    pipelines[chosen[t]].encode(part(values, tensors[t]), key.child(t), tensors[t].name, out);
     const size_t size = out.size() - before;
     if (size > UINT32_MAX)
       fail(kMessageWhere, "expected less than 4 GiB per encoded tensor, got ", size, " bytes (",
@@ -142,11 +153,12 @@ void check_layout(const MessageHeader& header, const ParameterLayout& layout) {
 }
 
 void decode_payloads(const MessageHeader& header, std::span<const Pipeline> pipelines,
-                     ParameterSet& out) {
-  const auto& tensors = out.layout().tensors();
+                     const ParameterLayout& layout, std::span<float> out) {
+  ESPALIER_CHECK(out.size() == static_cast<size_t>(layout.size()), out.size(), " values");
+  const auto& tensors = layout.tensors();
   for (size_t t = 0; t < tensors.size(); ++t) {
     decode_payload(header.tensors[t].payload, pipelines[header.tensors[t].pipeline],
-                   header.key.child(t), tensors[t].name, out.values(tensors[t]));
+                   header.key.child(t), tensors[t].name, part(out, tensors[t]));
   }
 }
 
@@ -181,7 +193,7 @@ ParameterSet decode_any(std::span<const uint8_t> message, uint64_t max_values) {
   const MessageHeader header = read_header(message);
   const std::vector<Pipeline> pipelines = read_pipelines(header);
   ParameterSet out(nameless_layout(header, max_values));
-  decode_payloads(header, pipelines, out);
+  decode_payloads(header, pipelines, out.layout(), out.values());
   return out;
 }
 

@@ -36,8 +36,9 @@ struct MessageHeader {
 
 // Appends a message. chosen[t] is the position of tensor t's pipeline in `pipelines`. On failure
 // `out` may hold a part.
-void encode_message(const ParameterSet& x, Key key, std::span<const Pipeline> pipelines,
-                    std::span<const size_t> chosen, Bytes& out);
+void encode_message(const ParameterLayout& layout, std::span<const float> values, Key key,
+                    std::span<const Pipeline> pipelines, std::span<const size_t> chosen,
+                    Bytes& out);
 
 // Parses and checks a message: magic, version, checksum, and that all declared sizes add up. Memory
 // is bounded by the message's own size.
@@ -56,7 +57,7 @@ void check_layout(const MessageHeader& header, const ParameterLayout& layout);
 
 // Decodes all payloads. Throws Error when one does not decode; `out` then holds a part.
 void decode_payloads(const MessageHeader& header, std::span<const Pipeline> pipelines,
-                     ParameterSet& out);
+                     const ParameterLayout& layout, std::span<float> out);
 
 // Decodes one payload, all of it.
 void decode_payload(std::span<const uint8_t> payload, const Pipeline& pipeline, Key key,

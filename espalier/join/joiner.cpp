@@ -52,6 +52,20 @@ void adopt(const rpc::DataSpec& spec, data::Dataset& dataset) {
   dataset.validate();
 }
 
+// Stands where samples would: as many, of the run's kind, and nobody can read one.
+data::Dataset unknown_samples(const rpc::DataSpec& spec, size_t count) {
+  data::Dataset out;
+  out.name = "a program of one's own";
+  out.kind = data::Kind::kFloat;
+  out.sample_shape = spec.sample_shape;
+  out.num_classes = spec.num_classes;
+  out.labels.resize(count);
+  out.fetch = [](uint32_t, std::span<float>) {
+    fail("join", "the strategy looks at samples, and only this client's own program has them");
+  };
+  return out;
+}
+
 // Bytes that move, whatever becomes of them.
 struct Counted {
   explicit Counted(Eligibility& day) : eligibility(day) {}
@@ -137,8 +151,8 @@ Joiner::Joiner(JoinOptions options, data::Dataset train, data::Dataset test)
       folder_(options_.folder),
       train_(std::move(train)),
       test_(std::move(test)),
-      samples_(train_.size()),
-      test_samples_(test_.size()),
+      samples_(options_.program ? options_.num_samples : train_.size()),
+      test_samples_(options_.program ? options_.num_test_samples : test_.size()),
       states_(kStateMemory),
       eligibility_([&] {
         EligibilityOptions rules = options_.eligibility;
@@ -203,10 +217,13 @@ void Joiner::check_in() {
                      std::string(version())};
   request.device.profile = options_.device;
   request.device.threads = 1;
-  request.data = spec_of(train_);
-  request.num_samples = train_.size();
-  request.num_test_samples = test_.size();
-  request.data_fingerprint = data::fingerprint(train_);
+  request.own_program = options_.program.has_value();
+  if (!request.own_program) {
+    request.data = spec_of(train_);
+    request.data_fingerprint = data::fingerprint(train_);
+  }
+  request.num_samples = samples_.size();
+  request.num_test_samples = test_samples_.size();
   request.run = folder_.run();
   request.session = folder_.session();
   request.previous_session = folder_.previous_session();
@@ -229,8 +246,13 @@ void Joiner::check_in() {
   federation->downlink = codec::make_codec(config.value("downlink", Json::array()), "downlink");
   federation->uplink = codec::make_codec(config.value("uplink", Json::array()), "uplink");
   find_module(*federation, config.value("module_sha256", std::string()));
-  adopt(reply.data, train_);
-  adopt(reply.data, test_);
+  if (options_.program) {
+    train_ = unknown_samples(reply.data, samples_.size());
+    test_ = unknown_samples(reply.data, test_samples_.size());
+  } else {
+    adopt(reply.data, train_);
+    adopt(reply.data, test_);
+  }
   federation_ = std::move(federation);
   const auto layout = trainer({}).layout();
   std::vector<std::string> stages;
@@ -243,7 +265,7 @@ void Joiner::check_in() {
                                 .limits = {layout, client::max_task_values(*layout)},
                                 .states = &states_,
                                 .stages = client::find_update_stages(stages)});
-  options_.say(concat("joined as client ", reply.client, " with ", train_.size(),
+  options_.say(concat("joined as client ", reply.client, " with ", samples_.size(),
                       " samples; model ", federation_->model.name));
 }
 
@@ -261,16 +283,25 @@ void Joiner::find_module(Federation& federation, const std::string& sha256) cons
   federation.model.file = options_.module.string();
 }
 
+// Where a program of one's own has the samples, the server's word alone says what they are.
+train::DataSpec Joiner::model_data() const {
+  if (!options_.program) return train::spec_of(train_);
+  const rpc::DataSpec& spec = federation_->reply.data;
+  if (spec.kind > static_cast<uint32_t>(data::Kind::kTokens))
+    fail("join", "the server trains on samples of a kind that this version does not know");
+  return {static_cast<data::Kind>(spec.kind), spec.sample_shape, spec.num_classes, spec.vocabulary};
+}
+
 train::Trainer& Joiner::trainer(std::span<const int64_t> units) {
   constexpr size_t kMostKept = 4;
   const std::vector<int64_t> key(units.begin(), units.end());
   auto found = trainers_.find(key);
   if (found == trainers_.end()) {
     if (trainers_.size() >= kMostKept) trainers_.clear();
-    found = trainers_
-                .emplace(key, models::make_trainer(federation_->model, train::spec_of(train_),
-                                                   federation_->hardware, units))
-                .first;
+    auto made =
+        models::make_trainer(federation_->model, model_data(), federation_->hardware, units);
+    if (options_.program) made = train::make_foreign_trainer(std::move(made), *options_.program);
+    found = trainers_.emplace(key, std::move(made)).first;
   }
   return *found->second;
 }
@@ -348,11 +379,12 @@ void Joiner::do_task(const rpc::TaskNotice& task) {
 }
 
 void Joiner::fail_task(const rpc::TaskNotice& task, const std::string& why) {
-  options_.say(concat("round ", task.ticket.round, " failed: ", why));
   connection_.report({task.ticket, folder_.session(), rpc::Phase::kFailed, 0, why});
+  options_.say(concat("round ", task.ticket.round, " failed: ", why));
 }
 
 void Joiner::work(const rpc::TaskNotice& task) {
+  options_.on_task(task.ticket.round);
   const Heartbeat heartbeat(connection_,
                             {task.ticket, folder_.session(), rpc::Phase::kTraining, 0, ""},
                             std::max<uint32_t>(federation_->reply.heartbeat_ms, 100));

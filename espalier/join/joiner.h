@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "espalier/join/eligibility.h"
 #include "espalier/models/model_options.h"
 #include "espalier/rpc/connection.h"
+#include "espalier/train/foreign_trainer.h"
 #include "espalier/train/hardware_options.h"
 #include "espalier/train/trainer.h"
 
@@ -28,8 +30,13 @@ struct JoinOptions {
   uint32_t retry_max_ms = 300'000;
   uint64_t memory_bytes = 0;       // that training may take; tasks beyond it fail. 0: no limit
   EligibilityOptions eligibility;  // its folder is this client's
-  // Lines for a person; called from the thread that runs.
+  // A program of one's own that trains in the engine's place, on samples that only it knows: their
+  // numbers. Called from the thread that runs.
+  std::optional<train::ForeignProgram> program;
+  size_t num_samples = 0, num_test_samples = 0;
+  // Lines for a person; called from the thread that runs, as the others are.
   std::function<void(const std::string& line)> say = [](const std::string&) {};
+  std::function<void(uint32_t round)> on_task = [](uint32_t) {};
 };
 
 // One client of a network: asks the server for tasks, does them with its own data and sends what
@@ -39,7 +46,8 @@ struct JoinOptions {
 // asked again gets the same answer.
 class Joiner {
  public:
-  // Training and test samples of this client. Throws Error when another process uses the folder.
+  // Training and test samples of this client; empty where options.program trains. Throws Error when
+  // another process uses the folder.
   Joiner(JoinOptions options, data::Dataset train, data::Dataset test);
   ~Joiner();
 
@@ -62,6 +70,7 @@ class Joiner {
   void wait_until_eligible(uint64_t bytes);
   void pause(uint32_t milliseconds) const;
   uint32_t drawn(const rpc::RetryWindow& window) const;
+  train::DataSpec model_data() const;
   train::Trainer& trainer(std::span<const int64_t> units);
 
   JoinOptions options_;

@@ -43,7 +43,7 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
             setup.devices),
       devices_(setup.devices, setup.backend.num_clients(),
                Key(static_cast<uint64_t>(setup.run.seed)).child(Purpose::kDevices)),
-      global_(std::make_shared<ParameterSet>(std::move(initial))),
+      global_(std::make_shared<ParameterSet>(plan_.begin(std::move(initial)))),
       failures_(static_cast<uint64_t>(setup.run.rounds)) {
   if (setup_.train.schedule.schedule_rounds == 0)
     setup_.train.schedule.schedule_rounds = setup_.run.rounds;

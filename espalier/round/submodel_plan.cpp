@@ -4,6 +4,7 @@
 
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
+#include "espalier/submodel/growth.h"
 
 namespace espalier::round {
 
@@ -94,6 +95,10 @@ void SubmodelPlan::check(const std::vector<DeviceOptions>& devices) const {
          "submodel.whole_until and whole_from let every client train the whole model, which "
          "[[devices]] with a keep below 1 cannot; leave one of the two out");
   }
+  if (options_.grow && (!ordered || options_.whole_from == 0))
+    fail("config",
+         "submodel.grow needs submodel.name = \"ordered\" and submodel.whole_from, the round in "
+         "which the net becomes whole");
   for (const std::string& name : options_.whole_layers) {
     std::vector<std::string> known;
     for (const UnitGroup& group : layout_->groups()) known.push_back(group.name);
@@ -121,6 +126,11 @@ std::shared_ptr<const strategy::SumRule> SubmodelPlan::aggregation() const {
   const bool zero = options_.aggregation == "zero" ||
                     (options_.aggregation == "auto" && (!active() || method_->random));
   return zero ? strategy::weighted_mean() : strategy::covered_mean();
+}
+
+ParameterSet SubmodelPlan::begin(ParameterSet fresh) const {
+  if (active() && options_.grow) submodel::begin_small(fresh, units(options_.keep));
+  return fresh;
 }
 
 double SubmodelPlan::keep(const DeviceTable& devices, uint64_t client, uint32_t round) const {

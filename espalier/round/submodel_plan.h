@@ -31,6 +31,9 @@ struct SubmodelOptions {
   // Rounds up to this one, and from that one on, in which everybody trains the whole model; 0:
   // none. Not with widths nor with devices that have ratios of their own.
   int64_t whole_until = 0, whole_from = 0;
+  // Fresh weights are those of the first units' net alone (submodel/growth.h). Only with "ordered"
+  // and whole_from.
+  bool grow = false;
   // Unit groups that are whole in every sub-model, by name.
   std::vector<std::string> whole_layers;
   // With "count", a value is divided by the weight of the clients that hold it, with "zero" by that
@@ -76,6 +79,10 @@ struct SubmodelOptions {
     visit(
         "whole_from", self.whole_from,
         Field("Rounds from this one on train the whole model; 0: none.").at_least(0).at_most(1e9));
+    visit(
+        "grow", self.grow,
+        Field("ordered, with whole_from: begin with the weights of the small net alone; the other "
+              "units feed nothing until they are trained."));
     visit("whole_layers", self.whole_layers,
           Field("Layers whose units all stay in every sub-model, by the names that `espalier "
                 "submodel` shows."));
@@ -146,6 +153,9 @@ class SubmodelPlan {
   std::shared_ptr<const strategy::SumRule> aggregation() const;
   // As configured: "auto" is not resolved in it.
   const SubmodelOptions& options() const { return options_; }
+
+  // The model that the first round begins with: `fresh`, or with submodel.grow the small net in it.
+  ParameterSet begin(ParameterSet fresh) const;
 
   // The ratio of a client in a round, in (0, 1]; 1 in a round that trains the whole model.
   double keep(const DeviceTable& devices, uint64_t client, uint32_t round) const;

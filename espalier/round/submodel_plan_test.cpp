@@ -212,6 +212,13 @@ TEST(SubmodelPlan, OptionsThatDoNotFitAreRefused) {
   DeviceOptions half;
   half.keep = 0.5;
   EXPECT_THROW(SubmodelPlan(grows, layout(), kRun, {half}), Error);
+  SubmodelOptions begins = named("ordered");
+  begins.grow = true;
+  EXPECT_THROW(SubmodelPlan(begins, layout(), kRun), Error);
+  begins.whole_from = 3;
+  EXPECT_NO_THROW(SubmodelPlan(begins, layout(), kRun));
+  begins.name = "rolling";
+  EXPECT_THROW(SubmodelPlan(begins, layout(), kRun), Error);
   grows.widths = {0.5};
   EXPECT_THROW(SubmodelPlan(grows, layout(), kRun), Error);
   SubmodelOptions both = named("ordered");

@@ -152,6 +152,7 @@ v1::CheckInRequest to_proto(const CheckInRequest& in) {
   out.mutable_state_versions()->Assign(in.state_versions.begin(), in.state_versions.end());
   out.set_session(in.session);
   out.set_previous_session(in.previous_session);
+  out.set_own_program(in.own_program);
   return out;
 }
 
@@ -166,7 +167,8 @@ CheckInRequest from_proto(const v1::CheckInRequest& in) {
           in.run(),
           list<uint32_t>(in.state_versions(), kMaxVersions, "state_versions"),
           session(in.session(), false),
-          session(in.previous_session(), true)};
+          session(in.previous_session(), true),
+          in.own_program()};
 }
 
 v1::CheckInReply to_proto(const CheckInReply& in) {

@@ -49,6 +49,7 @@ struct CheckInRequest {
   uint64_t run = 0;  // that the client's folder belongs to; 0: none yet
   std::vector<uint32_t> state_versions;
   std::string session, previous_session;
+  bool own_program = false;  // trains by a program of its own: `data` says nothing
 };
 
 struct CheckInReply {

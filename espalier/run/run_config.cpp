@@ -64,6 +64,13 @@ void check_schedule(RunConfig& config) {
   }
 }
 
+// Growing begins with small weights of its own.
+void check_growth(const RunConfig& config) {
+  if (config.submodel.grow && !config.model.init.empty())
+    fail("config",
+         "submodel.grow begins with weights drawn for the small net; leave it or model.init out");
+}
+
 template <class Options>
 Options read_section(const ConfigSection& section, const std::vector<std::string>& other_keys) {
   Options options;
@@ -194,6 +201,7 @@ RunConfig read_run_config(const Json& tree) {
   refuse_idle("data.partition", idle_options(config.partition));
   refuse_idle("train", idle_options(config.train));
   check_schedule(config);
+  check_growth(config);
   config.downlink = table_list(tree, "downlink");
   config.uplink = table_list(tree, "uplink");
 

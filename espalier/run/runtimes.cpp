@@ -148,8 +148,8 @@ ParameterSet read_weights(const TrainedModel& model,
 
 train::EvalSums evaluate_test(const TrainedModel& model, train::Trainer& trainer) {
   const data::Dataset& test = *model.data.test;
-  const train::EvalSums sums = train::evaluate(trainer, test, train::all_samples(test.size()),
-                                               static_cast<size_t>(model.config.run.eval_batch));
+  const train::EvalSums sums = trainer.evaluate_all(
+      test, train::all_samples(test.size()), static_cast<size_t>(model.config.run.eval_batch));
   if (sums.count == 0) fail("evaluate", "there are no test samples to evaluate on");
   return sums;
 }

@@ -112,8 +112,9 @@ rpc::CheckInReply NetworkBackend::check_in(const rpc::Caller& caller,
         "[serve] the client's folder belongs to another run; give it another --folder, or remove "
         "that one");
   const rpc::DataSpec &wanted = data_, &has = request.data;
-  if (has.kind != wanted.kind || has.sample_shape != wanted.sample_shape ||
-      has.num_classes > wanted.num_classes || has.vocabulary > wanted.vocabulary) {
+  if (!request.own_program &&
+      (has.kind != wanted.kind || has.sample_shape != wanted.sample_shape ||
+       has.num_classes > wanted.num_classes || has.vocabulary > wanted.vocabulary)) {
     refuse(
         "[serve] the client's samples are of another kind, shape or number of classes than the "
         "run's");

@@ -278,5 +278,38 @@ TEST(Submodels, StaticStatisticsAreTheGlobalModelsOverTheClientsSamples) {
   }
 }
 
+// The other units feed nothing until they are trained, so the whole net is the small one: the same
+// predictions in every evaluation. Then they learn.
+TEST(Growing, TheWholeNetIsTheSmallOneUntilItGrows) {
+  for (const std::string model : {"mlp", "cnn", "all-cnn"}) {
+    Assignments assignments =
+        joined(kImages, {"submodel.name=ordered", "submodel.keep=0.5", "submodel.whole_from=3",
+                         "submodel.eval_widths=[0.5]", "submodel.grow=true", "train.lr=0.05",
+                         "model.name=" + model, "rounds=4"});
+    if (model == "all-cnn") assignments.push_back("model.width=0.1");
+    TestRun run("fedavg", 2, assignments);
+    const auto inputs_from_others = [&] {
+      double sum = 0;
+      const ParameterSet& global = run.loop().global();
+      const auto last = global.layout().tensors().end() - 2;  // the output layer's weights
+      const auto values = global.values(*last);
+      const auto row = static_cast<size_t>(last->size / last->shape[0]);
+      for (size_t i = 0; i < values.size(); ++i)
+        if (i % row >= row / 2) sum += std::abs(static_cast<double>(values[i]));
+      return sum;
+    };
+    for (uint32_t round = 1; round <= 4; ++round) {
+      const auto record = run.step();
+      ASSERT_TRUE(record.failures.empty());
+      if (round < 3) {
+        EXPECT_EQ(record.width_accuracy.at(0.5), *record.accuracy) << model << round;
+        if (model != "all-cnn") EXPECT_EQ(inputs_from_others(), 0) << model << round;
+      } else if (model != "all-cnn") {
+        EXPECT_GT(inputs_from_others(), 0) << model << round;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace espalier::sim

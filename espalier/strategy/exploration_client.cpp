@@ -71,8 +71,9 @@ wire::Update ExplorationClient::run(client::ClientContext& context, const wire::
     seen += last.samples;
     double loss = last.loss;
     if (!parts.held_out.empty()) {
-      loss = train::evaluate(trainer, context.dataset, parts.held_out,
-                             static_cast<size_t>(options.batch_size))
+      loss = trainer
+                 .evaluate_all(context.dataset, parts.held_out,
+                               static_cast<size_t>(options.batch_size))
                  .loss /
              static_cast<double>(parts.held_out.size());
       macs += static_cast<double>(trainer.macs_per_sample() * parts.held_out.size());

@@ -72,14 +72,4 @@ std::optional<ClassFigures> class_figures(std::span<const ClassCount> classes) {
   return figures;
 }
 
-EvalSums evaluate(Trainer& trainer, const data::Dataset& dataset, std::span<const uint32_t> samples,
-                  size_t batch_size) {
-  EvalSums sums;
-  for (size_t begin = 0; begin < samples.size(); begin += batch_size) {
-    sums += trainer.evaluate(dataset,
-                             samples.subspan(begin, std::min(batch_size, samples.size() - begin)));
-  }
-  return sums;
-}
-
 }  // namespace espalier::train

@@ -32,4 +32,13 @@ EvalSums& EvalSums::operator+=(const EvalSums& other) {
   return *this;
 }
 
+EvalSums Trainer::evaluate_all(const data::Dataset& dataset, std::span<const uint32_t> samples,
+                               size_t batch_size) {
+  EvalSums sums;
+  for (size_t begin = 0; begin < samples.size(); begin += batch_size) {
+    sums += evaluate(dataset, samples.subspan(begin, std::min(batch_size, samples.size() - begin)));
+  }
+  return sums;
+}
+
 }  // namespace espalier::train

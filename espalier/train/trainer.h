@@ -175,6 +175,10 @@ class Trainer {
   // Loss and correct predictions of the given samples, also by class, as one batch, without
   // training.
   virtual EvalSums evaluate(const data::Dataset& dataset, std::span<const uint32_t> samples) = 0;
+  // The same of any number of samples, `batch_size` ≥ 1 at a time; the sums are added in the
+  // samples' order. Without samples all sums are 0.
+  virtual EvalSums evaluate_all(const data::Dataset& dataset, std::span<const uint32_t> samples,
+                                size_t batch_size);
 };
 
 }  // namespace espalier::train

@@ -135,7 +135,7 @@ TEST(Evaluation, SamplesAreTakenInTheirOrderBatchByBatch) {
   trainer.load(model);
   const data::Dataset set = samples(5);
   EXPECT_EQ(all_samples(3), (std::vector<uint32_t>{0, 1, 2}));
-  const EvalSums sums = evaluate(trainer, set, std::vector<uint32_t>{4, 0, 2}, 2);
+  const EvalSums sums = trainer.evaluate_all(set, std::vector<uint32_t>{4, 0, 2}, 2);
   EXPECT_EQ(sums.count, 3u);
   EXPECT_EQ(sums.loss, 1.5);
   EXPECT_EQ(sums.correct, 0u);  // 0 never comes first

@@ -35,10 +35,13 @@ void add_codecs(py::module_& module) {
       .def(
           "encode",
           [](const TextCodec& self, const Array& x, uint64_t key) {
-            Bytes out;
+            // Kept from call to call: fresh pages cost as much as coding.
+            thread_local Bytes out;
+            out.clear();
             {
               const py::gil_scoped_release free;
-              self.codec->encode(TextCodec::set_of(x), Key(key), out);
+              self.codec->encode(*TextCodec::layout(x.size()),
+                                 {x.data(), static_cast<size_t>(x.size())}, Key(key), out);
             }
             return py::bytes(reinterpret_cast<const char*>(out.data()), out.size());
           },
@@ -53,15 +56,15 @@ void add_codecs(py::module_& module) {
                 fail("codec", "expected a shape of at most 2^40 values");
               size *= extent;
             }
-            auto set = std::make_shared<ParameterSet>(TextCodec::layout(size));
+            py::array_t<float> out(shape);
+            const std::span<float> values(out.mutable_data(), static_cast<size_t>(size));
             const std::span<const uint8_t> bytes(static_cast<const uint8_t*>(info.ptr),
                                                  static_cast<size_t>(info.size * info.itemsize));
             {
               const py::gil_scoped_release free;
-              self.codec->decode(bytes, *set);
+              self.codec->decode(bytes, *TextCodec::layout(size), values);
             }
-            const py::object owner = py::cast(Parameters{set, nullptr, nullptr});
-            return show(set->values(), shape, owner, true);
+            return out;
           },
           py::arg("message"), py::arg("shape"))
       .def(

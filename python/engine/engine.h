@@ -17,6 +17,9 @@ namespace espalier::python {
 namespace py = pybind11;
 
 void add_data(py::module_& module);
+#ifdef ESPALIER_RPC
+void add_clients(py::module_& module);
+#endif
 void add_codecs(py::module_& module);
 void add_parameters(py::module_& module);
 void add_runs(py::module_& module);

@@ -28,6 +28,9 @@ PYBIND11_MODULE(_engine, module) {
   });
   module.attr("__version__") = espalier::version();
   add_parameters(module);
+#ifdef ESPALIER_RPC
+  add_clients(module);
+#endif
   add_codecs(module);
   add_data(module);
   add_runs(module);
