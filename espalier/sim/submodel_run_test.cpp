@@ -303,7 +303,9 @@ TEST(Growing, TheWholeNetIsTheSmallOneUntilItGrows) {
       ASSERT_TRUE(record.failures.empty());
       if (round < 3) {
         EXPECT_EQ(record.width_accuracy.at(0.5), *record.accuracy) << model << round;
-        if (model != "all-cnn") EXPECT_EQ(inputs_from_others(), 0) << model << round;
+        if (model != "all-cnn") {
+          EXPECT_EQ(inputs_from_others(), 0) << model << round;
+        }
       } else if (model != "all-cnn") {
         EXPECT_GT(inputs_from_others(), 0) << model << round;
       }
