@@ -27,6 +27,8 @@ class ForeignTrainer final : public Trainer {
   void initialize(Key key, ParameterSet& out) override { engine_->initialize(key, out); }
   uint64_t macs_per_sample() const override { return engine_->macs_per_sample(); }
   size_t num_logits() const override { return engine_->num_logits(); }
+  std::vector<int64_t> feature_shape() const override { return engine_->feature_shape(); }
+  std::vector<size_t> extractor_tensors() const override { return engine_->extractor_tensors(); }
 
   void load(const ParameterSet& weights) override { weights_ = weights; }
   void store(ParameterSet& weights) const override { weights = weights_; }

@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 #include "espalier/base/error.h"
+#include "espalier/base/heap.h"
 #include "espalier/codec/evaluate.h"
 #include "espalier/codec/pipeline.h"
 
@@ -28,8 +29,11 @@ struct TextCodec {
 }  // namespace
 
 void add_codecs(py::module_& module) {
-  py::class_<TextCodec>(module, "Codec")
+  py::class_<TextCodec>(
+      module, "Codec",
+      "Encodes float32 arrays into the bytes that travel, and back; made by espalier.codec().")
       .def(py::init([](const std::string& stages) {
+        configure_heap();  // else the pages of every message are fresh ones
         return TextCodec{stages, codec::make_codec_for_example(stages)};
       }))
       .def(
@@ -45,7 +49,9 @@ void add_codecs(py::module_& module) {
             }
             return py::bytes(reinterpret_cast<const char*>(out.data()), out.size());
           },
-          py::arg("array"), py::arg("key") = 0)
+          py::arg("array"), py::arg("key") = 0,
+          "The message, whose randomness follows from `key`. Values that are not finite raise "
+          "Error.")
       .def(
           "decode",
           [](const TextCodec& self, const py::buffer& message, const std::vector<int64_t>& shape) {
@@ -66,7 +72,8 @@ void add_codecs(py::module_& module) {
             }
             return out;
           },
-          py::arg("message"), py::arg("shape"))
+          py::arg("message"), py::arg("shape"),
+          "The array again; Error for anything that encode() of this codec did not make.")
       .def(
           "evaluate",
           [](const TextCodec& self, const Array& x, uint64_t trials, uint64_t seed) {
@@ -83,11 +90,15 @@ void add_codecs(py::module_& module) {
             out["encoded_bytes"] = result.encoded_bytes;
             return out;
           },
-          py::arg("array"), py::arg("trials") = 10, py::arg("seed") = 1)
-      .def_property_readonly("unbiased",
-                             [](const TextCodec& self) { return self.codec->unbiased(); })
-      .def_property_readonly("lossless",
-                             [](const TextCodec& self) { return self.codec->lossless(); })
+          py::arg("array"), py::arg("trials") = 10, py::arg("seed") = 1,
+          "vnmse (mean squared error over the squared norm), bias2, bits_per_coordinate and "
+          "encoded_bytes over so many keys.")
+      .def_property_readonly(
+          "unbiased", [](const TextCodec& self) { return self.codec->unbiased(); },
+          "Whether the mean over keys is the array.")
+      .def_property_readonly(
+          "lossless", [](const TextCodec& self) { return self.codec->lossless(); },
+          "Whether what is decoded is the array, bit for bit.")
       .def("__repr__",
            [](const TextCodec& self) { return "espalier.codec(\"" + self.text + "\")"; });
 }

@@ -43,6 +43,21 @@ class Lent {
   std::function<void()> back_;
 };
 
+// A view of memory that is gone after the call.
+py::array lend(std::span<const float> values, bool writeable) {
+  const py::capsule none(values.data(), [](void*) {});  // a base keeps pybind11 from copying
+  return show(values, {static_cast<int64_t>(values.size())}, none, writeable);
+}
+// Throws Error when somebody has kept one, or a part of one.
+void check_returned(const char* function,
+                    std::initializer_list<std::reference_wrapper<const py::array>> lent) {
+  for (const py::array& array : lent) {
+    if (array.ref_count() > 1)
+      fail("python", function,
+           " has kept an array that it was lent for the call; keep a copy() of it");
+  }
+}
+
 // ---- what a client half works with
 
 struct PythonUpdate {
@@ -64,17 +79,17 @@ struct PythonContext {
     if (!before_step.is_none()) {
       hooks.before_step = [&](std::span<const float> weights, std::span<float> gradients) {
         const py::gil_scoped_acquire lock;
-        const auto size = static_cast<int64_t>(weights.size());
-        // Views that are gone after the call; a base keeps pybind11 from copying.
-        const py::capsule none(&inner, [](void*) {});
-        before_step(show(weights, {size}, none, false), show(gradients, {size}, none, true));
+        const py::array shown = lend(weights, false), changed = lend(gradients, true);
+        before_step(shown, changed);
+        check_returned("before_step", {shown, changed});
       };
     }
     if (!after_step.is_none()) {
       hooks.after_step = [&](std::span<float> weights) {
         const py::gil_scoped_acquire lock;
-        const py::capsule none(&inner, [](void*) {});
-        after_step(show(weights, {static_cast<int64_t>(weights.size())}, none, true));
+        const py::array shown = lend(weights, true);
+        after_step(shown);
+        check_returned("after_step", {shown});
       };
     }
     PythonUpdate out;
@@ -293,10 +308,12 @@ void add_strategies(py::module_& module) {
           "weight", [](const PythonUpdate& self) { return self.update.payloads[0].weight; },
           [](PythonUpdate& self, double weight) { self.update.payloads[0].weight = weight; },
           "Of delta in the round's mean; the number of samples unless it is set.")
-      .def_property_readonly("num_samples",
-                             [](const PythonUpdate& self) { return self.update.num_samples; })
-      .def_property_readonly("steps",
-                             [](const PythonUpdate& self) { return self.update.scalar("steps"); })
+      .def_property_readonly(
+          "num_samples", [](const PythonUpdate& self) { return self.update.num_samples; },
+          "Of the client.")
+      .def_property_readonly(
+          "steps", [](const PythonUpdate& self) { return self.update.scalar("steps"); },
+          "Optimizer steps of the training.")
       .def(
           "add",
           [](PythonUpdate& self, const std::string& name, const Parameters& values, double weight) {
@@ -309,25 +326,32 @@ void add_strategies(py::module_& module) {
           [](PythonUpdate& self, const std::string& name, double value) {
             self.update.scalars[name] = value;
           },
-          py::arg("name"), py::arg("value"));
+          py::arg("name"), py::arg("value"), "One number; the server gets the sum over clients.");
   py::class_<PythonContext>(module, "Context", "What a client half works with during one task.")
-      .def_property_readonly("client",
-                             [](const PythonContext& self) {
-                               self.get();
-                               return self.task->client;
-                             })
-      .def_property_readonly("round",
-                             [](const PythonContext& self) {
-                               self.get();
-                               return self.task->round;
-                             })
-      .def_property_readonly("lr",
-                             [](const PythonContext& self) {
-                               self.get();
-                               return self.task->train.lr;
-                             })
-      .def_property_readonly("num_samples",
-                             [](const PythonContext& self) { return self.get().samples.size(); })
+      .def_property_readonly(
+          "client",
+          [](const PythonContext& self) {
+            self.get();
+            return self.task->client;
+          },
+          "Whose task this is.")
+      .def_property_readonly(
+          "round",
+          [](const PythonContext& self) {
+            self.get();
+            return self.task->round;
+          },
+          "From 1.")
+      .def_property_readonly(
+          "lr",
+          [](const PythonContext& self) {
+            self.get();
+            return self.task->train.lr;
+          },
+          "The round's learning rate.")
+      .def_property_readonly(
+          "num_samples", [](const PythonContext& self) { return self.get().samples.size(); },
+          "Of this client, to train on.")
       .def_property_readonly(
           "key", [](const PythonContext& self) { return self.get().key.value(); },
           "A number that is this client's in this round: seed what is random with it.")
@@ -346,7 +370,8 @@ void add_strategies(py::module_& module) {
           [](const PythonContext& self, const std::string& name, const Parameters& values) {
             self.get().next.sets.insert_or_assign(name, ParameterSet(values.get()));
           },
-          py::arg("name"), py::arg("values"))
+          py::arg("name"), py::arg("values"),
+          "Keeps parameters until the client's next round; needs client_state = True.")
       .def("train", &PythonContext::train, py::arg("before_step") = py::none(),
            py::arg("after_step") = py::none(),
            "The engine's own training of the task's model. before_step(weights, gradients) may "

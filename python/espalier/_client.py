@@ -114,18 +114,25 @@ class Client:
             options.update(num_samples=samples, num_test_samples=tests if evaluate is not None else 0)
             if evaluate is not None and tests < 1:
                 raise _engine.Error("[python] evaluate=FUNCTION needs num_test_samples (or data)")
-        self._options, self._data, self._train, self._evaluate, self._progress = options, data, train, evaluate, progress
+        self._options, self._data, self._train, self._evaluate, self._progress, self._stopped = options, data, train, evaluate, progress, False
+
+    def stop(self) -> None:
+        """Makes run() return, from another thread or from a function of the client's; running again goes on."""
+        self._stopped = True
 
     def run(self) -> int:
-        """Takes part until the run is complete; returns the number of updates that the server took.
+        """Takes part until the run is complete, or until stop(); returns the number of tasks that it has answered, evaluations among them.
 
         Waits for a server that is not there, and goes on where it was after any break: of the connection, of the server, of this program (the same `folder`). An
         exception in train() or evaluate() is told to the server as this client's failure of the round and raised here; so is Ctrl-C, of which the server is not told.
         Raises Error when the server refuses the client or ends the run early.
         """
         engine = _engine.ClientRun(json.dumps(self._options), self._data._data if self._data is not None else None, self._train is not None, self._evaluate is not None)
+        self._stopped = False
         try:
             while True:
+                if self._stopped:
+                    engine.stop()
                 event = engine.next(0.1)
                 if event is None:
                     if engine.over():
@@ -134,6 +141,8 @@ class Client:
                 said = json.loads(event[1])
                 if event[0] == "say":
                     self._say(said["line"])
+                    continue
+                if self._stopped:
                     continue
                 try:
                     figures = self._work(event[0], said, event[2], engine)

@@ -78,6 +78,7 @@ class Federation(unittest.TestCase):
         self.server = subprocess.Popen([ESPALIER, "serve", str(self.config), "--pki", str(self.folder / "pki"), "--out", str(self.folder / "served"), "--listen", "127.0.0.1:0",
                                         "--set", "server.status_listen=", *self.settings], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.addCleanup(self.server.stderr.close)
+        self.addCleanup(self.server.wait)
         self.addCleanup(self.server.kill)
         for line in self.server.stderr:
             if found := re.search(r"listening on port (\d+)", line):
@@ -98,7 +99,7 @@ class Federation(unittest.TestCase):
         return out
 
     def client(self, client, port, **more):
-        return espalier.Client(f"localhost:{port}", pki=self.folder / "pki", client=client, folder=self.folder / f"state-{client}", retry_max_s=1, progress=False, **more)
+        return espalier.Client(f"localhost:{port}", pki=self.folder / "pki", client=client, folder=self.folder / f"state-{client}", retry_max_s=1, progress=bool(os.environ.get("SAY")), **more)
 
     def together(self, *clients):
         """Runs them in threads; what each returned or raised."""
@@ -128,15 +129,18 @@ class Federation(unittest.TestCase):
                 raise ZeroDivisionError("no luck today")
             seen.append(task)
             kept.append(weights)
+            losses, hits = [], []
             for _ in range(task.epochs):
                 gradients = weights.zeros()
                 matrix, bias, loss, accuracy = softmax_gradient(weights, inputs, labels)
+                losses.append(loss)
+                hits.append(accuracy)
                 for name, value in zip(weights.names, (matrix, bias)):
                     gradients[name] = value
                 if task.before_step:
                     task.before_step(weights, gradients)
                 weights.values[:] -= np.float32(task.lr) * gradients.values
-            return {"loss": loss, "accuracy": accuracy, "steps": task.epochs, "macs": 3 * task.epochs * len(labels) * matrix.size}
+            return {"loss": np.mean(losses), "accuracy": np.mean(hits), "steps": task.epochs, "macs": 3 * task.epochs * len(labels) * matrix.size}
 
         def evaluate(weights):
             return softmax_gradient(weights, test_inputs, test_labels)[2:]
@@ -160,7 +164,7 @@ class Clients(Federation):
     def test_a_program_of_ones_own_trains_as_the_engine_does(self):
         port = self.serve(strategy__name="fedprox", strategy__mu=0.5, train__epochs=3, evaluate="clients")
         (first, seen), (second, _) = (self.program(client, port=port) for client in range(2))
-        self.assertEqual(self.together(first, second), [3, 3])
+        self.assertEqual(self.together(first, second), [6, 6])
         self.server.wait(60)
         served, simulated = espalier.load_run(self.folder / "served"), self.simulate()
         for name, values in simulated.model.items():
@@ -175,7 +179,7 @@ class Clients(Federation):
             self.kept[0].copy()
 
     def test_an_exception_is_told_to_the_server_and_raised_and_the_client_comes_back(self):
-        port = self.serve(network__lease_s=2)
+        port = self.serve()
         (first, _), (second, _) = self.program(0, failing_round=2, port=port), self.program(1, port=port)
         failed, done = [], []
         thread = threading.Thread(target=lambda: done.append(self.together(second)))
@@ -192,7 +196,7 @@ class Clients(Federation):
         self.assertIn(3, [task.round for task in seen])
         served = espalier.load_run(self.folder / "served")
         self.assertEqual(len(served.rounds), 3)
-        self.assertEqual(served.rounds[1]["clients_failed"], 1)
+        self.assertIn("no luck today", "".join(path.read_text() for path in served.folder.glob("server/*.jsonl")))
 
     def test_strategies_that_need_more_of_a_trainer_fail_with_the_reason(self):
         port = self.serve(strategy__name="fedgkt", strategy__server_model="small-server", model__name="small-client", data__synthetic_shape=[1, 12, 12], rounds=1)
@@ -203,7 +207,7 @@ class Clients(Federation):
         other = self.client(1, port, train=lambda weights, task: None, num_samples=120)
         self.together(client, other)
         self.assertIn("a program of one's own", " ".join(said))
-        self.assertEqual(self.server.wait(60), 1)
+        self.assertNotEqual(self.server.wait(60), 0)
 
     def test_what_is_wrong_is_said_at_once(self):
         with self.assertRaisesRegex(espalier.Error, "train=FUNCTION"):
@@ -215,9 +219,15 @@ class Clients(Federation):
         with self.assertRaisesRegex(espalier.Error, "client-7"):
             espalier.Client("localhost:1", pki=self.folder / "pki", client=7, train=lambda weights, task: None, num_samples=3, folder=self.folder / "x").run()
         port = self.serve()
+        other, _ = self.program(1, port=port)
+        thread = threading.Thread(target=other.run)
+        thread.start()
         client = self.client(0, port, train=lambda weights, task: {"los": 1}, num_samples=3)
         with self.assertRaisesRegex(ValueError, "los"):
             client.run()
+        other.stop()
+        thread.join(60)
+        self.assertFalse(thread.is_alive())
 
     def test_ctrl_c_while_it_waits_and_while_it_trains(self):
         port = self.serve()
@@ -231,8 +241,9 @@ espalier.Client("localhost:{port}", pki={str(self.folder / 'pki')!r}, client=0, 
         for trains in (False, True):
             process = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             if trains:  # the other one is there: rounds begin
-                (other, _) = self.program(1, port=port)
-                threading.Thread(target=lambda: self.together(other), daemon=True).start()
+                other, _ = self.program(1, port=port)
+                thread = threading.Thread(target=other.run)
+                thread.start()
                 self.assertEqual(process.stdout.readline(), "training\n")
             else:
                 time.sleep(2)
@@ -241,7 +252,9 @@ espalier.Client("localhost:{port}", pki={str(self.folder / 'pki')!r}, client=0, 
             _, said = process.communicate(timeout=30)
             self.assertIn("KeyboardInterrupt", said)
             self.assertLess(time.monotonic() - started, 10)
-        self.server.terminate()
+        other.stop()
+        thread.join(60)
+        self.assertFalse(thread.is_alive())
 
 
 if __name__ == "__main__":

@@ -349,6 +349,25 @@ class Strategies(Base):
         with self.assertRaisesRegex(espalier.Error, "lent"):
             kept[0].copy()
 
+    def test_views_of_a_step_cannot_be_kept(self):
+        kept = []
+
+        def register(name, take):
+            @espalier.register(name)
+            class Keeps(espalier.Strategy):
+                """Keeps what it sees."""
+
+                def run_client(self, context, task):
+                    return context.train(before_step=lambda weights, gradients: kept.append(take(weights)))
+
+        register("keeps-a-view", lambda weights: weights)
+        register("keeps-a-part", lambda weights: weights[:3])
+        register("keeps-a-copy", lambda weights: weights.copy())
+        for name in ("keeps-a-view", "keeps-a-part"):
+            with self.assertRaisesRegex(espalier.Error, r"kept an array.*copy\(\)"):
+                self.run_tiny(name, **{"strategy.name": name})
+        self.run_tiny("keeps-a-copy", **{"strategy.name": "keeps-a-copy"})
+
     def test_mistakes_name_the_strategy_and_the_place(self):
         @espalier.register("broken")
         class Broken(espalier.Strategy):
