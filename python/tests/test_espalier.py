@@ -103,6 +103,15 @@ class Base(unittest.TestCase):
 
 
 class Runs(Base):
+    def test_the_import_is_quick_and_needs_nobody_else(self):
+        text = "import sys, time; t = time.monotonic(); import espalier; print(time.monotonic() - t, 'torch' in sys.modules, 'pandas' in sys.modules, sorted(espalier.__all__) == sorted(sum(espalier._HOMES.values(), [])))"
+        said = [subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout.split() for _ in range(3)]
+        self.assertLess(min(float(one[0]) for one in said), 0.3)
+        self.assertEqual(said[0][1:], ["False", "False", "True"])
+        self.assertIn("simulate", dir(espalier))
+        with self.assertRaises(AttributeError):
+            espalier.simulat
+
     def test_a_run_has_what_its_folder_has(self):
         run = self.run_tiny("run", rounds=3)
         self.assertEqual([line["round"] for line in run.rounds], [1, 2, 3])
