@@ -27,7 +27,9 @@ class ClientRun {
       : options_(json_of(options)), data_(std::move(data)) {
     thread_ = std::thread([this, trains, evaluates] { work(trains, evaluates); });
   }
-  ~ClientRun() {
+  ~ClientRun() { end(); }
+  // Returns when the client has left.
+  void end() {
     take_back();
     stop();
     const py::gil_scoped_release free;
@@ -240,7 +242,8 @@ void add_clients(py::module_& module) {
       .def("fail", &ClientRun::fail_work, py::arg("why"))
       .def("before_step", &ClientRun::before_step, py::arg("weights"), py::arg("gradients"))
       .def("after_step", &ClientRun::after_step, py::arg("weights"))
-      .def("stop", &ClientRun::stop);
+      .def("stop", &ClientRun::stop)
+      .def("end", &ClientRun::end);
 }
 
 }  // namespace espalier::python

@@ -36,7 +36,10 @@ class EngineRun {
     if (resume_.empty()) tree_ = json_of(config);
     thread_ = std::thread([this] { work(); });
   }
-  ~EngineRun() {
+  ~EngineRun() { end(); }
+  // The round in progress is the last; returns when it is over. Before the interpreter goes, whose
+  // lock a round may need.
+  void end() {
     const py::gil_scoped_release free;
     stop_ = 1;
     if (thread_.joinable()) thread_.join();
@@ -143,7 +146,8 @@ void add_runs(py::module_& module) {
            py::arg("resume"), py::arg("threads"), py::arg("data"))
       .def("next", &EngineRun::next, py::arg("seconds"))
       .def("over", &EngineRun::over)
-      .def("stop", &EngineRun::stop);
+      .def("stop", &EngineRun::stop)
+      .def("end", &EngineRun::end);
   module.def(
       "compare_text",
       [](const std::vector<std::string>& folders) {

@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 from . import _engine
 from ._data import Dataset
 from ._engine import Parameters
+from ._live import keep_track
 
 PathLike = Union[str, "os.PathLike[str]"]
 Figures = Mapping[str, float]
@@ -127,7 +128,7 @@ class Client:
         exception in train() or evaluate() is told to the server as this client's failure of the round and raised here; so is Ctrl-C, of which the server is not told.
         Raises Error when the server refuses the client or ends the run early.
         """
-        engine = _engine.ClientRun(json.dumps(self._options), self._data._data if self._data is not None else None, self._train is not None, self._evaluate is not None)
+        engine = keep_track(_engine.ClientRun(json.dumps(self._options), self._data._data if self._data is not None else None, self._train is not None, self._evaluate is not None))
         self._stopped = False
         try:
             while True:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from . import _engine
 from ._data import Dataset
+from ._live import keep_track
 
 PathLike = Union[str, "os.PathLike[str]"]
 Round = Dict[str, Any]  #: A round's line of metrics.jsonl.
@@ -161,6 +162,16 @@ class Run:
         """Of the last evaluation; NaN before the first."""
         evaluated = [line["accuracy"] for line in self.rounds if "accuracy" in line]
         return float(evaluated[-1]) if evaluated else float("nan")
+
+    def export(self, path: PathLike, *, runtime: Optional[str] = None) -> Dict[str, Any]:
+        """Writes the trained model as a TorchScript file that PyTorch runs by itself (`torch.jit.load(path)`), by the command line; returns its sizes, accuracy and latency.
+
+        runtime: "pruned" (without units that do nothing) or "dense"; by default pruned where the model has a smaller network. A run on arrays cannot be exported: its
+        test samples are in no file.
+        """
+        command = [*_command(), "export", str(self.folder), "--out", os.fspath(path), "--json", *(["--runtime", runtime] if runtime else [])]
+        figures: Dict[str, Any] = json.loads(_called(command))
+        return figures
 
     def report(self) -> Report:
         return Report(self.folder / "report.html")
@@ -317,8 +328,8 @@ def stream(config: Config = None, *, data: Optional[Dataset] = None, model: Any 
                     temporary.cleanup()
                     raise
             chosen["model.name"], chosen["model.file"] = "torchscript", os.fspath(model)
-    engine = _engine.Run(json.dumps(tree), _assignments(chosen), os.fspath(out) if out is not None else "", str(beside), os.fspath(resume) if resume is not None else "", threads,
-                         data._data if data is not None else None)
+    engine = keep_track(_engine.Run(json.dumps(tree), _assignments(chosen), os.fspath(out) if out is not None else "", str(beside), os.fspath(resume) if resume is not None else "", threads,
+                         data._data if data is not None else None))
     return Stream(engine, temporary)
 
 
@@ -406,13 +417,19 @@ def _command() -> Tuple[str, ...]:
     raise _engine.Error("[python] the command `espalier` is not found; install it, or set ESPALIER to where it is")
 
 
+def _called(command: Sequence[str]) -> str:
+    """What the command line prints; its error as an exception."""
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if result.returncode != 0:
+        last = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise (ConfigError if result.returncode == 2 else _engine.Error)(last.removeprefix("espalier: "))
+    return result.stdout
+
+
 def study(path: PathLike, *, out: PathLike, jobs: int = 0, threads: int = 0) -> Study:
     """Runs a study (docs/study.md) by the command line, in processes of their own, and goes on with one that was begun in `out`."""
     command = [*_command(), "study", os.fspath(path), "--out", os.fspath(out)]
     command += ["--jobs", str(jobs)] if jobs else []
     command += ["--threads", str(threads)] if threads else []
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if result.returncode != 0:
-        last = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise (ConfigError if result.returncode == 2 else _engine.Error)(last.removeprefix("espalier: "))
+    _called(command)
     return Study(out)

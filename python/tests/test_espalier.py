@@ -1,4 +1,5 @@
 """The package as its users have it. Run by ctest, and by `PYTHONPATH=BUILD/python python3 -m unittest` here."""
+import gc
 import json
 import os
 import pathlib
@@ -6,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -169,6 +171,87 @@ class Runs(Base):
         self.assertLess(done, 100000)
         run = espalier.simulate(resume=out, rounds=done + 2, progress=False)
         self.assertEqual([line["round"] for line in run.rounds], list(range(1, done + 3)))
+
+    def test_two_runs_in_two_threads(self):
+        alone = [self.run_tiny(f"alone-{seed}", seed=seed, rounds=20, **{"strategy.name": "my-fedavg"}) for seed in (1, 2)]
+        together, threads = [None, None], []
+        for index, seed in enumerate((1, 2)):
+            def work(index=index, seed=seed):
+                together[index] = self.run_tiny(f"together-{seed}", seed=seed, rounds=20, **{"strategy.name": "my-fedavg"})
+            threads.append(threading.Thread(target=work))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+            self.assertFalse(thread.is_alive(), "a run hangs")
+        for one, two in zip(alone, together):
+            self.assertEqual(self.model_bytes(one), self.model_bytes(two))
+
+    def test_the_interpreter_may_end_while_a_run_goes_on(self):
+        for code, end in [(0, ""), (5, "import sys; sys.exit(5)"), (1, "raise ValueError('enough')")]:
+            folder = self.folder / f"end-{code}"
+            text = f"""
+import espalier
+from espalier import testing
+
+@espalier.register("slow")
+class Slow(espalier.Strategy):
+    "Half of it in Python."
+    def run_client(self, context, task):
+        return context.train(before_step=lambda weights, gradients: None)
+
+rounds = espalier.stream(testing.TINY, out={str(folder)!r}, rounds=100000, **{{"strategy.name": "slow"}})
+next(rounds)
+{end}
+"""
+            result = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+            self.assertEqual(result.returncode, code, result.stderr)
+            self.assertNotIn("Fatal", result.stderr)
+            self.assertGreaterEqual(len(espalier.load_run(folder).rounds), 1)
+
+    def test_an_exception_in_a_callback_leaves_a_folder_that_goes_on(self):
+        fails = [True]
+
+        @espalier.register("fails-once")
+        class FailsOnce(espalier.Strategy):
+            """Fails in its fourth round."""
+
+            def finish(self, round, sums, model):
+                if round == 4 and fails[0]:
+                    raise RuntimeError("once")
+                super().finish(round, sums, model)
+
+        with self.assertRaisesRegex(espalier.Error, "once"):
+            self.run_tiny("fails", rounds=6, checkpoint_every=1, **{"strategy.name": "fails-once"})
+        fails[0] = False
+        run = espalier.simulate(resume=self.folder / "fails", progress=False)
+        self.assertEqual([line["round"] for line in run.rounds], [1, 2, 3, 4, 5, 6])
+        whole = self.run_tiny("whole", rounds=6, **{"strategy.name": "fails-once"})
+        self.assertEqual(self.model_bytes(run), self.model_bytes(whole))
+
+    def test_what_was_handed_over_is_given_back(self):
+        inputs, labels = np.random.default_rng(1).normal(size=(200, 12)).astype(np.float32), np.arange(200) % 4
+        before = sys.getrefcount(inputs)
+        for number in range(3):
+            data = espalier.Dataset(inputs, labels, test=(inputs[:20], labels[:20]))
+            espalier.simulate(data=data, model="mlp", rounds=2, out=self.folder / f"data-{number}", progress=False,
+                              **{"data.partition.clients": 4, "strategy.clients_per_round": 2})
+            self.assertGreater(sys.getrefcount(inputs), before)
+            del data
+        gc.collect()
+        self.assertEqual(sys.getrefcount(inputs), before)
+
+    def test_an_exported_model_is_torchs_own(self):
+        run = self.run_tiny("exported", rounds=3)
+        self.assertTrue(run.export(self.folder / "model.pt"))
+        with self.assertRaises(espalier.Error):
+            run.export(self.folder / "model.pt", runtime="none")
+        try:
+            import torch
+        except ImportError:
+            self.skipTest("no torch")
+        module = torch.jit.load(str(self.folder / "model.pt"))
+        self.assertEqual(module(torch.zeros([5, *run.config["data"]["synthetic_shape"]])).shape[0], 5)
 
     def test_mistakes_are_said_in_one_line_before_the_first_round(self):
         for settings, words in [({"strategy.name": "fedagv"}, "did you mean 'fedavg'"), ({"rounds": "many"}, "rounds"), ({"train.lrr": 1}, "lr"), ({"rounds": -1}, "rounds")]:
