@@ -12,6 +12,9 @@
 #include "espalier/base/thread_pool.h"
 #include "espalier/report/run_reports.h"
 #include "espalier/report/text_table.h"
+#ifdef ESPALIER_MPI
+#include "espalier/run/rank_run.h"
+#endif
 #include "espalier/run/replay.h"
 #include "espalier/run/simulation.h"
 
@@ -31,6 +34,16 @@ struct SimulateArguments {
 };
 
 void simulate(const SimulateArguments& arguments) {
+#ifdef ESPALIER_MPI
+  std::optional<run::RankRun> ranks;
+  if (mpi::launched()) {
+    ranks.emplace();
+    if (!ranks->first()) {
+      ranks->work();
+      return;
+    }
+  }
+#endif
   const bool resuming = !arguments.resume.empty();
   if (resuming == !arguments.config.empty()) {
     fail("simulate", "expected a configuration file or --resume DIR, ",
@@ -43,8 +56,12 @@ void simulate(const SimulateArguments& arguments) {
   Json tree = read_toml_file(resuming ? folder->config_path() : fs::path(arguments.config));
   const std::vector<std::string> overridden = run::override_config(tree, arguments.assignments);
   run::RunConfig config = run::read_run_config(tree);
+  size_t processors = available_processors();
+#ifdef ESPALIER_MPI
+  if (ranks) processors = ranks->threads_here(processors);
+#endif
   const size_t threads =
-      arguments.threads > 0 ? static_cast<size_t>(arguments.threads) : available_processors();
+      arguments.threads > 0 ? static_cast<size_t>(arguments.threads) : processors;
 
   const auto rounds = static_cast<uint64_t>(config.run.rounds);
   // Taken now, so that nobody else can; it goes again when something is wrong with the input.
@@ -56,6 +73,13 @@ void simulate(const SimulateArguments& arguments) {
   }
   std::optional<run::ReplayBackend> replay;
   run::Simulation::Wrap wrap;
+#ifdef ESPALIER_MPI
+  if (ranks) {
+    if (!arguments.replay.empty())
+      fail("simulate", "--replay repeats a served run in one process; start it without mpirun");
+    wrap = [&](round::Backend& simulator) -> round::Backend& { return ranks->wrap(simulator); };
+  }
+#endif
   if (!arguments.replay.empty()) {
     wrap = [&](round::Backend& simulator) -> round::Backend& {
       return replay.emplace(simulator, run::read_replay(arguments.replay));
@@ -66,10 +90,18 @@ void simulate(const SimulateArguments& arguments) {
   if (replay) replay->skip_through(simulation.loop().rounds_completed());
   if (!arguments.quiet) {
     std::fprintf(stderr, "%s\n", simulation.size_line().c_str());
+#ifdef ESPALIER_MPI
+    if (ranks) std::fprintf(stderr, "%s\n", ranks->line(threads, available_processors()).c_str());
+#endif
     for (const auto& notes : {overridden, simulation.notes()})
       for (const std::string& note : notes) std::fprintf(stderr, "note: %s\n", note.c_str());
   }
   folder->write_config(to_toml(simulation.resolved()));
+#ifdef ESPALIER_MPI
+  if (ranks)
+    ranks->invite(simulation.resolved(),
+                  arguments.threads > 0 ? std::optional(threads) : std::nullopt);
+#endif
 
   report::ProgressOptions options;
   options.rounds = rounds;

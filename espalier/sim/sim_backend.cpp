@@ -24,16 +24,9 @@ void SimBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tra
 }
 
 void SimBackend::run_client(uint64_t client, size_t worker, round::RoundTraffic& traffic) {
-  Samples& mine = samples_[worker];
   wire::EncodedMessage update;
   try {
-    setup_.partition.samples(client, mine.train);
-    update = client::run_client_task(
-        traffic.task(client), setup_.environment,
-        [&](std::span<const int64_t> units) -> train::Trainer& {
-          return setup_.workers.trainer(worker, units);
-        },
-        {*setup_.data.train, mine.train, setup_.data.test.get(), test_samples(client, mine.test)});
+    update = answer(client, traffic.task(client), worker);
   } catch (const StorageError&) {
     throw;  // ours, not the client's: the run cannot go on
   } catch (const Error& error) {
@@ -41,6 +34,18 @@ void SimBackend::run_client(uint64_t client, size_t worker, round::RoundTraffic&
     return;
   }
   traffic.delivered(client, update);
+}
+
+wire::EncodedMessage SimBackend::answer(uint64_t client, const wire::EncodedMessage& task,
+                                        size_t worker) {
+  Samples& mine = samples_[worker];
+  setup_.partition.samples(client, mine.train);
+  return client::run_client_task(
+      task, setup_.environment,
+      [&](std::span<const int64_t> units) -> train::Trainer& {
+        return setup_.workers.trainer(worker, units);
+      },
+      {*setup_.data.train, mine.train, setup_.data.test.get(), test_samples(client, mine.test)});
 }
 
 // Every client holds out its share of the test samples: client, client + n, client + 2n, …

@@ -40,6 +40,16 @@ class SimBackend : public round::Backend {
   void commit(uint32_t round, const std::map<uint64_t, uint32_t>& versions) override;
   void release_memory() override { setup_.workers.release(); }
 
+  // For backends that share out the clients among several processes. One task of a client, bytes to
+  // bytes, in a thread of workers(); throws Error when the client fails, StorageError when we do.
+  wire::EncodedMessage answer(uint64_t client, const wire::EncodedMessage& task, size_t worker);
+  // The exchange is over: tensors that its tasks shared may go.
+  void forget() { decoded_.clear(); }
+  train::Workers& workers() { return setup_.workers; }
+  client::StateStore& states() { return setup_.states; }
+  // Where clients remember from here on; outlives this.
+  void remember_in(client::ClientStateStore& states) { setup_.environment.states = &states; }
+
  private:
   // Of the current client; reused.
   struct Samples {

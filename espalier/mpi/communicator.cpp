@@ -1,0 +1,118 @@
+#include "espalier/mpi/communicator.h"
+
+#include <mpi.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <thread>
+
+#include "espalier/base/error.h"
+
+namespace espalier::mpi {
+
+namespace {
+
+// MPI counts in int. A message is sent in parts of this size, of which the last is shorter (or
+// empty).
+constexpr size_t kPart = size_t{1} << 28;
+constexpr int kTag = 1;
+
+}  // namespace
+
+struct Communicator::Outgoing {
+  std::shared_ptr<const Bytes> bytes;
+  MPI_Request request = MPI_REQUEST_NULL;
+};
+
+bool launched() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"})
+    if (std::getenv(name) != nullptr) return true;
+  return false;
+}
+
+Communicator::Communicator() {
+  int provided = 0;
+  if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS ||
+      provided < MPI_THREAD_FUNNELED) {
+    fail("mpi", "MPI cannot be started with threads");
+  }
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
+  MPI_Comm_size(MPI_COMM_WORLD, &size_);
+  MPI_Comm here = MPI_COMM_NULL;
+  MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &here);
+  MPI_Comm_size(here, &ranks_here_);
+  MPI_Comm_free(&here);
+}
+
+Communicator::~Communicator() {
+  Patience patience;
+  while (!outgoing_.empty()) {
+    progress();
+    patience.wait();
+  }
+  MPI_Finalize();
+}
+
+void Communicator::send(int to, Bytes bytes) {
+  progress();
+  const auto shared = std::make_shared<const Bytes>(std::move(bytes));
+  for (size_t begin = 0;; begin += kPart) {
+    const size_t count = std::min(kPart, shared->size() - begin);
+    Outgoing& part = outgoing_.emplace_back();
+    part.bytes = shared;
+    MPI_Isend(shared->data() + begin, static_cast<int>(count), MPI_BYTE, to, kTag, MPI_COMM_WORLD,
+              &part.request);
+    if (count < kPart) return;
+  }
+}
+
+void Communicator::progress() {
+  std::erase_if(outgoing_, [](Outgoing& part) {
+    int done = 0;
+    MPI_Test(&part.request, &done, MPI_STATUS_IGNORE);
+    return done != 0;
+  });
+}
+
+std::optional<Message> Communicator::receive() {
+  progress();
+  while (true) {
+    int there = 0;
+    MPI_Status status;
+    MPI_Iprobe(MPI_ANY_SOURCE, kTag, MPI_COMM_WORLD, &there, &status);
+    if (there == 0) return std::nullopt;
+    int count = 0;
+    MPI_Get_count(&status, MPI_BYTE, &count);
+    Bytes& bytes = incoming_[status.MPI_SOURCE];
+    const size_t before = bytes.size();
+    bytes.resize(before + static_cast<size_t>(count));
+    MPI_Recv(bytes.data() + before, count, MPI_BYTE, status.MPI_SOURCE, kTag, MPI_COMM_WORLD,
+             MPI_STATUS_IGNORE);
+    if (static_cast<size_t>(count) < kPart) {
+      Message message{status.MPI_SOURCE, std::move(bytes)};
+      incoming_.erase(status.MPI_SOURCE);
+      return message;
+    }
+  }
+}
+
+Message Communicator::wait() {
+  Patience patience;
+  while (true) {
+    if (auto message = receive()) return std::move(*message);
+    patience.wait();
+  }
+}
+
+void Communicator::abort(int status) {
+  MPI_Abort(MPI_COMM_WORLD, status);
+  std::abort();  // MPI_Abort does not return
+}
+
+void Patience::wait() {
+  std::this_thread::sleep_for(std::chrono::microseconds(microseconds_));
+  microseconds_ = std::min(microseconds_ * 2, 200U);
+}
+
+}  // namespace espalier::mpi

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <list>
+#include <map>
+#include <memory>
+#include <optional>
+
+#include "espalier/base/bytes.h"
+
+// Messages between the processes (ranks) of one MPI job.
+namespace espalier::mpi {
+
+// Whether this process was started as one of several: by mpirun, srun or another starter.
+bool launched();
+
+// A message as bytes; the first says what it is (ranks.h).
+struct Message {
+  int from = 0;
+  Bytes bytes;
+};
+
+// Sending never waits, so that two ranks may send to each other; what is on its way is kept here
+// until it has gone. Messages from one rank to another arrive in their order, of whatever length.
+// To be used by the thread that made it alone (MPI_THREAD_FUNNELED).
+class Communicator {
+ public:
+  // Once per process. Throws Error when MPI cannot be started.
+  Communicator();
+  // Waits for what is on its way, and for the other ranks to come as far.
+  ~Communicator();
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  // Ranks on this machine, this one among them.
+  int ranks_here() const { return ranks_here_; }
+
+  void send(int to, Bytes bytes);
+  // What has come, if anything.
+  std::optional<Message> receive();
+  // Waits without keeping the processor busy: MPI's own waiting would take it from a rank that
+  // trains.
+  Message wait();
+  // Ends all ranks at once, with this exit status: when one cannot go on and the others wait.
+  [[noreturn]] void abort(int status);
+
+ private:
+  struct Outgoing;
+  void progress();
+
+  int rank_ = 0, size_ = 1, ranks_here_ = 1;
+  std::list<Outgoing> outgoing_;
+  std::map<int, Bytes> incoming_;  // the parts of long messages that have come
+};
+
+// Sleeps that grow while nothing happens, to 200 µs.
+class Patience {
+ public:
+  void wait();
+  void reset() { microseconds_ = 10; }
+
+ private:
+  unsigned microseconds_ = 10;
+};
+
+}  // namespace espalier::mpi

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "espalier/client/client_state.h"
+#include "espalier/mpi/communicator.h"
+#include "espalier/round/backend.h"
+#include "espalier/wire/message.h"
+
+// One run on many processes: rank 0 has the round loop and hands out clients one at a time, the
+// longest first, to its own threads and to the other ranks. Messages are those of a simulation, so
+// the run ends in its bytes with any number of ranks and threads.
+namespace espalier::mpi {
+
+// The clients of this process: what trains a task here.
+class LocalClients {
+ public:
+  virtual ~LocalClients() = default;
+  virtual size_t num_threads() const = 0;
+  // Calls `work(worker)` once in each of the threads; returns when all have returned. The first
+  // exception is thrown here.
+  virtual void in_threads(const std::function<void(size_t worker)>& work) = 0;
+  // Runs a client's task, bytes to bytes. Throws Error when the client fails, StorageError when we
+  // do. Thread `worker`.
+  virtual wire::EncodedMessage answer(uint64_t client, const wire::EncodedMessage& task,
+                                      size_t worker) = 0;
+  // The exchange is over: what its tasks shared may go.
+  virtual void forget() = 0;
+};
+
+// Rank 0's backend. What clients remember stays with `states`, whichever rank trains them: it goes
+// out when a task asks for it and comes back with the update. `inner` says who the clients are and
+// keeps checkpoints; all outlive this.
+class RankBackend final : public round::Backend {
+ public:
+  RankBackend(Communicator& communicator, LocalClients& local, client::ClientStateStore& states,
+              round::Backend& inner);
+  // Tells the other ranks that the run is over.
+  ~RankBackend() override;
+
+  uint64_t num_clients() const override { return inner_.num_clients(); }
+  uint64_t num_samples(uint64_t client) const override { return inner_.num_samples(client); }
+  std::vector<uint64_t> select(Key key, std::span<const uint64_t> eligible,
+                               uint64_t count) override {
+    return inner_.select(key, eligible, count);
+  }
+  // Throws Error when a rank cannot go on.
+  void run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) override;
+  void make_durable() override { inner_.make_durable(); }
+  void commit(uint32_t round, const std::map<uint64_t, uint32_t>& versions) override {
+    inner_.commit(round, versions);
+  }
+  void release_memory() override { inner_.release_memory(); }
+
+ private:
+  struct Exchange;
+  void await_ranks();
+  void hand_out(Exchange& exchange, int rank);
+  void handle(Exchange& exchange, const Message& message);
+
+  Communicator& communicator_;
+  LocalClients& local_;
+  client::ClientStateStore& states_;
+  round::Backend& inner_;
+  std::vector<size_t> threads_;  // by rank
+  bool ready_ = false;           // whether all ranks have said so
+};
+
+// What rank 0 says before the first task: how to make the clients.
+void send_setup(Communicator& communicator, const std::string& text);
+std::string receive_setup(Communicator& communicator);
+
+// Another rank: does tasks until rank 0 says that the run is over. `make` makes this rank's
+// clients, who remember in the given store. When it throws, or when storage fails, rank 0 is told
+// and ends the run.
+void work(
+    Communicator& communicator,
+    const std::function<std::unique_ptr<LocalClients>(client::ClientStateStore& states)>& make);
+
+}  // namespace espalier::mpi

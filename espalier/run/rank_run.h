@@ -1,0 +1,47 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "espalier/mpi/communicator.h"
+#include "espalier/mpi/ranks.h"
+#include "espalier/run/simulation.h"
+
+namespace espalier::run {
+
+// A simulation on the ranks of an MPI job (mpi/ranks.h). Rank 0 makes an ordinary Simulation with
+// wrap(), whose round loop, folder and evaluations are its own; the others train clients.
+class RankRun {
+ public:
+  // Joins the job. Once per process, by its main thread.
+  RankRun();
+  ~RankRun();
+
+  bool first() const { return communicator_.rank() == 0; }
+  int num_ranks() const { return communicator_.size(); }
+  // Of `processors` of this machine, the share of one rank: at least 1.
+  size_t threads_here(size_t processors) const;
+  // How the run is spread, for a person; says so when a machine's ranks have more threads than it
+  // has processors.
+  std::string line(size_t threads, size_t processors) const;
+
+  // Rank 0: the backend that shares out the simulator's clients among all ranks.
+  round::Backend& wrap(round::Backend& simulator);
+  // Rank 0, before the first round: the other ranks make their clients from this whole
+  // configuration, with so many threads each. What goes wrong there is thrown by the first round.
+  void invite(const Json& resolved, std::optional<size_t> threads);
+  // Rank 0 cannot go on: ends all.
+  [[noreturn]] void abort(int status) { communicator_.abort(status); }
+
+  // The others: trains clients until rank 0 says that the run is over.
+  void work();
+
+ private:
+  class Clients;
+  mpi::Communicator communicator_;
+  bool invited_ = false;
+  std::unique_ptr<Clients> clients_;
+  std::unique_ptr<mpi::RankBackend> backend_;
+};
+
+}  // namespace espalier::run
