@@ -73,11 +73,15 @@ void simulate(const SimulateArguments& arguments) {
   }
   std::optional<run::ReplayBackend> replay;
   run::Simulation::Wrap wrap;
+  run::Simulation::WrapEvaluator wrap_evaluator;
 #ifdef ESPALIER_MPI
   if (ranks) {
     if (!arguments.replay.empty())
       fail("simulate", "--replay repeats a served run in one process; start it without mpirun");
     wrap = [&](round::Backend& simulator) -> round::Backend& { return ranks->wrap(simulator); };
+    wrap_evaluator = [&](train::WorkersEvaluator& here) -> train::Evaluator& {
+      return ranks->wrap_evaluator(here);
+    };
   }
 #endif
   if (!arguments.replay.empty()) {
@@ -85,7 +89,8 @@ void simulate(const SimulateArguments& arguments) {
       return replay.emplace(simulator, run::read_replay(arguments.replay));
     };
   }
-  run::Simulation simulation(std::move(config), threads, &*folder, arguments.assignments, wrap);
+  run::Simulation simulation(std::move(config), threads, &*folder, arguments.assignments, wrap,
+                             wrap_evaluator);
   if (resuming) simulation.resume();
   if (replay) replay->skip_through(simulation.loop().rounds_completed());
   if (!arguments.quiet) {

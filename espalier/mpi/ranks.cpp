@@ -23,12 +23,15 @@ enum class Say : uint8_t {
   kTask,    // u64 client, u8 shared, head, u32 bodies: u64 id, u8 whether it follows, the body
   kState,   // u64 client, u32 version, u8 whether there is one, the state
   kForget,  // the exchange is over
+  // u64 evaluation, u64 first batch, u64 last, u32 groups: i64 units each; u64 values: float32 each
+  kEvaluate,
   kOver,
   // The others to rank 0.
   kReady,        // u64 threads
   kUpdate,       // u64 client, u8 remembers: u32 round, u32 base, the state; the update's stream
   kFailed,       // u64 client, text
   kStateWanted,  // u64 client, u32 version
+  kSums,         // u64 evaluation, u64 batch, the sums
   kBroken,       // text: this rank cannot go on
 };
 
@@ -48,6 +51,32 @@ Bytes say_text(Say what, const std::string& text) {
   Bytes out = begin(what);
   put_block(out, {reinterpret_cast<const uint8_t*>(text.data()), text.size()});
   return out;
+}
+
+void put_sums(const train::EvalSums& sums, Bytes& out) {
+  ByteWriter writer(out);
+  writer.put(sums.loss);
+  writer.put(sums.correct);
+  writer.put(sums.count);
+  writer.put(static_cast<uint32_t>(sums.classes.size()));
+  for (const train::ClassCount& one : sums.classes) {
+    writer.put(one.label);
+    writer.put(one.count);
+    writer.put(one.correct);
+  }
+}
+train::EvalSums get_sums(ByteReader& in) {
+  train::EvalSums sums;
+  sums.loss = in.get<double>();
+  sums.correct = in.get<uint64_t>();
+  sums.count = in.get<uint64_t>();
+  const auto classes = in.get<uint32_t>();
+  for (uint32_t i = 0; i < classes; ++i) {
+    const auto label = in.get<int32_t>();
+    const auto count = in.get<uint64_t>(), correct = in.get<uint64_t>();
+    sums.classes.push_back({label, count, correct});
+  }
+  return sums;
 }
 
 }  // namespace
@@ -277,13 +306,97 @@ void RankBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tr
   if (failure) std::rethrow_exception(failure);
 }
 
+train::EvalSums RankBackend::evaluate(const ParameterSet& model) {
+  await_ranks();
+  ++evaluations_;
+  const size_t num_batches = local_.num_batches();
+  size_t all_threads = 0, before = 0;
+  for (const size_t threads : threads_) all_threads += threads;
+  // Batches [shares[r], shares[r + 1]) are rank r's.
+  std::vector<size_t> shares;
+  for (const size_t threads : threads_) {
+    shares.push_back(num_batches * before / all_threads);
+    before += threads;
+  }
+  shares.push_back(num_batches);
+  Bytes weights;
+  ByteWriter writer(weights);
+  const bool whole = model.layout() == *local_.layout({});
+  const std::vector<int64_t> units = whole ? std::vector<int64_t>() : model.layout().group_sizes();
+  writer.put(static_cast<uint32_t>(units.size()));
+  writer.array(std::span<const int64_t>(units));
+  writer.put(static_cast<uint64_t>(model.size()));
+  writer.array(model.values());
+  size_t awaited = 0;
+  for (size_t rank = 1; rank + 1 < shares.size(); ++rank) {
+    if (shares[rank] == shares[rank + 1]) continue;
+    Bytes out = begin(Say::kEvaluate);
+    ByteWriter head(out);
+    head.put(evaluations_);
+    head.put(static_cast<uint64_t>(shares[rank]));
+    head.put(static_cast<uint64_t>(shares[rank + 1]));
+    head.bytes(weights);
+    awaited += shares[rank + 1] - shares[rank];
+    communicator_.send(static_cast<int>(rank), std::move(out));
+  }
+  std::vector<train::EvalSums> sums(num_batches);
+  std::atomic<size_t> next = 0;
+  std::atomic<bool> local_done = false;
+  std::exception_ptr failure;
+  const uint64_t version = local_.new_version();
+  std::thread here([&] {
+    try {
+      local_.in_threads([&](size_t worker) {
+        for (size_t batch = next++; batch < shares[1]; batch = next++)
+          sums[batch] = local_.evaluate(model, version, batch, worker);
+      });
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    local_done = true;
+  });
+  std::exception_ptr broken;
+  try {
+    Patience patience;
+    while (awaited > 0 || !local_done) {
+      const auto message = communicator_.receive();
+      if (!message) {
+        patience.wait();
+        continue;
+      }
+      patience.reset();
+      ByteReader in(message->bytes, "mpi");
+      const auto what = static_cast<Say>(in.get<uint8_t>());
+      if (what == Say::kBroken)
+        throw StorageError(concat("[mpi] rank ", message->from, ": ", text_of(get_block(in))));
+      if (what != Say::kSums || in.get<uint64_t>() != evaluations_) continue;
+      const auto batch = in.get<uint64_t>();
+      if (batch >= num_batches) fail("mpi", "rank ", message->from, " evaluated another batch");
+      sums[batch] = get_sums(in);
+      --awaited;
+    }
+  } catch (...) {
+    broken = std::current_exception();
+    next = num_batches;
+  }
+  here.join();
+  if (broken) std::rethrow_exception(broken);
+  if (failure) std::rethrow_exception(failure);
+  train::EvalSums total;
+  for (const train::EvalSums& part : sums) total += part;
+  return total;
+}
+
 // ---- the other ranks
 
 namespace {
 
+// A client's task, or a batch to evaluate.
 struct Work {
   uint64_t client = 0;
   wire::EncodedMessage task;
+  std::shared_ptr<const ParameterSet> model = nullptr;  // null: a task
+  uint64_t evaluation = 0, version = 0, batch = 0;
 };
 
 // What a rank's threads and its talking thread hand each other.
@@ -403,6 +516,14 @@ void answer_tasks(Desk& desk, LocalClients& local, size_t worker) {
   while (auto work = desk.next()) {
     Bytes out;
     try {
+      if (work->model) {
+        out = begin(Say::kSums);
+        ByteWriter(out).put(work->evaluation);
+        ByteWriter(out).put(work->batch);
+        put_sums(local.evaluate(*work->model, work->version, work->batch, worker), out);
+        desk.say(std::move(out));
+        continue;
+      }
       const wire::EncodedMessage update = local.answer(work->client, work->task, worker);
       out = begin(Say::kUpdate);
       ByteWriter(out).put(work->client);
@@ -412,6 +533,10 @@ void answer_tasks(Desk& desk, LocalClients& local, size_t worker) {
     } catch (const StorageError& error) {
       out = say_text(Say::kBroken, error.what());
     } catch (const Error& error) {
+      if (work->model) {
+        desk.say(say_text(Say::kBroken, error.what()));
+        continue;
+      }
       out = begin(Say::kFailed);
       ByteWriter(out).put(work->client);
       const std::string text = error.what();
@@ -478,6 +603,20 @@ void work(
                                        client::decode_state(block, "mpi"))
                                  : nullptr,
                            there ? std::string() : text_of(block));
+            break;
+          }
+          case Say::kEvaluate: {
+            Work job;
+            job.evaluation = in.get<uint64_t>();
+            const auto first = in.get<uint64_t>(), last = in.get<uint64_t>();
+            std::vector<int64_t> units(in.get<uint32_t>());
+            in.array(std::span(units));
+            AlignedVector<float> values(in.get<uint64_t>());
+            in.array(std::span(values));
+            job.model =
+                std::make_shared<const ParameterSet>(local->layout(units), std::move(values));
+            job.version = local->new_version();
+            for (job.batch = first; job.batch < last; ++job.batch) desk.add(job);
             break;
           }
           case Say::kForget:

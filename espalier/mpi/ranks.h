@@ -7,6 +7,7 @@
 #include "espalier/client/client_state.h"
 #include "espalier/mpi/communicator.h"
 #include "espalier/round/backend.h"
+#include "espalier/train/trainer.h"
 #include "espalier/wire/message.h"
 
 // One run on many processes: rank 0 has the round loop and hands out clients one at a time, the
@@ -28,6 +29,15 @@ class LocalClients {
                                       size_t worker) = 0;
   // The exchange is over: what its tasks shared may go.
   virtual void forget() = 0;
+
+  // Evaluation on the test samples, batch by batch (train::WorkersEvaluator). The model's layout
+  // with so many units per group; empty: the whole model's.
+  virtual std::shared_ptr<const ParameterLayout> layout(std::span<const int64_t> units) const = 0;
+  virtual size_t num_batches() const = 0;
+  virtual uint64_t new_version() = 0;
+  // Thread `worker`.
+  virtual train::EvalSums evaluate(const ParameterSet& model, uint64_t version, size_t batch,
+                                   size_t worker) = 0;
 };
 
 // Rank 0's backend. What clients remember stays with `states`, whichever rank trains them: it goes
@@ -54,6 +64,10 @@ class RankBackend final : public round::Backend {
   }
   void release_memory() override { inner_.release_memory(); }
 
+  // Every rank takes a share of the batches; their sums are added in the batches' order, so the
+  // figures are those of one process.
+  train::EvalSums evaluate(const ParameterSet& model);
+
  private:
   struct Exchange;
   void await_ranks();
@@ -66,6 +80,7 @@ class RankBackend final : public round::Backend {
   round::Backend& inner_;
   std::vector<size_t> threads_;  // by rank
   bool ready_ = false;           // whether all ranks have said so
+  uint64_t evaluations_ = 0;     // so far
 };
 
 // What rank 0 says before the first task: how to make the clients.

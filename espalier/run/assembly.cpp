@@ -40,6 +40,8 @@ Assembly::Assembly(const RunConfig& config, Sources sources, const Options& opti
   simulator_ = std::make_unique<sim::SimBackend>(
       sim::SimBackend::Setup{data_, *partition_, *workers_, states_, environment});
   round::Backend& backend = options.wrap ? options.wrap(*simulator_) : *simulator_;
+  train::Evaluator& evaluator =
+      options.wrap_evaluator ? options.wrap_evaluator(*evaluator_) : *evaluator_;
 
   strategy::ServerSetup server{.layout = layout,
                                .num_clients = backend.num_clients(),
@@ -59,7 +61,7 @@ Assembly::Assembly(const RunConfig& config, Sources sources, const Options& opti
                                                                      .downlink = *downlink_,
                                                                      .uplink = *uplink_,
                                                                      .backend = backend,
-                                                                     .evaluator = *evaluator_,
+                                                                     .evaluator = evaluator,
                                                                      .server = std::move(server)},
                                              std::move(sources.initial));
   notes_.insert(notes_.end(), loop_->notes().begin(), loop_->notes().end());

@@ -32,6 +32,8 @@ class Assembly {
     std::filesystem::path scratch = {}, states = {};
     // May put a backend of the caller's, which outlives the assembly, before the simulator's.
     std::function<round::Backend&(round::Backend& simulator)> wrap = {};
+    // The same for evaluations.
+    std::function<train::Evaluator&(train::WorkersEvaluator& here)> wrap_evaluator = {};
   };
   // Throws Error when parts of the configuration do not go together. Not movable: the parts point
   // to each other.
@@ -67,7 +69,7 @@ class Assembly {
   std::unique_ptr<codec::Codec> downlink_, uplink_;
   client::StateStore states_;
   std::unique_ptr<train::Workers> workers_;
-  std::unique_ptr<train::Evaluator> evaluator_;
+  std::unique_ptr<train::WorkersEvaluator> evaluator_;
   std::unique_ptr<sim::SimBackend> simulator_;
   std::unique_ptr<round::RoundLoop> loop_;
 };

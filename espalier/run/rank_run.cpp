@@ -13,11 +13,15 @@ class RankRun::Clients final : public mpi::LocalClients {
   explicit Clients(sim::SimBackend& simulator) : simulator_(simulator) {}
   // With a simulation of its own.
   Clients(RunConfig config, size_t threads, client::ClientStateStore& states)
-      : simulation_(std::in_place, std::move(config), threads, nullptr, std::vector<std::string>(),
-                    [this](round::Backend& backend) -> round::Backend& {
-                      found_ = dynamic_cast<sim::SimBackend*>(&backend);
-                      return backend;
-                    }),
+      : simulation_(
+            std::in_place, std::move(config), threads, nullptr, std::vector<std::string>(),
+            [this](round::Backend& backend) -> round::Backend& {
+              found_ = dynamic_cast<sim::SimBackend*>(&backend);
+              return backend;
+            },
+            [this](train::WorkersEvaluator& here) -> train::Evaluator& {
+              return *(evaluator_ = &here);
+            }),
         simulator_(*found_) {
     simulator_.remember_in(states);
   }
@@ -32,10 +36,32 @@ class RankRun::Clients final : public mpi::LocalClients {
   }
   void forget() override { simulator_.forget(); }
 
+  void evaluate_by(train::WorkersEvaluator& evaluator) { evaluator_ = &evaluator; }
+  std::shared_ptr<const ParameterLayout> layout(std::span<const int64_t> units) const override {
+    const auto& whole = evaluator_->layout();
+    return units.empty() ? whole : narrow_layout(*whole, units);
+  }
+  size_t num_batches() const override { return evaluator_->num_batches(); }
+  uint64_t new_version() override { return simulator_.workers().new_version(); }
+  train::EvalSums evaluate(const ParameterSet& model, uint64_t version, size_t batch,
+                           size_t worker) override {
+    return evaluator_->batch(model, version, batch, worker);
+  }
+
  private:
+  train::WorkersEvaluator* evaluator_ = nullptr;
   sim::SimBackend* found_ = nullptr;
   std::optional<Simulation> simulation_;
   sim::SimBackend& simulator_;
+};
+
+class RankRun::Evaluator final : public train::Evaluator {
+ public:
+  explicit Evaluator(mpi::RankBackend& ranks) : ranks_(ranks) {}
+  train::EvalSums evaluate(const ParameterSet& model) override { return ranks_.evaluate(model); }
+
+ private:
+  mpi::RankBackend& ranks_;
 };
 
 RankRun::RankRun() = default;
@@ -75,6 +101,13 @@ round::Backend& RankRun::wrap(round::Backend& simulator) {
   backend_ =
       std::make_unique<mpi::RankBackend>(communicator_, *clients_, backend->states(), *backend);
   return *backend_;
+}
+
+train::Evaluator& RankRun::wrap_evaluator(train::WorkersEvaluator& here) {
+  ESPALIER_CHECK(clients_ != nullptr);
+  clients_->evaluate_by(here);
+  evaluator_ = std::make_unique<Evaluator>(*backend_);
+  return *evaluator_;
 }
 
 void RankRun::work() {

@@ -27,6 +27,8 @@ class RankRun {
 
   // Rank 0: the backend that shares out the simulator's clients among all ranks.
   round::Backend& wrap(round::Backend& simulator);
+  // The evaluator that does the same with test batches; after wrap().
+  train::Evaluator& wrap_evaluator(train::WorkersEvaluator& here);
   // Rank 0, before the first round: the other ranks make their clients from this whole
   // configuration, with so many threads each. What goes wrong there is thrown by the first round.
   void invite(const Json& resolved, std::optional<size_t> threads);
@@ -38,10 +40,12 @@ class RankRun {
 
  private:
   class Clients;
+  class Evaluator;
   mpi::Communicator communicator_;
   bool invited_ = false;
   std::unique_ptr<Clients> clients_;
   std::unique_ptr<mpi::RankBackend> backend_;
+  std::unique_ptr<train::Evaluator> evaluator_;
 };
 
 }  // namespace espalier::run

@@ -37,13 +37,15 @@ std::string width_key(double width) {
 }  // namespace
 
 Simulation::Simulation(RunConfig config, size_t num_threads, report::RunFolder* folder,
-                       const std::vector<std::string>& assignments, const Wrap& wrap)
+                       const std::vector<std::string>& assignments, const Wrap& wrap,
+                       const WrapEvaluator& wrap_evaluator)
     : config_(std::move(config)),
       folder_(folder),
       configuration_(configuration_fingerprint(config_)),
       num_threads_(num_threads) {
   Assembly::Options options{.num_threads = num_threads};
   options.wrap = wrap;
+  options.wrap_evaluator = wrap_evaluator;
   std::optional<Json> kept;
   if (folder != nullptr) {
     options.scratch = folder->path();

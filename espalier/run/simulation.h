@@ -26,10 +26,13 @@ class Simulation {
   // configuration); null: the run leaves nothing. Must outlive this. Nothing but scratch files is
   // written there before run().
   // `assignments`: what was said over the folder's configuration ("key=value").
-  // `wrap`: as in Assembly::Options; what it gives carries the tasks.
+  // `wrap`, `wrap_evaluator`: as in Assembly::Options; what they give carries the tasks, and
+  // evaluates.
   using Wrap = std::function<round::Backend&(round::Backend& simulator)>;
+  using WrapEvaluator = std::function<train::Evaluator&(train::WorkersEvaluator& here)>;
   Simulation(RunConfig config, size_t num_threads, report::RunFolder* folder = nullptr,
-             const std::vector<std::string>& assignments = {}, const Wrap& wrap = {});
+             const std::vector<std::string>& assignments = {}, const Wrap& wrap = {},
+             const WrapEvaluator& wrap_evaluator = {});
 
   // Goes on from the folder's checkpoint.
   void resume();

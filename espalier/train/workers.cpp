@@ -1,6 +1,7 @@
 #include "espalier/train/workers.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "espalier/train/evaluation.h"
 
@@ -51,19 +52,21 @@ void Workers::release() {
   for (Worker& worker : workers_) worker = {};
 }
 
-EvalSums WorkersEvaluator::evaluate(const ParameterSet& model) {
-  const std::vector<uint32_t> all = all_samples(test_.size());
-  const size_t num_batches = (all.size() + batch_size_ - 1) / batch_size_;
-  std::vector<EvalSums> sums(num_batches);
-  const uint64_t version = workers_.new_version();
+EvalSums WorkersEvaluator::batch(const ParameterSet& model, uint64_t version, size_t index,
+                                 size_t worker) {
   // A part of the model brings its own sizes; the whole model needs none.
   std::vector<int64_t> units;
   if (model.layout().size() != whole_->size()) units = model.layout().group_sizes();
-  workers_.run(num_batches, [&](size_t index, size_t worker) {
-    Trainer& replica = workers_.loaded(worker, units, model, version);
-    const size_t begin = index * batch_size_;
-    sums[index] = replica.evaluate(
-        test_, std::span(all).subspan(begin, std::min(batch_size_, all.size() - begin)));
+  std::vector<uint32_t> samples(std::min(batch_size_, test_.size() - index * batch_size_));
+  std::iota(samples.begin(), samples.end(), static_cast<uint32_t>(index * batch_size_));
+  return workers_.loaded(worker, units, model, version).evaluate(test_, samples);
+}
+
+EvalSums WorkersEvaluator::evaluate(const ParameterSet& model) {
+  std::vector<EvalSums> sums(num_batches());
+  const uint64_t version = workers_.new_version();
+  workers_.run(sums.size(), [&](size_t index, size_t worker) {
+    sums[index] = batch(model, version, index, worker);
   });
   EvalSums total;
   for (const EvalSums& part : sums) total += part;

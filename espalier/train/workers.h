@@ -74,6 +74,13 @@ class WorkersEvaluator final : public Evaluator {
       : workers_(workers), test_(test), whole_(std::move(whole)), batch_size_(batch_size) {}
   EvalSums evaluate(const ParameterSet& model) override;
 
+  // In parts, for evaluations that several processes share out. Batches are numbered from 0; their
+  // sums are to be added in that order.
+  const std::shared_ptr<const ParameterLayout>& layout() const { return whole_; }
+  size_t num_batches() const { return (test_.size() + batch_size_ - 1) / batch_size_; }
+  // The sums of one batch, in a thread of the workers; `version` as for Workers::loaded.
+  EvalSums batch(const ParameterSet& model, uint64_t version, size_t index, size_t worker);
+
  private:
   Workers& workers_;
   const data::Dataset& test_;
