@@ -1,6 +1,7 @@
 #include "espalier/client/local_training.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "espalier/params/exact_sum.h"
 
@@ -9,8 +10,9 @@ namespace espalier::client {
 void Measured::report(const train::FitResult& fit, double macs, double num_samples,
                       wire::Update& update) const {
   update.num_samples = num_samples;
-  update.scalars[wire::kTrainLoss] = fit.loss;
-  update.scalars[wire::kTrainAccuracy] = fit.accuracy;
+  // Not a number: nobody has told (train/foreign_trainer.h).
+  if (!std::isnan(fit.loss)) update.scalars[wire::kTrainLoss] = fit.loss;
+  if (!std::isnan(fit.accuracy)) update.scalars[wire::kTrainAccuracy] = fit.accuracy;
   update.scalars[wire::kSteps] = static_cast<double>(fit.steps);
   update.scalars[wire::kSamplesSeen] = static_cast<double>(fit.samples);
   update.scalars[wire::kMacs] = macs;

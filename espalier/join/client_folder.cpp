@@ -48,6 +48,16 @@ ClientFolder::ClientFolder(fs::path path) : path_(std::move(path)) {
   }
 }
 
+void ClientFolder::session_taken() {
+  if (!session_kept_) write_text_file_atomic(path_ / "session", session_);
+  session_kept_ = true;
+}
+
+void ClientFolder::session_refused() {
+  write_text_file_atomic(path_ / "session", previous_session_);
+  session_kept_ = false;
+}
+
 void ClientFolder::belong_to(uint64_t run) {
   if (run == run_) return;
   if (run_ != 0) fail(kWhere, path_.string(), " belongs to another run; use another --folder");

@@ -49,6 +49,10 @@ class ClientFolder {
   // first.
   const std::string& session() const { return session_; }
   const std::string& previous_session() const { return previous_session_; }
+  // What the server made of this session. One that it never took must not stand between the next
+  // process and the one before: the server knows only that.
+  void session_taken();
+  void session_refused();
 
   // 0: none yet. Belonging to one is for good.
   uint64_t run() const { return run_; }
@@ -70,6 +74,7 @@ class ClientFolder {
   std::optional<FileLock> lock_;
   std::optional<FileWriter> task_file_;  // while it arrives
   std::string session_, previous_session_;
+  bool session_kept_ = true;  // whether the file has this one
   uint64_t run_ = 0, task_digest_ = 0, task_size_ = 0;
 };
 

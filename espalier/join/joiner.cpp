@@ -228,9 +228,15 @@ void Joiner::check_in() {
   request.session = folder_.session();
   request.previous_session = folder_.previous_session();
   auto federation = std::make_unique<Federation>();
-  federation->reply = connection_.check_in(request);
-  const rpc::CheckInReply& reply = federation->reply;
   const bool first = federation_ == nullptr;
+  try {
+    federation->reply = connection_.check_in(request);
+  } catch (const rpc::Refusal&) {
+    if (first) folder_.session_refused();
+    throw;
+  }
+  folder_.session_taken();
+  const rpc::CheckInReply& reply = federation->reply;
   if (!first) {
     if (reply.run != federation_->reply.run)
       throw rpc::Refusal(rpc::Refused::kMismatch, "[join] the server has begun another run");
@@ -265,6 +271,7 @@ void Joiner::check_in() {
                                 .limits = {layout, client::max_task_values(*layout)},
                                 .states = &states_,
                                 .stages = client::find_update_stages(stages)});
+  options_.on_joined(reply.data);
   options_.say(concat("joined as client ", reply.client, " with ", samples_.size(),
                       " samples; model ", federation_->model.name));
 }
@@ -289,6 +296,13 @@ train::DataSpec Joiner::model_data() const {
   const rpc::DataSpec& spec = federation_->reply.data;
   if (spec.kind > static_cast<uint32_t>(data::Kind::kTokens))
     fail("join", "the server trains on samples of a kind that this version does not know");
+  constexpr int64_t kMostValues = int64_t{1} << 31;
+  int64_t values = 1;
+  for (const int64_t extent : spec.sample_shape) {
+    if (extent < 1 || extent > kMostValues / values)
+      fail("join", "the server trains on samples of an impossible shape");
+    values *= extent;
+  }
   return {static_cast<data::Kind>(spec.kind), spec.sample_shape, spec.num_classes, spec.vocabulary};
 }
 
@@ -381,6 +395,7 @@ void Joiner::do_task(const rpc::TaskNotice& task) {
 void Joiner::fail_task(const rpc::TaskNotice& task, const std::string& why) {
   connection_.report({task.ticket, folder_.session(), rpc::Phase::kFailed, 0, why});
   options_.say(concat("round ", task.ticket.round, " failed: ", why));
+  options_.on_failed(why);
 }
 
 void Joiner::work(const rpc::TaskNotice& task) {

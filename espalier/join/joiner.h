@@ -37,6 +37,10 @@ struct JoinOptions {
   // Lines for a person; called from the thread that runs, as the others are.
   std::function<void(const std::string& line)> say = [](const std::string&) {};
   std::function<void(uint32_t round)> on_task = [](uint32_t) {};
+  // The server has been told that a task failed.
+  std::function<void(const std::string& why)> on_failed = [](const std::string&) {};
+  // What samples look like to the run's model.
+  std::function<void(const rpc::DataSpec& data)> on_joined = [](const rpc::DataSpec&) {};
 };
 
 // One client of a network: asks the server for tasks, does them with its own data and sends what

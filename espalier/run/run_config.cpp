@@ -66,9 +66,16 @@ void check_schedule(RunConfig& config) {
 
 // Growing begins with small weights of its own.
 void check_growth(const RunConfig& config) {
-  if (config.submodel.grow && !config.model.init.empty())
-    fail("config",
-         "submodel.grow begins with weights drawn for the small net; leave it or model.init out");
+  if (!config.submodel.grow) return;
+  const auto refuse = [](const char* what) {
+    fail("config", "submodel.grow begins with weights drawn for the small net, which ", what,
+         "; leave one of the two out");
+  };
+  if (!config.model.init.empty()) refuse("model.init has not");
+  if (config.model.name == "torchscript") refuse("a module's own weights are not");
+  if (config.model.norm == "group") refuse("model.norm = \"group\" mixes with the other units");
+  if (config.model.gates != "none") refuse("model.gates would choose among all channels");
+  if (config.submodel.whole_until > 0) refuse("submodel.whole_until does not begin with");
 }
 
 template <class Options>

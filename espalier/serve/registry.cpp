@@ -88,7 +88,9 @@ void Registry::enrol(uint64_t client, const Enrolment& enrolment) {
   }
   if (before.fingerprint != enrolment.fingerprint)
     fail("serve", "the samples of client ", client,
-         " are not those with which it joined this run; bring them back or start a new run");
+         " are not those with which it joined this run, or its own program and espalier take turns "
+         "in "
+         "training; bring the old ones back or start a new run");
 }
 
 void Registry::make_durable() {

@@ -1,5 +1,6 @@
 #include "espalier/train/foreign_trainer.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "espalier/base/error.h"
@@ -16,6 +17,14 @@ constexpr const char* kWhere = "train";
        "strategy on the server");
 }
 
+// What a training of these options takes.
+uint64_t planned_steps(size_t samples, const StepOptions& options) {
+  const auto batch = static_cast<size_t>(options.batch_size);
+  const size_t an_epoch = options.drop_last ? samples / batch : (samples + batch - 1) / batch;
+  const uint64_t all = an_epoch * static_cast<uint64_t>(options.epochs);
+  return options.max_steps > 0 ? std::min(all, static_cast<uint64_t>(options.max_steps)) : all;
+}
+
 class ForeignTrainer final : public Trainer {
  public:
   ForeignTrainer(std::unique_ptr<Trainer> engine, ForeignProgram program)
@@ -26,6 +35,9 @@ class ForeignTrainer final : public Trainer {
   }
   void initialize(Key key, ParameterSet& out) override { engine_->initialize(key, out); }
   uint64_t macs_per_sample() const override { return engine_->macs_per_sample(); }
+  uint64_t training_bytes(int64_t batch_size, const StepOptions& options) const override {
+    return engine_->training_bytes(batch_size, options);
+  }
   size_t num_logits() const override { return engine_->num_logits(); }
   std::vector<int64_t> feature_shape() const override { return engine_->feature_shape(); }
   std::vector<size_t> extractor_tensors() const override { return engine_->extractor_tensors(); }
@@ -53,12 +65,20 @@ class ForeignTrainer final : public Trainer {
       };
     }
     FitResult result = program_.fit(task);
-    if ((task.before_step && before == 0) || (task.after_step && after == 0)) {
-      fail(kWhere, "the run's strategy changes every step: call the task's ",
-           task.before_step ? "before_step (with the gradients)" : "after_step",
-           " in the training loop");
+    const bool changed = task.before_step != nullptr || task.after_step != nullptr;
+    if (result.steps == 0) {
+      result.steps =
+          changed ? (task.before_step ? before : after) : planned_steps(samples.size(), options);
     }
-    if (!all_finite(weights_.values()) || !std::isfinite(result.loss))
+    const bool no_before = task.before_step && (before == 0 || before != result.steps);
+    const bool no_after = task.after_step && (after == 0 || after != result.steps);
+    if (no_before || no_after) {
+      fail(kWhere, "the run's strategy changes every step: call the task's ",
+           no_before ? "before_step (with the gradients)" : "after_step",
+           " in every step of the training; there were ", result.steps, " steps and ",
+           no_before ? before : after, " calls");
+    }
+    if (!all_finite(weights_.values()) || std::isinf(result.loss))
       fail(kWhere, "the trained weights or their loss are not finite; lower the learning rate");
     if (result.samples == 0)
       result.samples = samples.size() * static_cast<uint64_t>(std::max<int64_t>(options.epochs, 1));

@@ -14,14 +14,15 @@ struct ForeignTask {
   const StepOptions& options;
   uint64_t seed;  // of this client in this round
   // What a strategy adds to every optimizer step (FitHooks). Null when it adds nothing; where they
-  // are not null, a training that never calls them is an Error.
+  // are not null, a training that does not call them in every step is an Error.
   std::function<void(std::span<const float> weights, std::span<float> gradients)> before_step;
   std::function<void(std::span<float> weights)> after_step;
 };
 
 struct ForeignProgram {
-  // Trains `task.weights`; what it knows of loss, accuracy, steps, samples and multiply-accumulates
-  // comes back, and stays 0 where it does not know. Throws Error when it fails.
+  // Trains `task.weights`; what it knows comes back. Loss and accuracy are NaN, steps and samples 0
+  // where it does not say: then steps are those of the options, and samples all of them in every
+  // epoch. Multiply-accumulates that nobody says are 0. Throws Error when it fails.
   std::function<FitResult(ForeignTask& task)> fit;
   // Loss and correct predictions over all test samples. Null: it evaluates nothing.
   std::function<EvalSums(const ParameterSet& weights)> evaluate;

@@ -76,6 +76,17 @@ TEST_F(Foreign, TheProgramTrainsWhatWasLoaded) {
   EXPECT_EQ(trained.values()[0], 3);
   EXPECT_EQ(result.loss, 0.25);
   EXPECT_EQ(result.samples, 6u);  // not told: every sample in every epoch
+  EXPECT_EQ(result.steps, 4u);
+}
+
+TEST_F(Foreign, StepsThatAreNotToldAreThoseOfTheOptions) {
+  const auto trainer = make({.fit = [](ForeignTask&) { return FitResult{}; }, .evaluate = nullptr});
+  options.batch_size = 2;
+  EXPECT_EQ(trainer->fit(no_data, samples, options, {}, Key(7)).steps, 4u);
+  options.drop_last = true;
+  EXPECT_EQ(trainer->fit(no_data, samples, options, {}, Key(7)).steps, 2u);
+  options.max_steps = 1;
+  EXPECT_EQ(trainer->fit(no_data, samples, options, {}, Key(7)).steps, 1u);
 }
 
 TEST_F(Foreign, WhatAStrategyAddsToEveryStepMustBeAskedFor) {
@@ -93,6 +104,22 @@ TEST_F(Foreign, WhatAStrategyAddsToEveryStepMustBeAskedFor) {
                                 return FitResult{};
                               },
                           .evaluate = nullptr});
+  EXPECT_EQ(failure(*good, hooks), "");
+  EXPECT_EQ(good->fit(no_data, samples, options, hooks, Key(7)).steps, 1u);
+  const auto seldom = make({.fit =
+                                [](ForeignTask& task) {
+                                  std::vector<float> gradients(2);
+                                  task.before_step(task.weights.values(), gradients);
+                                  return FitResult{.steps = 3};
+                                },
+                            .evaluate = nullptr});
+  EXPECT_THAT(failure(*seldom, hooks), HasSubstr("3 steps and 1 calls"));
+  FitHooks both = hooks;
+  both.after_step = [](std::span<float>) {};
+  EXPECT_THAT(failure(*good, both), HasSubstr("after_step in every"));
+  ParameterSet again(good->layout());
+  again.values()[0] = 1;
+  good->load(again);
   EXPECT_EQ(failure(*good, hooks), "");
   ParameterSet trained;
   good->store(trained);

@@ -1,6 +1,7 @@
 #include <condition_variable>
 #include <csignal>
 #include <deque>
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -30,7 +31,6 @@ class ClientRun {
   ~ClientRun() { end(); }
   // Returns when the client has left.
   void end() {
-    take_back();
     stop();
     const py::gil_scoped_release free;
     if (thread_.joinable()) thread_.join();
@@ -55,14 +55,13 @@ class ClientRun {
     if (!event) return py::none();
     const auto kind = event->at("event").get<std::string>();
     if (kind != "train" && kind != "evaluate") return py::make_tuple(kind, event->dump());
-    Parameters given;
+    // A copy, so that arrays of it may be kept; what is trained comes back with the answer.
     {
       const std::lock_guard lock(mutex_);
-      if (task_ != nullptr) given.lent = &task_->weights;
-      if (evaluated_ != nullptr) given.fixed = std::make_shared<const ParameterSet>(*evaluated_);
+      if (task_ != nullptr) trained_ = std::make_shared<ParameterSet>(task_->weights);
+      if (evaluated_ != nullptr) trained_ = std::make_shared<ParameterSet>(*evaluated_);
     }
-    lent_ = py::cast(std::move(given));
-    return py::make_tuple(kind, event->dump(), lent_);
+    return py::make_tuple(kind, event->dump(), Parameters{trained_, nullptr, nullptr});
   }
   bool over() {
     const std::lock_guard lock(mutex_);
@@ -75,21 +74,27 @@ class ClientRun {
 
   // The work is done: figures by name.
   void answer(const std::string& figures) {
-    take_back();
     const std::lock_guard lock(mutex_);
+    if (task_ != nullptr && trained_) task_->weights = *trained_;
     answer_ = json_of(figures);
     answered_.notify_all();
   }
   void fail_work(const std::string& why) {
-    take_back();
     const std::lock_guard lock(mutex_);
     why_ = why;
     answered_.notify_all();
   }
+  // The task must not go while its term is computed.
   void before_step(const Parameters& weights, Parameters& gradients) {
-    active().before_step(weights.get().values(), gradients.change().values());
+    const std::lock_guard lock(mutex_);
+    check_active({&weights, &gradients});
+    task_->before_step(weights.get().values(), gradients.change().values());
   }
-  void after_step(Parameters& weights) { active().after_step(weights.change().values()); }
+  void after_step(Parameters& weights) {
+    const std::lock_guard lock(mutex_);
+    check_active({&weights});
+    task_->after_step(weights.change().values());
+  }
   void stop() {
     const std::lock_guard lock(mutex_);
     stop_ = 1;
@@ -97,15 +102,14 @@ class ClientRun {
   }
 
  private:
-  // Only while the client's thread waits for the answer.
-  train::ForeignTask& active() {
-    const std::lock_guard lock(mutex_);
+  void check_active(std::initializer_list<const Parameters*> given) const {
     if (task_ == nullptr) fail("python", "the client's task is over");
-    return *task_;
-  }
-  void take_back() {
-    if (lent_) lent_.cast<Parameters&>().lent = nullptr;
-    lent_ = py::object();
+    for (const Parameters* one : given) {
+      if (!(one->get().layout() == task_->weights.layout()))
+        fail("python",
+             "expected parameters of this task's tensors; make gradients by weights.zeros() in "
+             "every task, whose sizes may differ");
+    }
   }
   void tell(Json event) {
     const std::lock_guard lock(mutex_);
@@ -136,14 +140,16 @@ class ClientRun {
       const Json figures = ask({{"event", "train"},
                                 {"round", round_},
                                 {"num_samples", task.num_samples},
+                                {"data", samples_},
                                 {"options", options},
                                 {"seed", task.seed},
                                 {"before_step", static_cast<bool>(task.before_step)},
                                 {"after_step", static_cast<bool>(task.after_step)}},
                                &task, nullptr);
       train::FitResult result;
-      result.loss = figures.value("loss", 0.0);
-      result.accuracy = figures.value("accuracy", 0.0);
+      constexpr double kUntold = std::numeric_limits<double>::quiet_NaN();
+      result.loss = figures.value("loss", kUntold);
+      result.accuracy = figures.value("accuracy", kUntold);
       result.steps = figures.value("steps", uint64_t{0});
       result.samples = figures.value("samples", uint64_t{0});
       result.macs = figures.value("macs", uint64_t{0});
@@ -191,6 +197,18 @@ class ClientRun {
     options.retry_max_ms = options_.value("retry_max_s", uint32_t{300}) * 1000;
     options.say = [this](const std::string& line) { tell({{"event", "say"}, {"line", line}}); };
     options.on_task = [this](uint32_t round) { round_ = round; };
+    options.on_failed = [this](const std::string& why) {
+      tell({{"event", "failed"}, {"why", why}});
+    };
+    options.on_joined = [this](const rpc::DataSpec& spec) {
+      constexpr const char* kKinds[] = {"images", "floats", "tokens"};
+      samples_ = {{"kind", spec.kind < 3 ? kKinds[spec.kind] : "unknown"},
+                  {"shape", spec.sample_shape},
+                  {"classes", spec.num_classes},
+                  {"vocabulary", spec.vocabulary},
+                  {"mean", spec.mean},
+                  {"stddev", spec.stddev}};
+    };
     data::Dataset train, test;
     if (trains) {
       options.program = program(evaluates);
@@ -214,13 +232,14 @@ class ClientRun {
   const std::shared_ptr<HandedData> data_;
   volatile std::sig_atomic_t stop_ = 0;
   uint32_t round_ = 0;  // of the client's thread
-  py::object lent_;     // to the program, with the interpreter's lock
+  Json samples_;        // what they look like to the run; of the client's thread
 
   std::mutex mutex_;
   std::condition_variable changed_, answered_;
   std::deque<Json> events_;
   train::ForeignTask* task_ = nullptr;
   const ParameterSet* evaluated_ = nullptr;
+  std::shared_ptr<ParameterSet> trained_;  // by the program
   std::optional<Json> answer_;
   std::optional<std::string> why_;
   uint64_t rounds_ = 0;

@@ -47,7 +47,10 @@ void add_codecs(py::module_& module) {
               self.codec->encode(*TextCodec::layout(x.size()),
                                  {x.data(), static_cast<size_t>(x.size())}, Key(key), out);
             }
-            return py::bytes(reinterpret_cast<const char*>(out.data()), out.size());
+            py::bytes message(reinterpret_cast<const char*>(out.data()), out.size());
+            constexpr size_t kMostKept = size_t{16} << 20;
+            if (out.capacity() > kMostKept) Bytes().swap(out);
+            return message;
           },
           py::arg("array"), py::arg("key") = 0,
           "The message, whose randomness follows from `key`. Values that are not finite raise "

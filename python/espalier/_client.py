@@ -3,9 +3,12 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
 import pathlib
 import sys
+import threading
+import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from . import _engine
@@ -25,6 +28,9 @@ class ClientTask:
         self.round: int = said["round"]
         #: Of this client.
         self.num_samples: int = said["num_samples"]
+        #: What samples look like to the run's model: kind ("images", "floats", "tokens"), shape (channels first), classes, vocabulary, and mean and stddev per channel: an
+        #: image goes in as (pixel/255 - mean)/stddev.
+        self.data: Dict[str, Any] = said["data"]
         #: The run's [train] keys for this round: lr, epochs, batch_size, momentum, …
         self.options: Dict[str, Any] = said["options"]
         #: Of this client in this round: the same whenever the task is done again.
@@ -73,8 +79,8 @@ class Client:
         espalier.Client("server:8443", ca="ca.pem", cert="client-3.pem", key="client-3.key", train=train, num_samples=600).run()
 
     server: host and port. ca, cert, key: PEM files; or pki and client, for tries on one machine; or client and insecure=True, on loopback.
-    train(weights, task): trains `weights` in place by its own data; returns what it knows of loss, accuracy, steps, samples (seen, all epochs together) and macs
-    (multiply-accumulates), or None. Without it the engine trains on `data`, as `espalier join` does.
+    train(weights, task): trains `weights` in place by its own data; returns what it knows of loss, accuracy (0 to 1), steps (taken; by default what [train] says), samples
+    (seen, all epochs together) and macs (multiply-accumulates), or None. `task.data` says how the run's model expects samples. Without it the engine trains on `data`, as `espalier join` does.
     evaluate(weights): (loss, accuracy) of the weights on the client's test samples, or {"loss": …, "accuracy": …}; needs num_test_samples.
     num_samples, num_test_samples: what the client has; by default those of `data`. folder: what the client keeps between rounds and after a stop; one of its own for
     every client. memory_mb: that training may take; tasks beyond it fail. module: the TorchScript file of a run that trains one. progress: lines on standard error.
@@ -93,6 +99,10 @@ class Client:
             raise _engine.Error("[python] a client needs train=FUNCTION, or data=Dataset for the engine to train on")
         if evaluate is not None and train is None:
             raise _engine.Error("[python] evaluate=FUNCTION goes with train=FUNCTION; without it the engine evaluates on the data's test part")
+        memory_mb, retry_max_s = _whole(memory_mb, "memory_mb", 0), _whole(retry_max_s, "retry_max_s", 1, 86400)
+        client = None if client is None else _whole(client, "client", 0)
+        num_samples = None if num_samples is None else _whole(num_samples, "num_samples", 1)
+        num_test_samples = None if num_test_samples is None else _whole(num_test_samples, "num_test_samples", 0)
         options: Dict[str, Any] = {"server": server, "folder": os.fspath(folder), "device": device, "memory_mb": memory_mb, "retry_max_s": retry_max_s}
         if insecure:
             if client is None:
@@ -115,24 +125,23 @@ class Client:
             options.update(num_samples=samples, num_test_samples=tests if evaluate is not None else 0)
             if evaluate is not None and tests < 1:
                 raise _engine.Error("[python] evaluate=FUNCTION needs num_test_samples (or data)")
-        self._options, self._data, self._train, self._evaluate, self._progress, self._stopped = options, data, train, evaluate, progress, False
+        self._options, self._data, self._train, self._evaluate, self._progress, self._stop = options, data, train, evaluate, progress, threading.Event()
 
     def stop(self) -> None:
-        """Makes run() return, from another thread or from a function of the client's; running again goes on."""
-        self._stopped = True
+        """Makes run(), or the next one, return: from another thread or from a function of the client's. Running again goes on. Training that the engine does is finished first."""
+        self._stop.set()
 
     def run(self) -> int:
         """Takes part until the run is complete, or until stop(); returns the number of tasks that it has answered, evaluations among them.
 
         Waits for a server that is not there, and goes on where it was after any break: of the connection, of the server, of this program (the same `folder`). An
-        exception in train() or evaluate() is told to the server as this client's failure of the round and raised here; so is Ctrl-C, of which the server is not told.
-        Raises Error when the server refuses the client or ends the run early.
+        exception in train() or evaluate() is told to the server as this client's failure of the round and raised here, as is an Error for what they return; Ctrl-C is raised
+        without telling the server. Raises Error when the server refuses the client or ends the run early.
         """
         engine = keep_track(_engine.ClientRun(json.dumps(self._options), self._data._data if self._data is not None else None, self._train is not None, self._evaluate is not None))
-        self._stopped = False
         try:
             while True:
-                if self._stopped:
+                if self._stop.is_set():
                     engine.stop()
                 event = engine.next(0.1)
                 if event is None:
@@ -142,17 +151,19 @@ class Client:
                 said = json.loads(event[1])
                 if event[0] == "say":
                     self._say(said["line"])
-                    continue
-                if self._stopped:
-                    continue
-                try:
-                    figures = self._work(event[0], said, event[2], engine)
-                except Exception as error:
-                    self._fail(engine, error)
-                    raise
-                engine.answer(json.dumps(figures))
+                elif event[0] == "failed":
+                    if self._train is not None:
+                        raise _engine.Error(said["why"])
+                elif not self._stop.is_set():
+                    try:
+                        figures = self._work(event[0], said, event[2], engine)
+                    except Exception as error:
+                        self._fail(engine, f"{type(error).__name__}: {error}")
+                        raise
+                    engine.answer(json.dumps(figures))
         finally:
-            engine.stop()
+            engine.end()
+            self._stop.clear()
 
     def _work(self, what: str, said: Mapping[str, Any], weights: Parameters, engine: Any) -> Dict[str, float]:
         if what == "train":
@@ -169,26 +180,43 @@ class Client:
         count = int(self._options["num_test_samples"])
         return {"loss": figures.get("loss", 0.0), "correct": round(figures["accuracy"] * count), "count": count}
 
-    def _fail(self, engine: Any, error: Exception) -> None:
-        """Waits until the server has heard of it."""
-        engine.fail(f"{type(error).__name__}: {error}")
-        while not engine.over():
+    def _fail(self, engine: Any, why: str) -> None:
+        """Waits until the server has heard of it, but not long where it cannot be reached."""
+        engine.fail(why)
+        until = time.monotonic() + 20
+        while not engine.over() and time.monotonic() < until and not self._stop.is_set():
             try:
                 event = engine.next(0.1)
             except _engine.Error:
                 return
-            if event is not None and event[0] == "say":
-                self._say(json.loads(event[1])["line"])
+            if event is None:
+                continue
+            if event[0] == "failed":
                 return
+            if event[0] == "say":
+                self._say(json.loads(event[1])["line"])
+            else:
+                engine.fail(why)  # asked again before it was told
 
     def _say(self, line: str) -> None:
         if self._progress:
             print(line, file=sys.stderr, flush=True)
 
 
+def _whole(value: Any, what: str, least: int, most: int = 2**53) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{what}: expected a whole number, got {value!r}") from None
+    if not least <= number <= most:
+        raise ValueError(f"{what}: expected {least} to {most}, got {number}")
+    return number
+
+
 def _figures(given: Any, known: Tuple[str, ...], function: str) -> Dict[str, float]:
     if not isinstance(given, Mapping):
-        raise TypeError(f"{function}() returns a dictionary of figures ({', '.join(known)}) or None, not {type(given).__name__}")
+        forms = "(loss, accuracy) or a dictionary of them" if function == "evaluate" else f"a dictionary of figures ({', '.join(known)}) or None"
+        raise TypeError(f"{function}() returns {forms}, not {type(given).__name__}")
     out: Dict[str, float] = {}
     for name, value in given.items():
         if name not in known:
@@ -196,5 +224,7 @@ def _figures(given: Any, known: Tuple[str, ...], function: str) -> Dict[str, flo
         number = float(value)
         if not math.isfinite(number):
             raise ValueError(f"{function}(): {name} is {number}")
+        if number < 0 or (name == "accuracy" and number > 1):
+            raise ValueError(f"{function}(): {name} is {number}; expected {'0 to 1' if name == 'accuracy' else 'at least 0'}")
         out[name] = int(number) if name in ("steps", "samples", "macs") else number
     return out

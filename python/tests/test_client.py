@@ -2,6 +2,7 @@
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,7 +75,8 @@ class Federation(unittest.TestCase):
 
     def serve(self, **settings):
         self.settings = [argument for key, value in settings.items() for argument in ("--set", f"{key.replace('__', '.')}={value}")]
-        run("data", "export", self.config, "--out", self.folder / "shards", *self.settings)
+        if not (self.folder / "shards").exists():
+            run("data", "export", self.config, "--out", self.folder / "shards", *self.settings)
         self.server = subprocess.Popen([ESPALIER, "serve", str(self.config), "--pki", str(self.folder / "pki"), "--out", str(self.folder / "served"), "--listen", "127.0.0.1:0",
                                         "--set", "server.status_listen=", *self.settings], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.addCleanup(self.server.stderr.close)
@@ -86,9 +88,9 @@ class Federation(unittest.TestCase):
                 return int(found[1])
         self.fail("the server did not start")
 
-    def simulate(self):
-        run("simulate", self.config, "--out", self.folder / "simulated", "--quiet", *self.settings)
-        return espalier.load_run(self.folder / "simulated")
+    def simulate(self, name="simulated"):
+        run("simulate", self.config, "--out", self.folder / name, "--quiet", *self.settings)
+        return espalier.load_run(self.folder / name)
 
     def samples(self, client):
         """Inputs and labels of both parts of a client's shard."""
@@ -99,7 +101,7 @@ class Federation(unittest.TestCase):
         return out
 
     def client(self, client, port, **more):
-        return espalier.Client(f"localhost:{port}", pki=self.folder / "pki", client=client, folder=self.folder / f"state-{client}", retry_max_s=1, progress=bool(os.environ.get("SAY")), **more)
+        return espalier.Client(f"localhost:{port}", pki=self.folder / "pki", client=client, **{"folder": self.folder / f"state-{client}", "retry_max_s": 1, "progress": bool(os.environ.get("SAY")), **more})
 
     def together(self, *clients):
         """Runs them in threads; what each returned or raised."""
@@ -119,7 +121,7 @@ class Federation(unittest.TestCase):
             self.assertFalse(thread.is_alive(), "a client hangs")
         return results
 
-    def program(self, client, failing_round=None, **more):
+    def program(self, client, failing_round=None, tells=("loss", "accuracy", "steps", "macs"), **more):
         """A linear model in NumPy, with the strategy's term in every step."""
         inputs, labels, test_inputs, test_labels = self.samples(client)
         seen, kept = [], self.kept
@@ -140,7 +142,9 @@ class Federation(unittest.TestCase):
                 if task.before_step:
                     task.before_step(weights, gradients)
                 weights.values[:] -= np.float32(task.lr) * gradients.values
-            return {"loss": np.mean(losses), "accuracy": np.mean(hits), "steps": task.epochs, "macs": 3 * task.epochs * len(labels) * matrix.size}
+            told = {"loss": np.mean(losses), "accuracy": np.mean(hits), "steps": task.epochs, "macs": 3 * task.epochs * len(labels) * matrix.size}
+            self.assertEqual((task.data["kind"], task.data["shape"], task.data["classes"]), ("floats", [12], 10))
+            return {name: told[name] for name in tells}
 
         def evaluate(weights):
             return softmax_gradient(weights, test_inputs, test_labels)[2:]
@@ -176,7 +180,7 @@ class Clients(Federation):
         self.assertEqual((seen[0].epochs, seen[0].lr, seen[0].num_samples), (3, 0.1, 120))
         self.assertEqual(len({task.seed for task in seen}), 3)
         with self.assertRaisesRegex(espalier.Error, "over"):
-            self.kept[0].copy()
+            seen[0].before_step(self.kept[0], self.kept[0].zeros())
 
     def test_an_exception_is_told_to_the_server_and_raised_and_the_client_comes_back(self):
         port = self.serve()
@@ -200,14 +204,94 @@ class Clients(Federation):
 
     def test_strategies_that_need_more_of_a_trainer_fail_with_the_reason(self):
         port = self.serve(strategy__name="fedgkt", strategy__server_model="small-server", model__name="small-client", data__synthetic_shape=[1, 12, 12], rounds=1)
-        client = self.client(0, port, train=lambda weights, task: None, num_samples=120)
-        said = []
-        client._say = said.append
-        client._progress = True
-        other = self.client(1, port, train=lambda weights, task: None, num_samples=120)
-        self.together(client, other)
-        self.assertIn("a program of one's own", " ".join(said))
-        self.assertNotEqual(self.server.wait(60), 0)
+        results = self.together(*[self.client(client, port, train=lambda weights, task: None, num_samples=120) for client in range(2)])
+        for result in results:
+            self.assertIsInstance(result, espalier.Error)
+            self.assertIn("a program of one's own", str(result))
+
+    def test_steps_that_are_not_told_are_counted(self):
+        for strategy in ("fednova", "scaffold"):
+            shutil.rmtree(self.folder / "served", ignore_errors=True)
+            port = self.serve(strategy__name=strategy, train__epochs=2)
+            clients = [self.program(client, port=port, tells=(), folder=self.folder / f"{strategy}-{client}")[0] for client in range(2)]
+            self.assertEqual(self.together(*clients), [3, 3])
+            self.server.wait(60)
+            simulated = self.simulate(f"simulated-{strategy}")
+            served = espalier.load_run(self.folder / "served")
+            for name, values in simulated.model.items():
+                np.testing.assert_allclose(served.model[name], values, rtol=0, atol=2e-6)
+            self.assertFalse(any("train_loss" in line and line["train_loss"] > 0 for line in served.rounds))
+
+    def test_a_forgotten_hook_and_wrong_gradients_are_raised(self):
+        port = self.serve(strategy__name="fedprox", strategy__mu=0.5)
+        first, second = self.program(0, port=port)[0], self.client(1, port, train=lambda weights, task: None, num_samples=120)
+        thread = threading.Thread(target=first.run)
+        thread.start()
+        with self.assertRaisesRegex(espalier.Error, "before_step"):
+            second.run()
+        first.stop()
+        thread.join(60)
+        self.assertFalse(thread.is_alive())
+
+    def test_gradients_of_another_task_are_refused(self):
+        port = self.serve(strategy__name="fedprox", strategy__mu=0.5, model__hidden="[16]", submodel__name="ordered", submodel__keep=0.5, submodel__whole_from=2)
+        kept = []
+
+        def train(weights, task):
+            kept.append(weights.zeros())  # round 2 has larger tensors
+            task.before_step(weights, kept[0])
+            return {"steps": 1}
+
+        results = self.together(*[self.client(client, port, train=train, num_samples=120) for client in range(2)])
+        for result in results:
+            self.assertIsInstance(result, espalier.Error)
+            self.assertRegex(str(result), "zeros|ended the run")
+
+    def test_a_client_runs_again(self):
+        port = self.serve()
+        fails = [True]
+        first, _ = self.program(0, port=port)
+        train = first._train
+
+        def once(weights, task):
+            if fails[0]:
+                raise ZeroDivisionError("once")
+            return train(weights, task)
+
+        first._train = once
+        second, _ = self.program(1, port=port)
+        thread = threading.Thread(target=second.run)
+        thread.start()
+        try:
+            first.run()
+            self.fail("nothing was raised")
+        except ZeroDivisionError:
+            fails[0] = False
+            first.run()
+        thread.join(60)
+        self.assertFalse(thread.is_alive())
+        self.assertEqual(self.server.wait(60), 0)
+        first.stop()
+        self.assertEqual(first.run(), 0)  # a stop before it runs is not lost
+
+    def test_arrays_may_be_kept(self):
+        port = self.serve()
+        first, _ = self.program(0, port=port)
+        kept, train = [], first._train
+
+        def keeps(weights, task):
+            result = train(weights, task)
+            kept.append(weights.values)
+            return result
+
+        first._train = keeps
+        second, _ = self.program(1, port=port)
+        self.assertEqual(self.together(first, second), [3, 3])
+        copies = [array.copy() for array in kept]
+        self.assertFalse(np.array_equal(copies[0], copies[1]))
+        for array in kept:
+            array[:] = 0  # memory of its own
+        self.assertEqual(self.server.wait(60), 0)
 
     def test_what_is_wrong_is_said_at_once(self):
         with self.assertRaisesRegex(espalier.Error, "train=FUNCTION"):
@@ -216,6 +300,9 @@ class Clients(Federation):
             self.client(0, 1, train=lambda weights, task: None)
         with self.assertRaisesRegex(espalier.Error, "cert"):
             espalier.Client("localhost:1", ca="ca.pem", train=lambda weights, task: None, num_samples=3)
+        for wrong in ({"retry_max_s": 0.5}, {"retry_max_s": 0}, {"num_samples": -1}, {"memory_mb": -1}, {"num_samples": 1.5}):
+            with self.assertRaises((TypeError, ValueError)):
+                self.client(0, 1, **{"train": lambda weights, task: None, "num_samples": np.int64(3), **wrong})
         with self.assertRaisesRegex(espalier.Error, "client-7"):
             espalier.Client("localhost:1", pki=self.folder / "pki", client=7, train=lambda weights, task: None, num_samples=3, folder=self.folder / "x").run()
         port = self.serve()
