@@ -8,6 +8,7 @@
 
 #include "engine/data.h"
 #include "espalier/base/error.h"
+#include "espalier/base/heap.h"
 #include "espalier/join/joiner.h"
 #include "espalier/rpc/credentials.h"
 
@@ -26,6 +27,7 @@ class ClientRun {
   ClientRun(const std::string& options, std::shared_ptr<HandedData> data, bool trains,
             bool evaluates)
       : options_(json_of(options)), data_(std::move(data)) {
+    configure_heap();
     thread_ = std::thread([this, trains, evaluates] { work(trains, evaluates); });
   }
   ~ClientRun() { end(); }

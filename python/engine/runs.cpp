@@ -9,6 +9,7 @@
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
+#include "espalier/base/heap.h"
 #include "espalier/base/thread_pool.h"
 #include "espalier/models/process.h"
 #include "espalier/report/compare.h"
@@ -34,6 +35,7 @@ class EngineRun {
         threads_(threads > 0 ? static_cast<size_t>(threads) : available_processors()),
         data_(std::move(data)) {
     if (resume_.empty()) tree_ = json_of(config);
+    configure_heap();  // before there is another thread, which would have a heap of its own
     thread_ = std::thread([this] { work(); });
   }
   ~EngineRun() { end(); }
