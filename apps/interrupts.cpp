@@ -20,13 +20,17 @@ void stop_soon(int) {
 
 }  // namespace
 
-const volatile std::sig_atomic_t* catch_interrupts(const char* heard) {
-  g_heard = heard;
+void catch_as_interrupt(int signal) {
   struct sigaction action {};
   action.sa_handler = stop_soon;
   action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  sigaction(signal, &action, nullptr);
+}
+
+const volatile std::sig_atomic_t* catch_interrupts(const char* heard) {
+  g_heard = heard;
+  catch_as_interrupt(SIGINT);
+  catch_as_interrupt(SIGTERM);
   return &g_stop;
 }
 

@@ -58,7 +58,7 @@ void simulate(const SimulateArguments& arguments) {
   run::RunConfig config = run::read_run_config(tree);
   size_t processors = available_processors();
 #ifdef ESPALIER_MPI
-  if (ranks) processors = ranks->threads_here(processors);
+  if (ranks) processors = ranks->threads_here();
 #endif
   const size_t threads =
       arguments.threads > 0 ? static_cast<size_t>(arguments.threads) : processors;
@@ -96,7 +96,7 @@ void simulate(const SimulateArguments& arguments) {
   if (!arguments.quiet) {
     std::fprintf(stderr, "%s\n", simulation.size_line().c_str());
 #ifdef ESPALIER_MPI
-    if (ranks) std::fprintf(stderr, "%s\n", ranks->line(threads, available_processors()).c_str());
+    if (ranks) std::fprintf(stderr, "%s\n", ranks->line(threads).c_str());
 #endif
     for (const auto& notes : {overridden, simulation.notes()})
       for (const std::string& note : notes) std::fprintf(stderr, "note: %s\n", note.c_str());
@@ -104,7 +104,7 @@ void simulate(const SimulateArguments& arguments) {
   folder->write_config(to_toml(simulation.resolved()));
 #ifdef ESPALIER_MPI
   if (ranks)
-    ranks->invite(simulation.resolved(),
+    ranks->invite(simulation, *folder,
                   arguments.threads > 0 ? std::optional(threads) : std::nullopt);
 #endif
 
@@ -121,6 +121,9 @@ void simulate(const SimulateArguments& arguments) {
     live->set_state("running");
     std::fprintf(stderr, "live page: %s\n", live->url().c_str());
   }
+#endif
+#ifdef ESPALIER_MPI
+  if (ranks) catch_as_interrupt(SIGUSR1);
 #endif
   const auto* stop = catch_interrupts("\nStopping after this round; once more stops at once.\n");
   try {
@@ -173,8 +176,9 @@ void add_simulate_command(CLI::App& app) {
                       "Repeat a served run: its server/events.jsonl says who took part in which "
                       "round");
   command
-      ->add_option("--threads", arguments->threads,
-                   "Clients trained at a time; default: the number of processors")
+      ->add_option(
+          "--threads", arguments->threads,
+          "Clients trained at a time, of each rank under mpirun; default: the number of processors")
       ->check(CLI::Range(1, 4096));
 #ifdef ESPALIER_LIVE
   command->add_flag("--live", arguments->live,
@@ -191,6 +195,11 @@ void add_simulate_command(CLI::App& app) {
       "strategy.clients_per_round=20 --out runs/wide\n"
       "  espalier simulate --resume runs/wide\n"
       "Every key of a configuration: espalier list options\n"
+#ifdef ESPALIER_MPI
+      "On several machines: mpirun -n 4 espalier simulate … (docs/scaling.md); SIGUSR1 to mpirun "
+      "ends it after a round.\n"
+#endif
+
       "Exit codes: 0 done, 2 the input is wrong, 3 interrupted by Ctrl-C or SIGTERM after a whole "
       "round (go on with --resume), 1 anything else.");
   command->callback([arguments] { simulate(*arguments); });

@@ -6,6 +6,9 @@
 
 #include "apps/command.h"
 #include "apps/interrupts.h"
+#ifdef ESPALIER_MPI
+#include "espalier/mpi/communicator.h"
+#endif
 #include "espalier/base/error.h"
 #include "espalier/base/thread_pool.h"
 #include "espalier/base/version.h"
@@ -77,6 +80,12 @@ void list_cells(const std::vector<study::Cell>& cells, const std::vector<study::
 }
 
 void study_command(const StudyArguments& arguments) {
+#ifdef ESPALIER_MPI
+  if (mpi::launched_size() > 1 && mpi::launched())
+    fail("study",
+         "a study runs its cells by itself: start it once, without mpirun, or once per "
+         "machine with --shard i/n");
+#endif
   const study::Study study = study::read_study(arguments.file, arguments.only);
   const std::vector<study::Cell> cells = study::cells_of(study, build_id());
   const study::Shard shard = study::parse_shard(arguments.shard);

@@ -1,11 +1,14 @@
 #include "espalier/mpi/communicator.h"
 
 #include <mpi.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <string_view>
 #include <thread>
+#include <vector>
 
 #include "espalier/base/error.h"
 
@@ -25,9 +28,30 @@ struct Communicator::Outgoing {
   MPI_Request request = MPI_REQUEST_NULL;
 };
 
+namespace {
+
+int number_in(const char* name) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? 0 : std::atoi(text);
+}
+
+}  // namespace
+
+int launched_size() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"})
+    if (const int size = number_in(name); size > 0) return size;
+  return 1;
+}
+
 bool launched() {
+  const char* wanted = std::getenv("ESPALIER_MPI");
+  if (wanted != nullptr && std::string_view(wanted) == "0") return false;
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"})
     if (std::getenv(name) != nullptr) return true;
+  if (number_in("SLURM_STEP_NUM_TASKS") > 1 && std::getenv("SLURM_PROCID") != nullptr)
+    fail("mpi", "srun has started ", launched_size(),
+         " processes that MPI knows nothing of; say srun --mpi=pmix, or set ESPALIER_MPI=0 for "
+         "separate runs");
   return false;
 }
 
@@ -39,18 +63,45 @@ Communicator::Communicator() {
   }
   MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
   MPI_Comm_size(MPI_COMM_WORLD, &size_);
+  if (size_ != launched_size()) {
+    const int size = size_;
+    MPI_Finalize();
+    fail("mpi", "started as one of ", launched_size(), " processes, but MPI has ", size,
+         ": another MPI's starter; use the mpirun of the Open MPI that espalier was built with, or "
+         "srun --mpi=pmix");
+  }
   MPI_Comm here = MPI_COMM_NULL;
   MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &here);
   MPI_Comm_size(here, &ranks_here_);
+  cpu_set_t mine;
+  CPU_ZERO(&mine);
+  sched_getaffinity(0, sizeof(mine), &mine);
+  std::vector<cpu_set_t> masks(static_cast<size_t>(ranks_here_));
+  MPI_Allgather(&mine, sizeof(mine), MPI_BYTE, masks.data(), sizeof(mine), MPI_BYTE, here);
   MPI_Comm_free(&here);
+  cpu_set_t all;
+  CPU_ZERO(&all);
+  size_t sharing = 0;
+  for (const cpu_set_t& mask : masks) {
+    CPU_OR(&all, &all, &mask);
+    cpu_set_t both;
+    CPU_AND(&both, &mask, &mine);
+    if (CPU_COUNT(&both) > 0) ++sharing;
+  }
+  processors_here_ = static_cast<size_t>(std::max(1, CPU_COUNT(&all)));
+  share_ =
+      std::max<size_t>(1, static_cast<size_t>(CPU_COUNT(&mine)) / std::max<size_t>(1, sharing));
 }
 
 Communicator::~Communicator() {
+  // Who does not take what is sent for so long is gone or stuck.
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
   Patience patience;
-  while (!outgoing_.empty()) {
-    progress();
+  while (!outgoing_.empty() && std::chrono::steady_clock::now() < until) {
+    static_cast<void>(receive());
     patience.wait();
   }
+  if (!outgoing_.empty()) MPI_Abort(MPI_COMM_WORLD, 1);
   MPI_Finalize();
 }
 

@@ -12,8 +12,12 @@
 // Messages between the processes (ranks) of one MPI job.
 namespace espalier::mpi {
 
-// Whether this process was started as one of several: by mpirun, srun or another starter.
+// Whether this process was started as a rank: by mpirun, srun or another starter. ESPALIER_MPI=0 in
+// the environment says no: for programs that are no part of the job which they were started in.
+// Throws Error when a starter has made several processes that MPI knows nothing of.
 bool launched();
+// How many processes the starter says there are.
+int launched_size();
 
 // A message as bytes; the first says what it is (ranks.h).
 struct Message {
@@ -28,15 +32,18 @@ class Communicator {
  public:
   // Once per process. Throws Error when MPI cannot be started.
   Communicator();
-  // Waits for what is on its way, and for the other ranks to come as far.
+  // Waits for what is on its way, not long, and for the other ranks to come as far.
   ~Communicator();
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
   int rank() const { return rank_; }
   int size() const { return size_; }
-  // Ranks on this machine, this one among them.
+  // Ranks on this machine, this one among them; the processors that they may use together; and this
+  // one's share of them: those that it may use, divided by the ranks that may use one of these.
   int ranks_here() const { return ranks_here_; }
+  size_t processors_here() const { return processors_here_; }
+  size_t share_of_processors() const { return share_; }
 
   void send(int to, Bytes bytes);
   // What has come, if anything.
@@ -52,6 +59,7 @@ class Communicator {
   void progress();
 
   int rank_ = 0, size_ = 1, ranks_here_ = 1;
+  size_t processors_here_ = 1, share_ = 1;
   std::list<Outgoing> outgoing_;
   std::map<int, Bytes> incoming_;  // the parts of long messages that have come
 };

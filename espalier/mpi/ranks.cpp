@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
+#include <cstdio>
 #include <deque>
 #include <mutex>
 #include <optional>
@@ -33,6 +35,7 @@ enum class Say : uint8_t {
   kStateWanted,  // u64 client, u32 version
   kSums,         // u64 evaluation, u64 batch, the sums
   kBroken,       // text: this rank cannot go on
+  kGone,         // the last thing that it says
 };
 
 Bytes begin(Say what) {
@@ -93,6 +96,8 @@ std::string receive_setup(Communicator& communicator) {
   return text_of(get_block(in));
 }
 
+void leave(Communicator& communicator) { communicator.send(0, begin(Say::kGone)); }
+
 // ---- rank 0
 
 struct RankBackend::Exchange {
@@ -139,7 +144,10 @@ void RankBackend::await_ranks() {
     const Message message = communicator_.wait();
     ByteReader in(message.bytes, "mpi");
     const auto what = static_cast<Say>(in.get<uint8_t>());
-    if (what == Say::kBroken) fail("mpi", "rank ", message.from, ": ", text_of(get_block(in)));
+    if (what == Say::kBroken) {
+      failure_ = concat("[mpi] rank ", message.from, ": ", text_of(get_block(in)));
+      throw Error(failure_);
+    }
     if (what != Say::kReady) continue;
     threads_[static_cast<size_t>(message.from)] = static_cast<size_t>(in.get<uint64_t>());
     --waiting;
@@ -149,6 +157,32 @@ void RankBackend::await_ranks() {
 RankBackend::~RankBackend() {
   for (int rank = 1; rank < communicator_.size(); ++rank)
     communicator_.send(rank, begin(Say::kOver));
+  // A rank may be in the middle of a client's training, of which nobody will hear.
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  Patience patience;
+  for (int there = communicator_.size() - 1; there > 0;) {
+    if (const auto message = communicator_.receive()) {
+      if (static_cast<Say>(message->bytes.at(0)) == Say::kGone) --there;
+      patience.reset();
+      continue;
+    }
+    patience.wait();
+    if (std::chrono::steady_clock::now() < until) continue;
+    std::fprintf(stderr, "espalier: %s%d ranks do not end; ending all\n",
+                 failure_.empty() ? "" : (failure_ + "\n").c_str(), there);
+    communicator_.abort(1);
+  }
+}
+
+void RankBackend::end_by(std::exception_ptr error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& failure) {
+    failure_ = failure.what();
+  } catch (...) {
+    failure_ = "[mpi] the run failed";
+  }
+  std::rethrow_exception(error);
 }
 
 void RankBackend::hand_out(Exchange& exchange, int rank) {
@@ -243,33 +277,41 @@ void RankBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tr
   size_t all_threads = 0;
   for (const size_t threads : threads_) all_threads += threads;
 
-  std::atomic<bool> local_done = false;
+  std::atomic<bool> local_done = false, failed = false;
   std::exception_ptr failure;
+  const auto answer_one = [&](uint64_t client, size_t worker) {
+    wire::EncodedMessage update;
+    try {
+      update = local_.answer(client, traffic.task(client), worker);
+    } catch (const StorageError&) {
+      throw;
+    } catch (const Error& error) {
+      traffic.failed(client, error.what());
+      return;
+    }
+    traffic.delivered(client, update);
+  };
   std::thread here([&] {
     try {
       local_.in_threads([&](size_t worker) {
-        while (const auto client = exchange.next()) {
-          wire::EncodedMessage update;
-          try {
-            update = local_.answer(*client, traffic.task(*client), worker);
-          } catch (const StorageError&) {
-            throw;
-          } catch (const Error& error) {
-            traffic.failed(*client, error.what());
-            continue;
-          }
-          traffic.delivered(*client, update);
+        try {
+          while (const auto client = exchange.next()) answer_one(*client, worker);
+        } catch (...) {
+          exchange.taken = exchange.order.size();  // nobody begins another one
+          failed = true;
+          throw;
         }
       });
     } catch (...) {
       failure = std::current_exception();
+      failed = true;
     }
     local_done = true;
   });
   std::exception_ptr broken;
   try {
     Patience patience;
-    while (true) {
+    while (!failed) {
       bool idle = true;
       // A rank has something to go on with while its updates are on their way; at the end nobody
       // takes work ahead that another could begin at once.
@@ -287,7 +329,7 @@ void RankBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tr
       }
       const bool remote_done =
           std::ranges::all_of(exchange.outstanding, [](size_t count) { return count == 0; });
-      if (local_done && (failure || (remote_done && exchange.left() == 0))) break;
+      if (local_done && remote_done && exchange.left() == 0) break;
       if (idle) {
         patience.wait();
       } else {
@@ -302,8 +344,8 @@ void RankBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tr
   for (int rank = 1; rank < communicator_.size(); ++rank)
     communicator_.send(rank, begin(Say::kForget));
   local_.forget();
-  if (broken) std::rethrow_exception(broken);
-  if (failure) std::rethrow_exception(failure);
+  if (broken) end_by(broken);
+  if (failure) end_by(failure);
 }
 
 train::EvalSums RankBackend::evaluate(const ParameterSet& model) {
@@ -341,24 +383,30 @@ train::EvalSums RankBackend::evaluate(const ParameterSet& model) {
   }
   std::vector<train::EvalSums> sums(num_batches);
   std::atomic<size_t> next = 0;
-  std::atomic<bool> local_done = false;
+  std::atomic<bool> local_done = false, failure_here = false;
   std::exception_ptr failure;
   const uint64_t version = local_.new_version();
   std::thread here([&] {
     try {
       local_.in_threads([&](size_t worker) {
-        for (size_t batch = next++; batch < shares[1]; batch = next++)
-          sums[batch] = local_.evaluate(model, version, batch, worker);
+        try {
+          for (size_t batch = next++; batch < shares[1]; batch = next++)
+            sums[batch] = local_.evaluate(model, version, batch, worker);
+        } catch (...) {
+          next = num_batches;
+          throw;
+        }
       });
     } catch (...) {
       failure = std::current_exception();
+      failure_here = true;
     }
     local_done = true;
   });
   std::exception_ptr broken;
   try {
     Patience patience;
-    while (awaited > 0 || !local_done) {
+    while ((awaited > 0 && !failure_here) || !local_done) {
       const auto message = communicator_.receive();
       if (!message) {
         patience.wait();
@@ -380,8 +428,8 @@ train::EvalSums RankBackend::evaluate(const ParameterSet& model) {
     next = num_batches;
   }
   here.join();
-  if (broken) std::rethrow_exception(broken);
-  if (failure) std::rethrow_exception(failure);
+  if (broken) end_by(broken);
+  if (failure) end_by(failure);
   train::EvalSums total;
   for (const train::EvalSums& part : sums) total += part;
   return total;
@@ -452,7 +500,7 @@ class Desk final : public client::ClientStateStore {
   void add(Work work) {
     const std::lock_guard lock(mutex_);
     tasks_.push_back(std::move(work));
-    changed_.notify_one();
+    changed_.notify_all();  // some wait for states
   }
   void add_state(uint64_t client, std::shared_ptr<const client::ClientState> state,
                  std::string why) {
@@ -550,24 +598,79 @@ void answer_tasks(Desk& desk, LocalClients& local, size_t worker) {
 
 }  // namespace
 
-void work(
+namespace {
+
+// Until rank 0 says that the run is over: does what it says.
+void talk(Communicator& communicator, Desk& desk, LocalClients& local,
+          const std::atomic<bool>& ended) {
+  std::map<uint64_t, std::shared_ptr<const Bytes>> bodies;
+  Patience patience;
+  while (true) {
+    bool idle = true;
+    for (Bytes& message : desk.said()) {
+      communicator.send(0, std::move(message));
+      idle = false;
+    }
+    if (ended) fail("mpi", "this rank's threads have ended early");
+    if (const auto message = communicator.receive()) {
+      idle = false;
+      ByteReader in(message->bytes, "mpi");
+      switch (static_cast<Say>(in.get<uint8_t>())) {
+        case Say::kTask:
+          desk.add(read_task(in, bodies));
+          break;
+        case Say::kState: {
+          const auto client = in.get<uint64_t>();
+          static_cast<void>(in.get<uint32_t>());
+          const bool there = in.get<uint8_t>() != 0;
+          const auto block = get_block(in);
+          desk.add_state(client,
+                         there ? std::make_shared<const client::ClientState>(
+                                     client::decode_state(block, "mpi"))
+                               : nullptr,
+                         there ? std::string() : text_of(block));
+          break;
+        }
+        case Say::kEvaluate: {
+          Work job;
+          job.evaluation = in.get<uint64_t>();
+          const auto first = in.get<uint64_t>(), last = in.get<uint64_t>();
+          std::vector<int64_t> units(in.get<uint32_t>());
+          in.array(std::span(units));
+          AlignedVector<float> values(in.get<uint64_t>());
+          in.array(std::span(values));
+          job.model = std::make_shared<const ParameterSet>(local.layout(units), std::move(values));
+          job.version = local.new_version();
+          for (job.batch = first; job.batch < last; ++job.batch) desk.add(job);
+          break;
+        }
+        case Say::kForget:
+          bodies.clear();
+          local.forget();
+          break;
+        case Say::kOver:
+          return;
+        default:
+          fail("mpi", "rank 0 said something unknown; do all ranks run one build?");
+      }
+    }
+    if (idle) {
+      patience.wait();
+    } else {
+      patience.reset();
+    }
+  }
+}
+
+void serve(
     Communicator& communicator,
     const std::function<std::unique_ptr<LocalClients>(client::ClientStateStore& states)>& make) {
   Desk desk;
-  std::unique_ptr<LocalClients> local;
-  try {
-    local = make(desk);
-  } catch (const std::exception& error) {
-    communicator.send(0, say_text(Say::kBroken, error.what()));
-    while (true) {
-      const Message message = communicator.wait();
-      if (static_cast<Say>(message.bytes.at(0)) == Say::kOver) return;
-    }
-  }
+  const std::unique_ptr<LocalClients> local = make(desk);
   Bytes ready = begin(Say::kReady);
   ByteWriter(ready).put(static_cast<uint64_t>(local->num_threads()));
   communicator.send(0, std::move(ready));
-
+  std::atomic<bool> ended = false;
   std::exception_ptr failure;
   std::thread threads([&] {
     try {
@@ -575,75 +678,34 @@ void work(
     } catch (...) {
       failure = std::current_exception();
     }
+    ended = true;
   });
-  std::map<uint64_t, std::shared_ptr<const Bytes>> bodies;
-  bool over = false;
-  Patience patience;
+  std::exception_ptr broken;
   try {
-    while (!over) {
-      bool idle = true;
-      for (Bytes& message : desk.said()) {
-        communicator.send(0, std::move(message));
-        idle = false;
-      }
-      if (const auto message = communicator.receive()) {
-        idle = false;
-        ByteReader in(message->bytes, "mpi");
-        switch (static_cast<Say>(in.get<uint8_t>())) {
-          case Say::kTask:
-            desk.add(read_task(in, bodies));
-            break;
-          case Say::kState: {
-            const auto client = in.get<uint64_t>();
-            static_cast<void>(in.get<uint32_t>());
-            const bool there = in.get<uint8_t>() != 0;
-            const auto block = get_block(in);
-            desk.add_state(client,
-                           there ? std::make_shared<const client::ClientState>(
-                                       client::decode_state(block, "mpi"))
-                                 : nullptr,
-                           there ? std::string() : text_of(block));
-            break;
-          }
-          case Say::kEvaluate: {
-            Work job;
-            job.evaluation = in.get<uint64_t>();
-            const auto first = in.get<uint64_t>(), last = in.get<uint64_t>();
-            std::vector<int64_t> units(in.get<uint32_t>());
-            in.array(std::span(units));
-            AlignedVector<float> values(in.get<uint64_t>());
-            in.array(std::span(values));
-            job.model =
-                std::make_shared<const ParameterSet>(local->layout(units), std::move(values));
-            job.version = local->new_version();
-            for (job.batch = first; job.batch < last; ++job.batch) desk.add(job);
-            break;
-          }
-          case Say::kForget:
-            bodies.clear();
-            local->forget();
-            break;
-          case Say::kOver:
-            over = true;
-            break;
-          default:
-            fail("mpi", "rank 0 said something unknown; do all ranks run one build?");
-        }
-      }
-      if (idle) {
-        patience.wait();
-      } else {
-        patience.reset();
-      }
-    }
+    talk(communicator, desk, *local, ended);
   } catch (...) {
-    desk.end();
-    threads.join();
-    throw;
+    broken = std::current_exception();
   }
   desk.end();
   threads.join();
   if (failure) std::rethrow_exception(failure);
+  if (broken) std::rethrow_exception(broken);
+}
+
+}  // namespace
+
+void work(
+    Communicator& communicator,
+    const std::function<std::unique_ptr<LocalClients>(client::ClientStateStore& states)>& make) {
+  try {
+    serve(communicator, make);
+  } catch (const std::exception& error) {
+    communicator.send(0, say_text(Say::kBroken, error.what()));
+    // What rank 0 has sent before it heard of this comes to nothing.
+    while (static_cast<Say>(communicator.wait().bytes.at(0)) != Say::kOver) {
+    }
+  }
+  leave(communicator);
 }
 
 }  // namespace espalier::mpi

@@ -47,7 +47,8 @@ class RankBackend final : public round::Backend {
  public:
   RankBackend(Communicator& communicator, LocalClients& local, client::ClientStateStore& states,
               round::Backend& inner);
-  // Tells the other ranks that the run is over.
+  // Tells the other ranks that the run is over and waits until they have left. When they do not,
+  // after an error, it is printed and all ranks are ended.
   ~RankBackend() override;
 
   uint64_t num_clients() const override { return inner_.num_clients(); }
@@ -70,6 +71,7 @@ class RankBackend final : public round::Backend {
 
  private:
   struct Exchange;
+  [[noreturn]] void end_by(std::exception_ptr error);
   void await_ranks();
   void hand_out(Exchange& exchange, int rank);
   void handle(Exchange& exchange, const Message& message);
@@ -81,15 +83,19 @@ class RankBackend final : public round::Backend {
   std::vector<size_t> threads_;  // by rank
   bool ready_ = false;           // whether all ranks have said so
   uint64_t evaluations_ = 0;     // so far
+  std::string failure_;          // what the run ends with, if anything
 };
 
 // What rank 0 says before the first task: how to make the clients.
 void send_setup(Communicator& communicator, const std::string& text);
 std::string receive_setup(Communicator& communicator);
 
+// Another rank's last word, where no work() has said it.
+void leave(Communicator& communicator);
+
 // Another rank: does tasks until rank 0 says that the run is over. `make` makes this rank's
-// clients, who remember in the given store. When it throws, or when storage fails, rank 0 is told
-// and ends the run.
+// clients, who remember in the given store. When it throws, or anything else goes wrong here but a
+// client's task, rank 0 is told and ends the run with the reason.
 void work(
     Communicator& communicator,
     const std::function<std::unique_ptr<LocalClients>(client::ClientStateStore& states)>& make);

@@ -1,9 +1,12 @@
 #include "espalier/run/rank_run.h"
 
-#include <algorithm>
+#include <csignal>
 
+#include "espalier/base/config.h"
 #include "espalier/base/error.h"
-#include "espalier/base/thread_pool.h"
+#include "espalier/base/file.h"
+#include "espalier/base/version.h"
+#include "espalier/run/sources.h"
 
 namespace espalier::run {
 
@@ -35,6 +38,7 @@ class RankRun::Clients final : public mpi::LocalClients {
     return simulator_.answer(client, task, worker);
   }
   void forget() override { simulator_.forget(); }
+  const Simulation& simulation() const { return *simulation_; }
 
   void evaluate_by(train::WorkersEvaluator& evaluator) { evaluator_ = &evaluator; }
   std::shared_ptr<const ParameterLayout> layout(std::span<const int64_t> units) const override {
@@ -67,29 +71,47 @@ class RankRun::Evaluator final : public train::Evaluator {
 RankRun::RankRun() = default;
 
 RankRun::~RankRun() {
+  const bool told = backend_ != nullptr;
   backend_.reset();
-  if (!first() || invited_) return;
-  mpi::send_setup(communicator_, "");  // over before it began
+  if (first() && !told) mpi::send_setup(communicator_, "");  // over before it began
 }
 
-size_t RankRun::threads_here(size_t processors) const {
-  return std::max<size_t>(1, processors / static_cast<size_t>(communicator_.ranks_here()));
-}
-
-std::string RankRun::line(size_t threads, size_t processors) const {
+std::string RankRun::line(size_t threads) const {
   const auto here = static_cast<size_t>(communicator_.ranks_here());
   std::string line =
       concat(communicator_.size(), communicator_.size() == 1 ? " rank" : " ranks", ", ", here,
              " of them on this machine, ", threads, threads == 1 ? " thread" : " threads", " each");
-  if (here * threads > processors)
-    line += concat("; note: ", here * threads, " threads share ", processors,
+  if (here * threads > communicator_.processors_here()) {
+    line += concat("; note: ", here * threads, " threads share ", communicator_.processors_here(),
                    " processors, which fewer ranks or --threads would not");
+  }
   return line;
 }
 
-void RankRun::invite(const Json& resolved, std::optional<size_t> threads) {
-  invited_ = true;
-  Json setup = {{"config", resolved}};
+namespace {
+
+// What must be the same at all ranks besides the configuration, whose files are those of `config`.
+Json foundation(const RunConfig& config, const data::DataSource& data) {
+  Json files = Json::object();
+  for (const InputFile& input : input_files(config))
+    files[input.key] = sha256_hex(read_file(input.path));
+  return {{"build", build_id()}, {"data", describe_data(data)}, {"files", files}};
+}
+
+}  // namespace
+
+void RankRun::invite(const Simulation& simulation, const report::RunFolder& folder,
+                     std::optional<size_t> threads) {
+  // A run that goes on uses its own copies of files.
+  RunConfig config;
+  config.resolved = simulation.resolved();
+  for (const InputFile& input : input_files(simulation.config())) {
+    const auto copy = std::filesystem::absolute(folder.inputs_path() / input.key);
+    if (std::filesystem::exists(copy))
+      set_config_value(config.resolved, concat(input.key, "=", Json(copy.string()).dump()));
+  }
+  config.selection = simulation.config().selection;
+  Json setup = {{"config", config.resolved}, {"foundation", foundation(config, simulation.data())}};
   if (threads) setup["threads"] = *threads;
   mpi::send_setup(communicator_, setup.dump());
 }
@@ -111,13 +133,25 @@ train::Evaluator& RankRun::wrap_evaluator(train::WorkersEvaluator& here) {
 }
 
 void RankRun::work() {
+  // Rank 0 decides when the run ends; a signal that a starter sends to all of them is its business.
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, SIG_IGN);
   const std::string text = mpi::receive_setup(communicator_);
-  if (text.empty()) return;
-  const Json setup = Json::parse(text);
+  if (text.empty()) {
+    mpi::leave(communicator_);
+    return;
+  }
   mpi::work(communicator_, [&](client::ClientStateStore& states) {
-    const size_t threads = setup.contains("threads") ? setup.at("threads").get<size_t>()
-                                                     : threads_here(available_processors());
-    return std::make_unique<Clients>(read_run_config(setup.at("config")), threads, states);
+    const Json setup = Json::parse(text);
+    const size_t threads =
+        setup.contains("threads") ? setup.at("threads").get<size_t>() : threads_here();
+    auto clients = std::make_unique<Clients>(read_run_config(setup.at("config")), threads, states);
+    const Json mine = foundation(clients->simulation().config(), clients->simulation().data()),
+               &theirs = setup.at("foundation");
+    for (const char* what : {"build", "data", "files"}) {
+      if (mine.at(what) != theirs.at(what))
+        fail("run", "this rank has another ", what, " than rank 0; all need the same");
+    }
+    return clients;
   });
 }
 

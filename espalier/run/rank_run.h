@@ -19,21 +19,21 @@ class RankRun {
 
   bool first() const { return communicator_.rank() == 0; }
   int num_ranks() const { return communicator_.size(); }
-  // Of `processors` of this machine, the share of one rank: at least 1.
-  size_t threads_here(size_t processors) const;
+  // A rank's threads by default: its share of the processors that it may use.
+  size_t threads_here() const { return communicator_.share_of_processors(); }
   // How the run is spread, for a person; says so when a machine's ranks have more threads than it
   // has processors.
-  std::string line(size_t threads, size_t processors) const;
+  std::string line(size_t threads) const;
 
   // Rank 0: the backend that shares out the simulator's clients among all ranks.
   round::Backend& wrap(round::Backend& simulator);
   // The evaluator that does the same with test batches; after wrap().
   train::Evaluator& wrap_evaluator(train::WorkersEvaluator& here);
-  // Rank 0, before the first round: the other ranks make their clients from this whole
-  // configuration, with so many threads each. What goes wrong there is thrown by the first round.
-  void invite(const Json& resolved, std::optional<size_t> threads);
-  // Rank 0 cannot go on: ends all.
-  [[noreturn]] void abort(int status) { communicator_.abort(status); }
+  // Rank 0, before the first round: the other ranks make their clients as this simulation has them,
+  // with so many threads each, and refuse when their build, data or files are others. What goes
+  // wrong there is thrown by the first round.
+  void invite(const Simulation& simulation, const report::RunFolder& folder,
+              std::optional<size_t> threads);
 
   // The others: trains clients until rank 0 says that the run is over.
   void work();
@@ -42,7 +42,6 @@ class RankRun {
   class Clients;
   class Evaluator;
   mpi::Communicator communicator_;
-  bool invited_ = false;
   std::unique_ptr<Clients> clients_;
   std::unique_ptr<mpi::RankBackend> backend_;
   std::unique_ptr<train::Evaluator> evaluator_;

@@ -54,6 +54,8 @@ class Simulation {
 
   // The whole configuration, for the run's folder.
   const Json& resolved() const { return config_.resolved; }
+  // As it was read, with the files that this run uses.
+  const RunConfig& config() const { return config_; }
   // What a person should know before the run (after resume(), where it goes on), a line each:
   // guesses about the data, defaults that gave way, layers whose units could not be found out. Also
   // in the summary.

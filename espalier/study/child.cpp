@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 #include "espalier/base/error.h"
@@ -20,6 +21,18 @@ int status_of(int wait_status) {
   return WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
 }
 
+// The environment without what makes a process a rank of an MPI job: a child of a rank is none.
+std::vector<char*> own_environment() {
+  std::vector<char*> kept;
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string_view text = *variable;
+    if (!text.starts_with("OMPI_") && !text.starts_with("PMIX_") && !text.starts_with("PMI_"))
+      kept.push_back(*variable);
+  }
+  kept.push_back(nullptr);
+  return kept;
+}
+
 }  // namespace
 
 Child::Child(const std::vector<std::string>& arguments, const std::filesystem::path& log) {
@@ -27,6 +40,7 @@ Child::Child(const std::vector<std::string>& arguments, const std::filesystem::p
   std::vector<char*> argv;
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
+  const std::vector<char*> environment = own_environment();
   const int output = ::open(log.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (output < 0) fail("study", "cannot write ", log.string(), ": ", std::strerror(errno));
   const int nothing = ::open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -40,7 +54,7 @@ Child::Child(const std::vector<std::string>& arguments, const std::filesystem::p
     ::dup2(nothing, STDIN_FILENO);
     ::dup2(nothing, STDOUT_FILENO);
     ::dup2(output, STDERR_FILENO);
-    ::execv(argv[0], argv.data());
+    ::execve(argv[0], argv.data(), environment.data());
     constexpr char kMessage[] = "cannot start the program\n";
     static_cast<void>(!::write(STDERR_FILENO, kMessage, sizeof(kMessage) - 1));
     ::_exit(127);

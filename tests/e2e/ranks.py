@@ -46,6 +46,8 @@ CASES = {
                "strategy.server_batch_size=20", "rounds=2"],
     "federated dropout": [*IMAGES, "submodel.name=federated-dropout", "submodel.keep=0.6", *CODED],
     "evaluation at clients": ["evaluate=clients", "eval_clients=3"],
+    "statistics": [*IMAGES, "model.name=resnet8", "submodel.name=ordered", "submodel.keep=0.5", "submodel.scaler=true", "submodel.static_batch_norm=true",
+                   "submodel.eval_widths=[0.5]", 'devices=[{name="a",keep=1},{name="b"}]', "rounds=2"],
 }
 
 
@@ -53,18 +55,21 @@ def assignments(values):
     return [argument for value in values for argument in ("--set", value)]
 
 
-def ranks(count, *arguments):
+ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_btl_vader_single_copy_mechanism": "none"}
+
+
+def ranks(count, *arguments, threads=1):
     """`espalier simulate` on so many ranks of this machine, as root too."""
-    environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_btl_vader_single_copy_mechanism": "none"}
-    return subprocess.Popen(["mpirun", "-n", str(count), "--oversubscribe", ESPALIER, "simulate", "--threads", "1", *map(str, arguments)], env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(["mpirun", "-n", str(count), "--oversubscribe", "--bind-to", "none", ESPALIER, "simulate", "--threads", str(threads), *map(str, arguments)],
+                            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def finish(process, what, code=0):
     try:
         out, err = process.communicate(timeout=240)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
+        subprocess.run(["pkill", "-KILL", "-f", f"{ESPALIER} simulate --threads"])  # mpirun's children have sessions of their own
         check(False, f"{what}: the ranks hang")
     check(process.returncode == code if code is not None else process.returncode != 0, f"{what}: ended with {process.returncode}\n{out}{err}")
     return err
@@ -84,7 +89,7 @@ def identity(folder, counts):
         ok(run("simulate", config, "--out", alone, "--quiet", *assignments(values)))
         for count in counts:
             out = folder / f"ranks-{number}-{count}"
-            finish(ranks(count, config, "--out", out, "--quiet", *assignments(values)), f"{name}, {count} ranks")
+            finish(ranks(count, config, "--out", out, "--quiet", *assignments(values), threads=1 + number % 2), f"{name}, {count} ranks")
             same(alone, out, f"{name}, {count} ranks")
         # Goes on with another number.
         rounds = int(next((value.split("=")[1] for value in values if value.startswith("rounds=")), 4))
@@ -100,6 +105,7 @@ def kills(folder, count, seed):
     values = ["rounds=40", "strategy.name=scaffold", "data.synthetic_train_samples=3000"]
     alone = folder / "alone"
     ok(run("simulate", config, "--out", alone, "--quiet", *assignments(values)))
+    killed = 0
     for number in range(count):
         out = folder / f"killed-{number}"
         process = ranks(3, config, "--out", out, "--quiet", *assignments(values))
@@ -115,9 +121,54 @@ def kills(folder, count, seed):
             said = finish(process, f"kill {number}", code=None)
             check("signal 9" in said or "Killed" in said, f"kill {number}: no word of it\n{said}")
             finish(ranks(2, "--resume", out, "--quiet"), f"kill {number}, resumed")
+            killed += 1
         else:
             finish(process, f"kill {number}: too late")
         same(alone, out, f"kill {number} after round {after}")
+    check(killed > 0, "no rank was killed")
+    # A person's way to stop: SIGUSR1, which mpirun passes on.
+    out = folder / "stopped"
+    process = ranks(3, config, "--out", out, "--quiet", *assignments([*values, "checkpoint_every=1000"]))
+    until = time.time() + 60
+    while time.time() < until and not ((out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_bytes().count(b"\n") >= 2):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGUSR1)
+    finish(process, "stopped", code=None)
+    done = (out / "metrics.jsonl").read_bytes().count(b"\n")
+    check(done < 40, "it did not stop")
+    finish(ranks(2, "--resume", out, "--quiet"), "stopped and resumed")
+    same(alone, out, f"stopped after round {done}")
+
+
+def broken(folder):
+    """What goes wrong at a rank ends all of them, with the reason."""
+    config = folder / "config.toml"
+    # States of clients that do not fit on the disk.
+    disk = folder / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], capture_output=True).returncode == 0:
+        try:
+            for attempt in range(2):
+                said = finish(ranks(4, config, "--out", disk / f"run-{attempt}", "--quiet", *assignments(
+                    ["strategy.name=scaffold", "client_state_mb=0", "model.hidden=[16000]", "rounds=30"])), "a full disk", code=None)
+                check("No space" in said or "disk" in said, f"a full disk: {said}")
+        finally:
+            subprocess.run(["umount", "-l", str(disk)])
+    # Another file than rank 0's, or none: what the folder keeps is what all ranks use.
+    first = folder / "first"
+    finish(ranks(1, config, "--out", first, "--quiet", *assignments(["rounds=1"])), "weights")
+    init = folder / "init.safetensors"
+    init.write_bytes((first / "model.safetensors").read_bytes())
+    out = folder / "kept"
+    finish(ranks(2, config, "--out", out, "--quiet", *assignments([f"model.init={init}", "rounds=1"])), "with weights")
+    init.unlink()
+    finish(ranks(3, "--resume", out, "--quiet", "--set", "rounds=2"), "resumed without the file")
+    # A rank that cannot have its memory.
+    limited = subprocess.Popen(["mpirun", "--bind-to", "none", "--oversubscribe", "-n", "1", ESPALIER, "simulate", str(config), "--out", str(folder / "memory"), "--quiet", "--threads", "1",
+                                "--set", "model.hidden=[400000]", ":", "-n", "1", "bash", "-c", f"ulimit -v 900000; exec {ESPALIER} simulate x"],
+                               env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    said = finish(limited, "a rank without memory", code=None)
+    check("rank 1" in said or "bad_alloc" in said or "memory" in said, f"a rank without memory: {said}")
 
 
 def mistakes(folder):
@@ -125,6 +176,20 @@ def mistakes(folder):
     check(said.count("nowhere.toml") == 1, said)
     said = finish(ranks(2, folder / "config.toml", "--out", folder / "wrong", "--set", "model.name=mpl"), "no model", code=2)
     check("mlp" in said, said)
+    # Processes that a rank starts are no ranks.
+    (folder / "study.toml").write_text('base = "config.toml"\nseeds = [1]\n[set]\nrounds = 1\n[[variant]]\nname = "one"\n')
+    result = subprocess.run(["mpirun", "-n", "1", ESPALIER, "study", str(folder / "study.toml"), "--out", str(folder / "study"), "--quiet"], capture_output=True, text=True, timeout=120,
+                            env={**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"})
+    check(result.returncode == 0 and "one" in result.stdout, f"a study under mpirun: {result.stdout}{result.stderr}")
+    result = subprocess.run(["mpirun", "-n", "2", "--oversubscribe", ESPALIER, "study", str(folder / "study.toml"), "--out", str(folder / "studies")], capture_output=True, text=True,
+                            timeout=120, env=ENVIRONMENT)
+    check(result.returncode == 2 and "--shard" in result.stderr, f"two studies: {result.stderr}")
+    # Another MPI's starter, and none.
+    for given, word in [({"PMI_SIZE": "8", "PMI_RANK": "3"}, "MPI has 1"), ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}, "--mpi=pmix")]:
+        result = subprocess.run([ESPALIER, "simulate", str(folder / "config.toml"), "--out", str(folder / "apart")], capture_output=True, text=True, timeout=120, env={**os.environ, **given})
+        check(result.returncode == 2 and word in result.stderr, f"{given}: {result.stderr}")
+        ok(subprocess.run([ESPALIER, "simulate", str(folder / "config.toml"), "--out", str(folder / f"alone-{word}"), "--quiet", "--set", "rounds=1"], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, **given, "ESPALIER_MPI": "0"}))
     said = finish(ranks(2, folder / "config.toml", "--out", folder / "slow", "--set", "rounds=1"), "a small run")
     check("2 ranks" in said, said)
 
@@ -136,7 +201,7 @@ parser.add_argument("--seed", type=int, default=1)
 options = parser.parse_args()
 with Folder() as folder:
     (folder / "config.toml").write_text(CONFIG)
-    for name, part in [("mistakes", lambda: mistakes(folder)), ("identity", lambda: identity(folder, options.counts)), ("kills", lambda: kills(folder, options.kills, options.seed))]:
+    for name, part in [("mistakes", lambda: mistakes(folder)), ("broken", lambda: broken(folder)), ("identity", lambda: identity(folder, options.counts)), ("kills", lambda: kills(folder, options.kills, options.seed))]:
         started = time.monotonic()
         part()
         print(f"{name}: {time.monotonic() - started:.1f} s", flush=True)
