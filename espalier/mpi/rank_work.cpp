@@ -1,0 +1,296 @@
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "espalier/base/error.h"
+#include "espalier/mpi/rank_messages.h"
+#include "espalier/mpi/ranks.h"
+
+// The ranks that train for rank 0.
+namespace espalier::mpi {
+
+std::string receive_setup(Communicator& communicator) {
+  const Message message = communicator.wait();
+  ByteReader in(message.bytes, "mpi");
+  if (static_cast<Say>(in.get<uint8_t>()) != Say::kSetup) return {};  // over before it began
+  return text_of(get_block(in));
+}
+
+void leave(Communicator& communicator) { communicator.send(0, begin(Say::kGone)); }
+
+namespace {
+
+// A client's task, or a batch to evaluate.
+struct Work {
+  uint64_t client = 0;
+  wire::EncodedMessage task;
+  std::shared_ptr<const ParameterSet> model = nullptr;  // null: a task
+  uint64_t evaluation = 0, version = 0, batch = 0;
+};
+
+// What a rank's threads and its talking thread hand each other.
+class Desk final : public client::ClientStateStore {
+ public:
+  // The threads: the next task; nothing when the run is over.
+  std::optional<Work> next() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return over_ || !tasks_.empty(); });
+    if (tasks_.empty()) return std::nullopt;
+    Work work = std::move(tasks_.front());
+    tasks_.pop_front();
+    return work;
+  }
+  void say(Bytes message) {
+    const std::lock_guard lock(mutex_);
+    out_.push_back(std::move(message));
+  }
+  // What the client has remembered in the task that just ended here; written into its answer.
+  void put_remembered(uint64_t client, Bytes& out) {
+    const std::lock_guard lock(mutex_);
+    const auto found = kept_.find(client);
+    ByteWriter writer(out);
+    writer.put(static_cast<uint8_t>(found != kept_.end()));
+    if (found == kept_.end()) return;
+    writer.put(found->second.round);
+    writer.put(found->second.base);
+    put_block(out, client::encode_state(found->second.state));
+    kept_.erase(found);
+  }
+
+  std::shared_ptr<const client::ClientState> get(uint64_t client, uint32_t version) override {
+    Bytes wanted = begin(Say::kStateWanted);
+    ByteWriter writer(wanted);
+    writer.put(client);
+    writer.put(version);
+    std::unique_lock lock(mutex_);
+    out_.push_back(std::move(wanted));
+    changed_.wait(lock, [&] { return over_ || states_.contains(client); });
+    const auto found = states_.find(client);
+    if (found == states_.end()) fail("mpi", "the run is over");
+    const auto [state, why] = std::move(found->second);
+    states_.erase(found);
+    if (!state) fail("mpi", why);
+    return state;
+  }
+  void put(uint64_t client, uint32_t round, uint32_t base, client::ClientState state) override {
+    const std::lock_guard lock(mutex_);
+    kept_[client] = {round, base, std::move(state)};
+  }
+
+  // The talking thread.
+  void add(Work work) {
+    const std::lock_guard lock(mutex_);
+    tasks_.push_back(std::move(work));
+    changed_.notify_all();  // some wait for states
+  }
+  void add_state(uint64_t client, std::shared_ptr<const client::ClientState> state,
+                 std::string why) {
+    const std::lock_guard lock(mutex_);
+    states_[client] = {std::move(state), std::move(why)};
+    changed_.notify_all();
+  }
+  std::deque<Bytes> said() {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(out_, {});
+  }
+  void end() {
+    const std::lock_guard lock(mutex_);
+    over_ = true;
+    tasks_.clear();
+    changed_.notify_all();
+  }
+
+ private:
+  struct Kept {
+    uint32_t round = 0, base = 0;
+    client::ClientState state;
+  };
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Work> tasks_;
+  std::deque<Bytes> out_;
+  std::map<uint64_t, std::pair<std::shared_ptr<const client::ClientState>, std::string>> states_;
+  std::map<uint64_t, Kept> kept_;
+  bool over_ = false;
+};
+
+Work read_task(ByteReader& in, std::map<uint64_t, std::shared_ptr<const Bytes>>& bodies) {
+  Work work;
+  work.client = in.get<uint64_t>();
+  const auto head = get_block(in);
+  work.task.head.assign(head.begin(), head.end());
+  const auto count = in.get<uint32_t>();
+  for (uint32_t i = 0; i < count; ++i) {
+    const auto id = in.get<uint64_t>();
+    if (in.get<uint8_t>() == 0) {
+      const auto found = bodies.find(id);
+      if (found == bodies.end()) fail("mpi", "a task names a body that has not come");
+      work.task.bodies.push_back(found->second);
+      work.task.shared = true;
+      continue;
+    }
+    const auto block = get_block(in);
+    auto body = std::make_shared<const Bytes>(block.begin(), block.end());
+    if (id != 0) {
+      bodies[id] = body;
+      work.task.shared = true;
+    }
+    work.task.bodies.push_back(std::move(body));
+  }
+  return work;
+}
+
+// One of the rank's threads.
+void answer_tasks(Desk& desk, LocalClients& local, size_t worker) {
+  while (auto work = desk.next()) {
+    Bytes out;
+    try {
+      if (work->model) {
+        out = begin(Say::kSums);
+        ByteWriter(out).put(work->evaluation);
+        ByteWriter(out).put(work->batch);
+        put_sums(local.evaluate(*work->model, work->version, work->batch, worker), out);
+        desk.say(std::move(out));
+        continue;
+      }
+      const wire::EncodedMessage update = local.answer(work->client, work->task, worker);
+      out = begin(Say::kUpdate);
+      ByteWriter(out).put(work->client);
+      desk.put_remembered(work->client, out);
+      ByteWriter(out).put(update.size_bytes());
+      wire::write_stream(update, out);
+    } catch (const StorageError& error) {
+      out = say_text(Say::kBroken, error.what());
+    } catch (const Error& error) {
+      if (work->model) {
+        desk.say(say_text(Say::kBroken, error.what()));
+        continue;
+      }
+      out = begin(Say::kFailed);
+      ByteWriter(out).put(work->client);
+      const std::string text = error.what();
+      put_block(out, {reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+    } catch (const std::exception& error) {
+      out = say_text(Say::kBroken, error.what());
+    }
+    desk.say(std::move(out));
+  }
+}
+
+}  // namespace
+
+namespace {
+
+// Until rank 0 says that the run is over: does what it says.
+void talk(Communicator& communicator, Desk& desk, LocalClients& local,
+          const std::atomic<bool>& ended) {
+  std::map<uint64_t, std::shared_ptr<const Bytes>> bodies;
+  Patience patience;
+  while (true) {
+    bool idle = true;
+    for (Bytes& message : desk.said()) {
+      communicator.send(0, std::move(message));
+      idle = false;
+    }
+    if (ended) fail("mpi", "this rank's threads have ended early");
+    if (const auto message = communicator.receive()) {
+      idle = false;
+      ByteReader in(message->bytes, "mpi");
+      switch (static_cast<Say>(in.get<uint8_t>())) {
+        case Say::kTask:
+          desk.add(read_task(in, bodies));
+          break;
+        case Say::kState: {
+          const auto client = in.get<uint64_t>();
+          static_cast<void>(in.get<uint32_t>());
+          const bool there = in.get<uint8_t>() != 0;
+          const auto block = get_block(in);
+          desk.add_state(client,
+                         there ? std::make_shared<const client::ClientState>(
+                                     client::decode_state(block, "mpi"))
+                               : nullptr,
+                         there ? std::string() : text_of(block));
+          break;
+        }
+        case Say::kEvaluate: {
+          Work job;
+          job.evaluation = in.get<uint64_t>();
+          const auto first = in.get<uint64_t>(), last = in.get<uint64_t>();
+          std::vector<int64_t> units(in.get<uint32_t>());
+          in.array(std::span(units));
+          AlignedVector<float> values(in.get<uint64_t>());
+          in.array(std::span(values));
+          job.model = std::make_shared<const ParameterSet>(local.layout(units), std::move(values));
+          job.version = local.new_version();
+          for (job.batch = first; job.batch < last; ++job.batch) desk.add(job);
+          break;
+        }
+        case Say::kForget:
+          bodies.clear();
+          local.forget();
+          break;
+        case Say::kOver:
+          return;
+        default:
+          fail("mpi", "rank 0 said something unknown; do all ranks run one build?");
+      }
+    }
+    if (idle) {
+      patience.wait();
+    } else {
+      patience.reset();
+    }
+  }
+}
+
+void serve(
+    Communicator& communicator,
+    const std::function<std::unique_ptr<LocalClients>(client::ClientStateStore& states)>& make) {
+  Desk desk;
+  const std::unique_ptr<LocalClients> local = make(desk);
+  Bytes ready = begin(Say::kReady);
+  ByteWriter(ready).put(static_cast<uint64_t>(local->num_threads()));
+  communicator.send(0, std::move(ready));
+  std::atomic<bool> ended = false;
+  std::exception_ptr failure;
+  std::thread threads([&] {
+    try {
+      local->in_threads([&](size_t worker) { answer_tasks(desk, *local, worker); });
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    ended = true;
+  });
+  std::exception_ptr broken;
+  try {
+    talk(communicator, desk, *local, ended);
+  } catch (...) {
+    broken = std::current_exception();
+  }
+  desk.end();
+  threads.join();
+  if (failure) std::rethrow_exception(failure);
+  if (broken) std::rethrow_exception(broken);
+}
+
+}  // namespace
+
+void work(
+    Communicator& communicator,
+    const std::function<std::unique_ptr<LocalClients>(client::ClientStateStore& states)>& make) {
+  try {
+    serve(communicator, make);
+  } catch (const std::exception& error) {
+    communicator.send(0, say_text(Say::kBroken, error.what()));
+    // What rank 0 has sent before it heard of this comes to nothing.
+    while (static_cast<Say>(communicator.wait().bytes.at(0)) != Say::kOver) {
+    }
+  }
+  leave(communicator);
+}
+
+}  // namespace espalier::mpi
