@@ -18,7 +18,6 @@ class RankRun {
   ~RankRun();
 
   bool first() const { return communicator_.rank() == 0; }
-  int num_ranks() const { return communicator_.size(); }
   // A rank's threads by default: its share of the processors that it may use.
   size_t threads_here() const { return communicator_.share_of_processors(); }
   // How the run is spread, for a person; says so when a machine's ranks have more threads than it
