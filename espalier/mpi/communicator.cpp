@@ -156,6 +156,50 @@ Message Communicator::wait() {
   }
 }
 
+namespace {
+
+// MPI's own waiting would keep the processor busy.
+void finish(MPI_Request request) {
+  Patience patience;
+  for (int done = 0; done == 0;) {
+    MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+    if (done == 0) patience.wait();
+  }
+}
+
+}  // namespace
+
+void Communicator::broadcast(void* bytes, size_t count) {
+  for (size_t begin = 0; begin < count; begin += kPart) {
+    MPI_Request request = MPI_REQUEST_NULL;
+    MPI_Ibcast(static_cast<uint8_t*>(bytes) + begin,
+               static_cast<int>(std::min(kPart, count - begin)), MPI_BYTE, 0, MPI_COMM_WORLD,
+               &request);
+    finish(request);
+  }
+}
+
+void Communicator::broadcast(std::span<const uint8_t> bytes) {
+  // MPI's one function for both sides wants what it may write to; at rank 0 it only reads.
+  broadcast(const_cast<uint8_t*>(bytes.data()), bytes.size());
+}
+
+void Communicator::receive_broadcast(std::span<uint8_t> bytes) {
+  broadcast(bytes.data(), bytes.size());
+}
+
+void Communicator::reduce(std::span<int64_t> values) {
+  MPI_Request request = MPI_REQUEST_NULL;
+  if (rank_ == 0) {
+    MPI_Ireduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_INT64_T, MPI_SUM,
+                0, MPI_COMM_WORLD, &request);
+  } else {
+    MPI_Ireduce(values.data(), nullptr, static_cast<int>(values.size()), MPI_INT64_T, MPI_SUM, 0,
+                MPI_COMM_WORLD, &request);
+  }
+  finish(request);
+}
+
 void Communicator::abort(int status) {
   MPI_Abort(MPI_COMM_WORLD, status);
   std::abort();  // MPI_Abort does not return

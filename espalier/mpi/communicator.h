@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "espalier/base/bytes.h"
 
@@ -50,12 +51,21 @@ class Communicator {
   // Waits without keeping the processor busy: MPI's own waiting would take it from a rank that
   // trains.
   Message wait();
+  // ---- with all ranks: each calls these in the same order, rank 0 having said which comes next.
+  // They return when this rank's part is done; meanwhile messages wait.
+  // Rank 0's bytes become everybody's: rank 0 calls the first, the others the second.
+  void broadcast(std::span<const uint8_t> bytes);
+  void receive_broadcast(std::span<uint8_t> bytes);
+  // At rank 0: the sum over all ranks, in place.
+  void reduce(std::span<int64_t> values);
+
   // Ends all ranks at once, with this exit status: when one cannot go on and the others wait.
   [[noreturn]] void abort(int status);
 
  private:
   struct Outgoing;
   void progress();
+  void broadcast(void* bytes, size_t count);
 
   int rank_ = 0, size_ = 1, ranks_here_ = 1;
   size_t processors_here_ = 1, share_ = 1;

@@ -3,11 +3,11 @@
 #include <chrono>
 #include <cstdio>
 #include <optional>
-#include <set>
 #include <thread>
 #include <unordered_map>
 
 #include "espalier/base/error.h"
+#include "espalier/mpi/dispatch.h"
 #include "espalier/mpi/rank_messages.h"
 #include "espalier/mpi/ranks.h"
 
@@ -20,30 +20,28 @@ void send_setup(Communicator& communicator, const std::string& text) {
 }
 
 struct RankBackend::Exchange {
-  Exchange(std::span<const uint64_t> clients, round::RoundTraffic& carried, int ranks)
-      : order(clients.begin(), clients.end()),
-        traffic(carried),
-        outstanding(static_cast<size_t>(ranks), 0),
-        sent(static_cast<size_t>(ranks)) {}
+  Exchange(std::span<const uint64_t> clients, round::RoundTraffic& carried,
+           const round::Backend& sizes, const std::vector<size_t>& threads)
+      : traffic(carried),
+        dispatch(
+            {clients.begin(), clients.end()},
+            [&](uint64_t client) { return sizes.num_samples(client); }, threads) {}
 
-  std::optional<uint64_t> next() {
-    const size_t at = taken.fetch_add(1);
-    if (at >= order.size()) return std::nullopt;
-    return order[at];
-  }
-  size_t left() const {
-    const size_t begun = taken.load();
-    return begun >= order.size() ? 0 : order.size() - begun;
-  }
-
-  std::vector<uint64_t> order;
   round::RoundTraffic& traffic;
-  std::atomic<size_t> taken = 0;
-  std::vector<size_t> outstanding;  // by rank
-  // Bodies that several clients share, by what they are; kept so that no other takes their place.
+  Dispatch dispatch;
+  std::optional<round::Summing> summing;  // whether ranks add their updates
+  bool summed = false;                    // whether one has
+  // Bodies that several clients share and all ranks have, by what they are; kept so that no other
+  // takes their place.
   std::unordered_map<const Bytes*, std::pair<uint64_t, std::shared_ptr<const Bytes>>> bodies;
-  std::vector<std::set<uint64_t>> sent;  // by rank: those that it has
 };
+
+namespace {
+
+// From so many clients per rank on, a rank's sum takes less of rank 0's time than the updates.
+constexpr size_t kSumFrom = 4;
+
+}  // namespace
 
 RankBackend::RankBackend(Communicator& communicator, LocalClients& local,
                          client::ClientStateStore& states, round::Backend& inner)
@@ -74,8 +72,7 @@ void RankBackend::await_ranks() {
 }
 
 RankBackend::~RankBackend() {
-  for (int rank = 1; rank < communicator_.size(); ++rank)
-    communicator_.send(rank, begin(Say::kOver));
+  say_all(begin(Say::kOver));
   // A rank may be in the middle of a client's training, of which nobody will hear.
   const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   Patience patience;
@@ -104,57 +101,91 @@ void RankBackend::end_by(std::exception_ptr error) {
   std::rethrow_exception(error);
 }
 
-void RankBackend::hand_out(Exchange& exchange, int rank) {
-  const auto client = exchange.next();
-  if (!client) return;
+void RankBackend::say_all(const Bytes& message) {
+  for (int rank = 1; rank < communicator_.size(); ++rank) communicator_.send(rank, message);
+}
+
+void RankBackend::hand_out(Exchange& exchange, int rank, uint64_t client) {
   wire::EncodedMessage task;
   try {
-    task = exchange.traffic.task(*client);
+    task = exchange.traffic.task(client);
   } catch (const StorageError&) {
     throw;
   } catch (const Error& error) {
-    exchange.traffic.failed(*client, error.what());
+    exchange.dispatch.answered(static_cast<size_t>(rank));
+    exchange.traffic.failed(client, error.what());
     return;
   }
   Bytes out = begin(Say::kTask);
   ByteWriter writer(out);
-  writer.put(*client);
+  writer.put(client);
+  writer.put(static_cast<uint8_t>(exchange.summing && exchange.traffic.summable(client)));
   put_block(out, task.head);
   writer.put(static_cast<uint32_t>(task.bodies.size()));
   for (const auto& body : task.bodies) {
-    uint64_t id = 0;  // its own
-    bool follows = true;
-    if (task.shared) {
-      const uint64_t fresh = exchange.bodies.size() + 1;
-      const auto [found, added] = exchange.bodies.try_emplace(body.get(), fresh, body);
-      id = found->second.first;
-      follows = exchange.sent[static_cast<size_t>(rank)].insert(id).second;
+    if (!task.shared) {
+      writer.put(uint64_t{0});
+      put_block(out, *body);
+      continue;
     }
-    writer.put(id);
-    writer.put(static_cast<uint8_t>(follows));
-    if (follows) put_block(out, *body);
+    const uint64_t fresh = exchange.bodies.size() + 1;
+    const auto [found, added] = exchange.bodies.try_emplace(body.get(), fresh, body);
+    if (added) {
+      Bytes next = begin(Say::kBody);
+      ByteWriter(next).put(fresh);
+      ByteWriter(next).put(static_cast<uint64_t>(body->size()));
+      say_all(next);
+      communicator_.broadcast(*body);
+    }
+    writer.put(found->second.first);
   }
-  ++exchange.outstanding[static_cast<size_t>(rank)];
   communicator_.send(rank, std::move(out));
+}
+
+// The parts of the sums, payload by payload; rank 0's own clients are in the round's already.
+void RankBackend::reduce(Exchange& exchange) {
+  std::vector<ExactAccumulator*> sums;
+  Bytes out = begin(Say::kReduce);
+  for (const std::string& payload : exchange.summing->payloads) {
+    sums.push_back(&exchange.traffic.sum(payload));
+    ByteWriter(out).put(static_cast<uint64_t>(sums.back()->num_words()));
+  }
+  say_all(out);
+  std::vector<int64_t> block;
+  for (ExactAccumulator* sum : sums) {
+    for (uint64_t begin = 0; begin < sum->num_words(); begin += kBlock) {
+      block.assign(std::min(kBlock, sum->num_words() - begin), 0);
+      communicator_.reduce(block);
+      sum->add_words(begin, block);
+    }
+  }
 }
 
 void RankBackend::handle(Exchange& exchange, const Message& message) {
   ByteReader in(message.bytes, "mpi");
   const auto what = static_cast<Say>(in.get<uint8_t>());
   switch (what) {
-    case Say::kUpdate: {
+    case Say::kUpdate:
+    case Say::kSummed: {
       const auto client = in.get<uint64_t>();
       if (in.get<uint8_t>() != 0) {
         const auto round = in.get<uint32_t>(), base = in.get<uint32_t>();
         states_.put(client, round, base, client::decode_state(get_block(in), "mpi"));
       }
-      --exchange.outstanding[static_cast<size_t>(message.from)];
-      exchange.traffic.delivered(client, wire::read_stream(get_block(in)));
+      exchange.dispatch.answered(static_cast<size_t>(message.from));
+      if (what == Say::kUpdate) {
+        exchange.traffic.delivered(client, wire::read_stream(get_block(in)));
+        return;
+      }
+      const auto size = in.get<uint64_t>();
+      exchange.summed = true;
+      if (exchange.traffic.summed(client, get_update(in), size) != round::Receipt::kCounted)
+        fail("mpi", "rank ", message.from, " has added an update that nobody waits for");
       return;
     }
     case Say::kFailed: {
       const auto client = in.get<uint64_t>();
-      --exchange.outstanding[static_cast<size_t>(message.from)];
+      exchange.dispatch.answered(static_cast<size_t>(message.from));
       exchange.traffic.failed(client, text_of(get_block(in)));
       return;
     }
@@ -188,13 +219,18 @@ void RankBackend::handle(Exchange& exchange, const Message& message) {
 
 void RankBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) {
   await_ranks();
-  Exchange exchange(clients, traffic, communicator_.size());
-  // The longest first, so that nobody begins a large client when the others are done.
-  std::stable_sort(exchange.order.begin(), exchange.order.end(), [&](uint64_t a, uint64_t b) {
-    return inner_.num_samples(a) > inner_.num_samples(b);
-  });
-  size_t all_threads = 0;
-  for (const size_t threads : threads_) all_threads += threads;
+  Exchange exchange(clients, traffic, inner_, threads_);
+  if (clients.size() >= kSumFrom * static_cast<size_t>(communicator_.size()))
+    exchange.summing = traffic.summing();
+  if (exchange.summing) {
+    Bytes out = begin(Say::kSumming);
+    ByteWriter writer(out);
+    writer.put(exchange.summing->max_updates);
+    writer.put(exchange.summing->max_weight);
+    writer.put(static_cast<uint32_t>(exchange.summing->payloads.size()));
+    for (const std::string& payload : exchange.summing->payloads) put_text(out, payload);
+    say_all(out);
+  }
 
   std::atomic<bool> local_done = false, failed = false;
   std::exception_ptr failure;
@@ -214,9 +250,9 @@ void RankBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tr
     try {
       local_.in_threads([&](size_t worker) {
         try {
-          while (const auto client = exchange.next()) answer_one(*client, worker);
+          while (const auto client = exchange.dispatch.next()) answer_one(*client, worker);
         } catch (...) {
-          exchange.taken = exchange.order.size();  // nobody begins another one
+          exchange.dispatch.stop();
           failed = true;
           throw;
         }
@@ -232,13 +268,9 @@ void RankBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tr
     Patience patience;
     while (!failed) {
       bool idle = true;
-      // A rank has something to go on with while its updates are on their way; at the end nobody
-      // takes work ahead that another could begin at once.
       for (int rank = 1; rank < communicator_.size(); ++rank) {
-        const auto r = static_cast<size_t>(rank);
-        const size_t ahead = exchange.left() > all_threads ? 2 : 0;
-        while (exchange.outstanding[r] < threads_[r] + ahead && exchange.left() > 0) {
-          hand_out(exchange, rank);
+        while (const auto client = exchange.dispatch.next_for(static_cast<size_t>(rank))) {
+          hand_out(exchange, rank, *client);
           idle = false;
         }
       }
@@ -246,9 +278,7 @@ void RankBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tr
         handle(exchange, *message);
         idle = false;
       }
-      const bool remote_done =
-          std::ranges::all_of(exchange.outstanding, [](size_t count) { return count == 0; });
-      if (local_done && remote_done && exchange.left() == 0) break;
+      if (local_done && exchange.dispatch.over()) break;
       if (idle) {
         patience.wait();
       } else {
@@ -257,11 +287,17 @@ void RankBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tr
     }
   } catch (...) {
     broken = std::current_exception();
-    exchange.taken = exchange.order.size();  // nobody begins another one
+    exchange.dispatch.stop();
   }
   here.join();
-  for (int rank = 1; rank < communicator_.size(); ++rank)
-    communicator_.send(rank, begin(Say::kForget));
+  if (exchange.summed && !broken && !failure) {
+    try {
+      reduce(exchange);
+    } catch (...) {
+      broken = std::current_exception();
+    }
+  }
+  say_all(begin(Say::kForget));
   local_.forget();
   if (broken) end_by(broken);
   if (failure) end_by(failure);
@@ -280,26 +316,20 @@ train::EvalSums RankBackend::evaluate(const ParameterSet& model) {
     before += threads;
   }
   shares.push_back(num_batches);
-  Bytes weights;
-  ByteWriter writer(weights);
   const bool whole = model.layout() == *local_.layout({});
   const std::vector<int64_t> units = whole ? std::vector<int64_t>() : model.layout().group_sizes();
-  writer.put(static_cast<uint32_t>(units.size()));
-  writer.array(std::span<const int64_t>(units));
-  writer.put(static_cast<uint64_t>(model.size()));
-  writer.array(model.values());
-  size_t awaited = 0;
   for (size_t rank = 1; rank + 1 < shares.size(); ++rank) {
-    if (shares[rank] == shares[rank + 1]) continue;
     Bytes out = begin(Say::kEvaluate);
     ByteWriter head(out);
     head.put(evaluations_);
     head.put(static_cast<uint64_t>(shares[rank]));
     head.put(static_cast<uint64_t>(shares[rank + 1]));
-    head.bytes(weights);
-    awaited += shares[rank + 1] - shares[rank];
+    head.put(static_cast<uint32_t>(units.size()));
+    head.array(std::span<const int64_t>(units));
+    head.put(static_cast<uint64_t>(model.size()));
     communicator_.send(static_cast<int>(rank), std::move(out));
   }
+  size_t awaited = num_batches - shares[1];
   std::vector<train::EvalSums> sums(num_batches);
   std::atomic<size_t> next = 0;
   std::atomic<bool> local_done = false, failure_here = false;
@@ -324,6 +354,8 @@ train::EvalSums RankBackend::evaluate(const ParameterSet& model) {
   });
   std::exception_ptr broken;
   try {
+    communicator_.broadcast(
+        {reinterpret_cast<const uint8_t*>(model.values().data()), model.values().size_bytes()});
     Patience patience;
     while ((awaited > 0 && !failure_here) || !local_done) {
       const auto message = communicator_.receive();

@@ -6,6 +6,7 @@
 
 #include "espalier/base/bytes.h"
 #include "espalier/train/trainer.h"
+#include "espalier/wire/task.h"
 
 // What ranks say to each other (ranks.h): one build on both sides, so only lengths are checked.
 namespace espalier::mpi {
@@ -13,16 +14,23 @@ namespace espalier::mpi {
 // The first byte of a message.
 enum class Say : uint8_t {
   // Rank 0 to the others.
-  kSetup,   // text
-  kTask,    // u64 client, u8 shared, head, u32 bodies: u64 id, u8 whether it follows, the body
-  kState,   // u64 client, u32 version, u8 whether there is one, the state
-  kForget,  // the exchange is over
-  // u64 evaluation, u64 first batch, u64 last, u32 groups: i64 units each; u64 values: float32 each
+  kSetup,    // text
+  kSumming,  // u64 updates, f64 weight, u32 payloads: text each. The exchange's updates may be
+             // added here
+  kBody,     // u64 id, u64 bytes: what all ranks get is broadcast next
+  kTask,     // u64 client, u8 whether its update may be added here, the head, u32 bodies: u64 id,
+             // 0 when the body follows
+  kState,    // u64 client, u32 version, u8 whether there is one, the state
+  kForget,   // the exchange is over
+  kReduce,   // u64 words of each payload's sum, which are reduced next, block by block
+  // u64 evaluation, u64 first batch, u64 last, u32 groups: i64 units each; u64 values, which are
+  // broadcast next
   kEvaluate,
   kOver,
   // The others to rank 0.
   kReady,        // u64 threads
   kUpdate,       // u64 client, u8 remembers: u32 round, u32 base, the state; the update's stream
+  kSummed,       // as kUpdate, but u64 its bytes and all of it but the values: it is in the sums
   kFailed,       // u64 client, text
   kStateWanted,  // u64 client, u32 version
   kSums,         // u64 evaluation, u64 batch, the sums
@@ -42,10 +50,54 @@ inline void put_block(Bytes& out, std::span<const uint8_t> block) {
 }
 inline std::span<const uint8_t> get_block(ByteReader& in) { return in.take(in.get<uint64_t>()); }
 inline std::string text_of(std::span<const uint8_t> block) { return {block.begin(), block.end()}; }
+inline void put_text(Bytes& out, const std::string& text) {
+  put_block(out, {reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+}
 inline Bytes say_text(Say what, const std::string& text) {
   Bytes out = begin(what);
-  put_block(out, {reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+  put_text(out, text);
   return out;
+}
+
+// Sums are reduced in blocks of so many words.
+inline constexpr uint64_t kBlock = uint64_t{1} << 20;
+
+// All of an update but its payloads' values.
+inline void put_update(const wire::Update& update, Bytes& out) {
+  ByteWriter writer(out);
+  writer.put(update.answers.round);
+  writer.put(update.answers.exchange);
+  writer.put(update.answers.client);
+  writer.put(update.num_samples);
+  const auto put_numbers = [&](const auto& numbers, auto name, auto number) {
+    writer.put(static_cast<uint32_t>(numbers.size()));
+    for (const auto& one : numbers) {
+      put_text(out, name(one));
+      writer.put(number(one));
+    }
+  };
+  put_numbers(
+      update.scalars, [](const auto& one) { return one.first; },
+      [](const auto& one) { return one.second; });
+  put_numbers(
+      update.payloads, [](const auto& one) { return one.name; },
+      [](const auto& one) { return one.weight; });
+}
+inline wire::Update get_update(ByteReader& in) {
+  wire::Update update;
+  update.answers.round = in.get<uint32_t>();
+  update.answers.exchange = in.get<uint32_t>();
+  update.answers.client = in.get<uint64_t>();
+  update.num_samples = in.get<double>();
+  for (auto left = in.get<uint32_t>(); left > 0; --left) {
+    std::string name = text_of(get_block(in));
+    update.scalars[std::move(name)] = in.get<double>();
+  }
+  for (auto left = in.get<uint32_t>(); left > 0; --left) {
+    std::string name = text_of(get_block(in));
+    update.payloads.push_back({std::move(name), nullptr, in.get<double>()});
+  }
+  return update;
 }
 
 inline void put_sums(const train::EvalSums& sums, Bytes& out) {

@@ -1,8 +1,11 @@
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdio>
 #include <deque>
 #include <map>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <thread>
 
@@ -28,6 +31,7 @@ namespace {
 struct Work {
   uint64_t client = 0;
   wire::EncodedMessage task;
+  bool sum = false;                                     // whether its update may be added here
   std::shared_ptr<const ParameterSet> model = nullptr;  // null: a task
   uint64_t evaluation = 0, version = 0, batch = 0;
 };
@@ -93,6 +97,10 @@ class Desk final : public client::ClientStateStore {
     states_[client] = {std::move(state), std::move(why)};
     changed_.notify_all();
   }
+  void begin_sums(round::Summing summing) { sums_.emplace(std::move(summing)); }
+  void end_sums() { sums_.reset(); }
+  // Any thread, while tasks that may be added are under way.
+  round::PartialSums& sums() { return sums_.value(); }
   std::deque<Bytes> said() {
     const std::lock_guard lock(mutex_);
     return std::exchange(out_, {});
@@ -115,33 +123,44 @@ class Desk final : public client::ClientStateStore {
   std::deque<Bytes> out_;
   std::map<uint64_t, std::pair<std::shared_ptr<const client::ClientState>, std::string>> states_;
   std::map<uint64_t, Kept> kept_;
+  std::optional<round::PartialSums> sums_;  // of this exchange
   bool over_ = false;
 };
 
-Work read_task(ByteReader& in, std::map<uint64_t, std::shared_ptr<const Bytes>>& bodies) {
+using Bodies = std::map<uint64_t, std::shared_ptr<const Bytes>>;
+
+Work read_task(ByteReader& in, const Bodies& bodies) {
   Work work;
   work.client = in.get<uint64_t>();
+  work.sum = in.get<uint8_t>() != 0;
   const auto head = get_block(in);
   work.task.head.assign(head.begin(), head.end());
   const auto count = in.get<uint32_t>();
   for (uint32_t i = 0; i < count; ++i) {
     const auto id = in.get<uint64_t>();
-    if (in.get<uint8_t>() == 0) {
-      const auto found = bodies.find(id);
-      if (found == bodies.end()) fail("mpi", "a task names a body that has not come");
-      work.task.bodies.push_back(found->second);
-      work.task.shared = true;
+    if (id == 0) {
+      const auto block = get_block(in);
+      work.task.bodies.push_back(std::make_shared<const Bytes>(block.begin(), block.end()));
       continue;
     }
-    const auto block = get_block(in);
-    auto body = std::make_shared<const Bytes>(block.begin(), block.end());
-    if (id != 0) {
-      bodies[id] = body;
-      work.task.shared = true;
-    }
-    work.task.bodies.push_back(std::move(body));
+    const auto found = bodies.find(id);
+    if (found == bodies.end()) fail("mpi", "a task names a body that has not come");
+    work.task.bodies.push_back(found->second);
+    work.task.shared = true;
   }
   return work;
+}
+
+// Nothing when the update is no good, which rank 0 then finds as it would have without this.
+std::optional<wire::Update> add(Desk& desk, LocalClients& local, uint64_t client,
+                                const wire::EncodedMessage& update) {
+  try {
+    return local.add(client, update, desk.sums());
+  } catch (const StorageError&) {
+    throw;
+  } catch (const Error&) {
+    return std::nullopt;
+  }
 }
 
 // One of the rank's threads.
@@ -158,11 +177,16 @@ void answer_tasks(Desk& desk, LocalClients& local, size_t worker) {
         continue;
       }
       const wire::EncodedMessage update = local.answer(work->client, work->task, worker);
-      out = begin(Say::kUpdate);
+      const auto summed = work->sum ? add(desk, local, work->client, update) : std::nullopt;
+      out = begin(summed ? Say::kSummed : Say::kUpdate);
       ByteWriter(out).put(work->client);
       desk.put_remembered(work->client, out);
       ByteWriter(out).put(update.size_bytes());
-      wire::write_stream(update, out);
+      if (summed) {
+        put_update(*summed, out);
+      } else {
+        wire::write_stream(update, out);
+      }
     } catch (const StorageError& error) {
       out = say_text(Say::kBroken, error.what());
     } catch (const Error& error) {
@@ -185,10 +209,69 @@ void answer_tasks(Desk& desk, LocalClients& local, size_t worker) {
 
 namespace {
 
+round::Summing read_summing(ByteReader& in) {
+  round::Summing summing;
+  summing.max_updates = in.get<uint64_t>();
+  summing.max_weight = in.get<double>();
+  for (auto left = in.get<uint32_t>(); left > 0; --left)
+    summing.payloads.push_back(text_of(get_block(in)));
+  return summing;
+}
+
+// This rank's part of the sums.
+void reduce(Communicator& communicator, round::PartialSums& sums, const ParameterLayout& layout) {
+  std::vector<int64_t> block;
+  for (const std::string& payload : sums.payloads()) {
+    const ExactAccumulator& sum = sums.sum(payload, layout);
+    for (uint64_t begin = 0; begin < sum.num_words(); begin += kBlock) {
+      block.resize(std::min(kBlock, sum.num_words() - begin));
+      sum.words(begin, block);
+      communicator.reduce(block);
+    }
+  }
+}
+
+// A rank that cannot go on takes part in what all ranks do, or rank 0 would wait for it.
+void keep_company(Communicator& communicator, const Message& message) {
+  ByteReader in(message.bytes, "mpi");
+  Bytes bytes;
+  switch (static_cast<Say>(in.get<uint8_t>())) {
+    case Say::kBody:
+      static_cast<void>(in.get<uint64_t>());
+      bytes.resize(in.get<uint64_t>());
+      communicator.receive_broadcast(bytes);
+      break;
+    case Say::kEvaluate: {
+      for (int i = 0; i < 3; ++i) static_cast<void>(in.get<uint64_t>());
+      static_cast<void>(in.take(sizeof(int64_t) * in.get<uint32_t>()));
+      bytes.resize(in.get<uint64_t>() * sizeof(float));
+      communicator.receive_broadcast(bytes);
+      break;
+    }
+    case Say::kReduce:
+      while (in.remaining() > 0) {
+        const auto words = in.get<uint64_t>();
+        for (uint64_t begin = 0; begin < words; begin += kBlock) {
+          std::vector<int64_t> nothing(std::min(kBlock, words - begin), 0);
+          communicator.reduce(nothing);
+        }
+      }
+      break;
+    default:
+      break;
+  }
+}
+
+// The others may wait for this rank in a broadcast that it cannot take.
+[[noreturn]] void no_memory(Communicator& communicator) {
+  std::fprintf(stderr, "espalier: rank %d has no memory left\n", communicator.rank());
+  communicator.abort(1);
+}
+
 // Until rank 0 says that the run is over: does what it says.
 void talk(Communicator& communicator, Desk& desk, LocalClients& local,
           const std::atomic<bool>& ended) {
-  std::map<uint64_t, std::shared_ptr<const Bytes>> bodies;
+  Bodies bodies;
   Patience patience;
   while (true) {
     bool idle = true;
@@ -223,14 +306,29 @@ void talk(Communicator& communicator, Desk& desk, LocalClients& local,
           std::vector<int64_t> units(in.get<uint32_t>());
           in.array(std::span(units));
           AlignedVector<float> values(in.get<uint64_t>());
-          in.array(std::span(values));
+          communicator.receive_broadcast(
+              {reinterpret_cast<uint8_t*>(values.data()), values.size() * sizeof(float)});
           job.model = std::make_shared<const ParameterSet>(local.layout(units), std::move(values));
           job.version = local.new_version();
           for (job.batch = first; job.batch < last; ++job.batch) desk.add(job);
           break;
         }
+        case Say::kBody: {
+          const auto id = in.get<uint64_t>();
+          Bytes body(in.get<uint64_t>());
+          communicator.receive_broadcast(body);
+          bodies[id] = std::make_shared<const Bytes>(std::move(body));
+          break;
+        }
+        case Say::kSumming:
+          desk.begin_sums(read_summing(in));
+          break;
+        case Say::kReduce:
+          reduce(communicator, desk.sums(), *local.layout({}));
+          break;
         case Say::kForget:
           bodies.clear();
+          desk.end_sums();
           local.forget();
           break;
         case Say::kOver:
@@ -268,6 +366,8 @@ void serve(
   std::exception_ptr broken;
   try {
     talk(communicator, desk, *local, ended);
+  } catch (const std::bad_alloc&) {
+    no_memory(communicator);
   } catch (...) {
     broken = std::current_exception();
   }
@@ -283,12 +383,17 @@ void work(
     Communicator& communicator,
     const std::function<std::unique_ptr<LocalClients>(client::ClientStateStore& states)>& make) {
   try {
-    serve(communicator, make);
-  } catch (const std::exception& error) {
-    communicator.send(0, say_text(Say::kBroken, error.what()));
-    // What rank 0 has sent before it heard of this comes to nothing.
-    while (static_cast<Say>(communicator.wait().bytes.at(0)) != Say::kOver) {
+    try {
+      serve(communicator, make);
+    } catch (const std::exception& error) {
+      communicator.send(0, say_text(Say::kBroken, error.what()));
+      // What rank 0 has sent before it heard of this comes to nothing.
+      for (Message message = communicator.wait();
+           static_cast<Say>(message.bytes.at(0)) != Say::kOver; message = communicator.wait())
+        keep_company(communicator, message);
     }
+  } catch (const std::bad_alloc&) {
+    no_memory(communicator);
   }
   leave(communicator);
 }

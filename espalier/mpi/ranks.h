@@ -6,7 +6,7 @@
 
 #include "espalier/client/client_state.h"
 #include "espalier/mpi/communicator.h"
-#include "espalier/round/backend.h"
+#include "espalier/round/partial_sums.h"
 #include "espalier/train/trainer.h"
 #include "espalier/wire/message.h"
 
@@ -27,6 +27,9 @@ class LocalClients {
   // do. Thread `worker`.
   virtual wire::EncodedMessage answer(uint64_t client, const wire::EncodedMessage& task,
                                       size_t worker) = 0;
+  // Adds an update to this rank's part of the sums; see PartialSums::add().
+  virtual wire::Update add(uint64_t client, const wire::EncodedMessage& update,
+                           round::PartialSums& sums) = 0;
   // The exchange is over: what its tasks shared may go.
   virtual void forget() = 0;
 
@@ -40,7 +43,12 @@ class LocalClients {
                                    size_t worker) = 0;
 };
 
-// Rank 0's backend. What clients remember stays with `states`, whichever rank trains them: it goes
+// Rank 0's backend. What several clients receive is broadcast once. Where sums are plain and there
+// are several clients for each rank, every rank adds its clients' updates, and the parts are
+// reduced as integers; else updates come to rank 0 one by one. Either way the bytes are those of
+// one process.
+//
+// What clients remember stays with `states`, whichever rank trains them: it goes
 // out when a task asks for it and comes back with the update. `inner` says who the clients are and
 // keeps checkpoints; all outlive this.
 class RankBackend final : public round::Backend {
@@ -73,8 +81,10 @@ class RankBackend final : public round::Backend {
   struct Exchange;
   [[noreturn]] void end_by(std::exception_ptr error);
   void await_ranks();
-  void hand_out(Exchange& exchange, int rank);
+  void say_all(const Bytes& message);
+  void hand_out(Exchange& exchange, int rank, uint64_t client);
   void handle(Exchange& exchange, const Message& message);
+  void reduce(Exchange& exchange);
 
   Communicator& communicator_;
   LocalClients& local_;

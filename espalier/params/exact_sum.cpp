@@ -419,14 +419,44 @@ double ExactAccumulator::sum(size_t index) const {
 
 double ExactAccumulator::total_weight() const { return static_cast<double>(weight_sum_) / scale_; }
 
-void ExactAccumulator::merge(const ExactAccumulator& other) {
-  ESPALIER_CHECK(other.size_ == size_ && other.fraction_bits_ == fraction_bits_);
-  ESPALIER_CHECK(contributions_ + other.contributions_ <= max_contributions_);
-  ESPALIER_CHECK(other.wide_sums_.size() == wide_sums_.size());
-  for (size_t i = 0; i < size_; ++i) sums_[i] += other.sums_[i];
-  for (size_t i = 0; i < wide_sums_.size(); ++i) wide_sums_[i] += other.wide_sums_[i];
-  weight_sum_ += other.weight_sum_;
-  contributions_ += other.contributions_;
+// After the narrow sums: three limbs for each wide sum, 48 bits each and the last one signed, so
+// that 2^14 of them can be added in 64 bits; the weights; the contributions.
+constexpr int kLimbBits = 48;
+
+int64_t ExactAccumulator::tail_word(size_t word) const {
+  if (word == 3 * wide_sums_.size()) return weight_sum_;
+  if (word > 3 * wide_sums_.size()) return static_cast<int64_t>(contributions_);
+  const Int128 limb = wide_sums_[word / 3] >> (kLimbBits * static_cast<int>(word % 3));
+  constexpr Int128 kMask = (Int128{1} << kLimbBits) - 1;
+  return static_cast<int64_t>(word % 3 == 2 ? limb : limb & kMask);
+}
+
+void ExactAccumulator::words(size_t begin, std::span<int64_t> out) const {
+  ESPALIER_CHECK(begin + out.size() <= num_words(), begin, " ", out.size());
+  const size_t narrow = std::min(size_, begin + out.size()) - std::min(size_, begin);
+  std::copy_n(sums_.begin() + static_cast<std::ptrdiff_t>(std::min(begin, size_)), narrow,
+              out.begin());
+  for (size_t i = narrow; i < out.size(); ++i) out[i] = tail_word(begin + i - size_);
+}
+
+void ExactAccumulator::add_words(size_t begin, std::span<const int64_t> words) {
+  ESPALIER_CHECK(begin + words.size() <= num_words(), begin, " ", words.size());
+  size_t i = 0;
+  for (; i < words.size() && begin + i < size_; ++i) sums_[begin + i] += words[i];
+  for (; i < words.size(); ++i) {
+    const size_t word = begin + i - size_;
+    if (word < 3 * wide_sums_.size()) {
+      wide_sums_[word / 3] += static_cast<Int128>(words[i])
+                              << (kLimbBits * static_cast<int>(word % 3));
+    } else if (word == 3 * wide_sums_.size()) {
+      weight_sum_ += words[i];
+    } else {
+      const auto more = static_cast<uint64_t>(words[i]);
+      if (more > max_contributions_ - contributions_)
+        fail("params/exact_sum", "more than the announced ", max_contributions_, " contributions");
+      contributions_ += more;
+    }
+  }
 }
 
 void ExactAccumulator::reset() {

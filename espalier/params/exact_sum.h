@@ -80,8 +80,14 @@ class ExactAccumulator {
   int fraction_bits() const { return fraction_bits_; }
   size_t size() const { return size_; }
 
-  // Adds another accumulator of equal size and range: partial sums of ranks.
-  void merge(const ExactAccumulator& other);
+  // Partial sums of several processes: everything that was added here, as integers. Those of
+  // accumulators of equal size, bounds and wide ranges, at most 2^14 of them, may be added word by
+  // word, in any order and by whatever adds int64 (MPI_Reduce, a leaf of a tree of servers); the
+  // result, added here, gives the bits that one accumulator would have. add_words() throws Error
+  // when more was added than announced. Neither while another thread adds.
+  size_t num_words() const { return size_ + 3 * wide_sums_.size() + 2; }
+  void words(size_t begin, std::span<int64_t> out) const;  // [begin, begin + out.size())
+  void add_words(size_t begin, std::span<const int64_t> words);
   void reset();
 
  private:
@@ -96,6 +102,7 @@ class ExactAccumulator {
   void each_wide(const CoordinateMap* map, Body&& body) const;
   bool is_wide(size_t index) const;
   Int128 wide_sum(size_t index) const;
+  int64_t tail_word(size_t word) const;  // of what follows sums_ in words()
   // A wide sum over a weight in fixed point.
   float wide_share(size_t index, int64_t weight) const;
 

@@ -52,7 +52,21 @@ TEST(ExactAccumulator, EqualsALongDoubleLoopAndDoesNotDependOnOrder) {
   }
 }
 
-TEST(ExactAccumulator, ThreadsAndMergesGiveTheSameBytes) {
+// The words of `from`, through bytes, in blocks of so many.
+void add_part(const ExactAccumulator& from, size_t block, ExactAccumulator& to) {
+  ASSERT_EQ(from.num_words(), to.num_words());
+  for (size_t begin = 0; begin < from.num_words(); begin += block) {
+    std::vector<int64_t> words(std::min(block, from.num_words() - begin));
+    from.words(begin, words);
+    Bytes bytes;
+    ByteWriter(bytes).array(std::span<const int64_t>(words));
+    std::vector<int64_t> read(words.size());
+    ByteReader(bytes, "test").array(std::span(read));
+    to.add_words(begin, read);
+  }
+}
+
+TEST(ExactAccumulator, ThreadsAndPartsGiveTheSameBytes) {
   const auto vectors = random_vectors(12, 70001);
   ExactAccumulator one(70001, 12, 8);
   for (size_t k = 0; k < 12; ++k) one.add(vectors[k], 1 + static_cast<double>(k % 8));
@@ -66,7 +80,9 @@ TEST(ExactAccumulator, ThreadsAndMergesGiveTheSameBytes) {
   for (auto& thread : threads) thread.join();
   for (size_t k = 0; k < 12; ++k)
     (k % 3 == 0 ? left : right).add(vectors[k], 1 + static_cast<double>(k % 8));
-  right.merge(left);
+  add_part(left, 4096, right);
+  EXPECT_EQ(right.total_weight(), one.total_weight());
+  EXPECT_EQ(right.contributions(), 12U);
   for (size_t i = 0; i < 70001; ++i) {
     ASSERT_EQ(one.sum(i), shared.sum(i));
     ASSERT_EQ(one.sum(i), right.sum(i));
@@ -134,9 +150,24 @@ TEST(ExactSum, WideCoordinatesTakeStatisticsAndCountersAsTheyAre) {
   ExactAccumulator other(5, 4, 600, {{1, 4}});
   merged.add(a, 37);
   other.add(b, 563);
-  merged.merge(other);
+  add_part(other, 7, merged);
   merged.mean(600, y);
   EXPECT_EQ(x, y);
+  EXPECT_EQ(merged.total_weight(), 600);
+  // Parts that somebody else has added, as integers: limbs carry.
+  ExactAccumulator all(5, 1 << 14, 600, {{1, 4}}), most(5, 1 << 14, 600, {{1, 4}});
+  std::vector<int64_t> total(most.num_words(), 0), part(most.num_words());
+  for (int k = 0; k < 100; ++k) {
+    ExactAccumulator leaf(5, 1 << 14, 600, {{1, 4}});
+    for (ExactAccumulator* one : {&leaf, &all}) one->add(k % 3 == 0 ? a : b, k % 3 == 0 ? 37 : 563);
+    leaf.words(0, part);
+    for (size_t i = 0; i < part.size(); ++i) total[i] += part[i];
+  }
+  most.add_words(0, total);
+  for (size_t i = 0; i < 5; ++i) EXPECT_EQ(most.sum(i), all.sum(i)) << i;
+  EXPECT_EQ(most.total_weight(), all.total_weight());
+  total.back() = 1 << 14;
+  EXPECT_THROW(most.add_words(0, total), Error) << "more than announced";
   merged.reset();
   merged.add(std::vector<float>(5, 0.0f), 1);
   merged.mean(1, y);

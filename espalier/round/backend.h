@@ -2,12 +2,14 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "espalier/base/error.h"
 #include "espalier/base/random.h"
+#include "espalier/params/exact_sum.h"
 #include "espalier/wire/message.h"
 #include "espalier/wire/task.h"
 
@@ -36,6 +38,14 @@ struct ExchangeId {
   friend bool operator==(const ExchangeId&, const ExchangeId&) = default;
 };
 
+// How updates of an exchange may be added where they are made (partial_sums.h): the bounds of the
+// sums, and what each update consists of.
+struct Summing {
+  uint64_t max_updates = 0;
+  double max_weight = 0;
+  std::vector<std::string> payloads;  // each with the whole model's layout
+};
+
 // What a backend asks and tells the round while it carries tasks. All functions may be called from
 // any thread.
 class RoundTraffic {
@@ -50,6 +60,20 @@ class RoundTraffic {
   // is refused and counted. StorageError when ours, not the client's, storage failed: the run ends.
   virtual Receipt delivered(uint64_t client, const wire::EncodedMessage& update) = 0;
   virtual void failed(uint64_t client, const std::string& reason) = 0;
+
+  // ---- for backends that add updates elsewhere
+  // Nothing: updates are wanted one by one.
+  virtual std::optional<Summing> summing() const { return std::nullopt; }
+  // Whether this client's update may be added elsewhere; its task was fetched.
+  virtual bool summable(uint64_t client) const {
+    static_cast<void>(client);
+    return false;
+  }
+  // In place of delivered(): the values are in a part of the sums. `update` is what
+  // PartialSums::add() returned, `size` the bytes of the message.
+  virtual Receipt summed(uint64_t client, const wire::Update& update, uint64_t size);
+  // Where the parts of a payload are added to, before run() returns and by one thread.
+  virtual ExactAccumulator& sum(const std::string& payload);
 };
 
 // Carries tasks to clients and their updates back, and keeps what clients remember, or lets them

@@ -10,16 +10,33 @@ namespace espalier::round {
 
 namespace {
 
-// Measurements that a client says of itself; it may say anything.
+// Measurements that a client says of itself.
 double measurement(const wire::Update& update, const char* name) {
   const auto found = update.scalars.find(name);
-  if (found == update.scalars.end()) return 0;
-  if (found->second < 0)
-    fail("round/update", "the scalar '", name, "' is negative: ", found->second);
-  return found->second;
+  return found == update.scalars.end() ? 0 : found->second;
 }
 
 }  // namespace
+
+// A peer may send anything; what it sends must not reach an invariant of ours.
+void check_claims(const wire::Update& update, double held) {
+  constexpr double kMaxScalar = 1e18;
+  if (update.num_samples != held)
+    fail("round/update", "expected ", held, " samples, got ", update.num_samples);
+  for (const auto& [name, value] : update.scalars) {
+    if (!(std::abs(value) <= kMaxScalar))
+      fail("round/update", "the scalar '", name, "' is out of range: ", value);
+  }
+  for (const char* name : {wire::kMacs, wire::kTrainSeconds}) {
+    if (measurement(update, name) < 0)
+      fail("round/update", "the scalar '", name, "' is negative: ", measurement(update, name));
+  }
+}
+
+void Errand::count(uint64_t, const wire::Update&) { ESPALIER_CHECK(false); }
+ExactAccumulator& Errand::sum(const std::string& payload) {
+  fail("round/exchange", "'", payload, "' has no sums");
+}
 
 Exchange::Exchange(const Setup& setup, std::span<const uint64_t> clients, Errand& errand)
     : setup_(setup), errand_(errand) {
@@ -50,13 +67,10 @@ wire::EncodedMessage Exchange::task(uint64_t client) {
   return message;
 }
 
-bool Exchange::begin_delivery(uint64_t client, const wire::EncodedMessage& message, Sent& sent) {
-  bool answers_this = true;
-  try {
-    answers_this = answered_task(message) == wire::TaskId{setup_.round, setup_.number, client};
-  } catch (const Error&) {
-    // What cannot be read is the client's failure and found out when it is decoded.
-  }
+bool Exchange::begin_delivery(uint64_t client, const std::optional<wire::TaskId>& answers,
+                              Sent& sent) {
+  const bool answers_this =
+      !answers || *answers == wire::TaskId{setup_.round, setup_.number, client};
   const std::lock_guard lock(mutex_);
   const auto found = states_.find(client);
   if (found == states_.end() || !answers_this || !found->second.asked ||
@@ -69,44 +83,67 @@ bool Exchange::begin_delivery(uint64_t client, const wire::EncodedMessage& messa
   return true;
 }
 
-// A peer may send anything; what it sends must not reach an invariant of ours.
 wire::Update Exchange::decode(uint64_t client, const Sent& sent,
                               const wire::EncodedMessage& message) const {
-  constexpr double kMaxScalar = 1e18;
   wire::Update update = decode_update(message, client::uplink_of(errand_.kind(), setup_.uplink),
                                       errand_.limits(client, sent));
-  const auto held = static_cast<double>(setup_.backend.num_samples(client));
-  if (update.num_samples != held)
-    fail("round/update", "expected ", held, " samples, got ", update.num_samples);
-  for (const auto& [name, value] : update.scalars) {
-    if (!(std::abs(value) <= kMaxScalar))
-      fail("round/update", "the scalar '", name, "' is out of range: ", value);
-  }
+  check_claims(update, static_cast<double>(setup_.backend.num_samples(client)));
   return update;
 }
 
 Receipt Exchange::delivered(uint64_t client, const wire::EncodedMessage& message) {
+  std::optional<wire::TaskId> answers;
+  try {
+    answers = answered_task(message);
+  } catch (const Error&) {
+    // What cannot be read is the client's failure and found out when it is decoded.
+  }
   Sent sent;
-  if (!begin_delivery(client, message, sent)) return Receipt::kRefused;
+  if (!begin_delivery(client, answers, sent)) return Receipt::kRefused;
+  return take(client, sent, message.size_bytes(), [&] {
+    wire::Update update = decode(client, sent, message);
+    update.submodel = sent.submodel;
+    errand_.accept(client, sent, update);
+    return update;
+  });
+}
+
+bool Exchange::summable(uint64_t client) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = states_.find(client);
+  return found != states_.end() && found->second.asked && found->second.sent.submodel == nullptr &&
+         found->second.sent.mask == nullptr && errand_.summing().has_value();
+}
+
+Receipt Exchange::summed(uint64_t client, const wire::Update& update, uint64_t size) {
+  Sent sent;
+  if (!begin_delivery(client, update.answers, sent)) return Receipt::kRefused;
+  return take(client, sent, size, [&] {
+    check_claims(update, static_cast<double>(setup_.backend.num_samples(client)));
+    errand_.count(client, update);
+    return update;
+  });
+}
+
+Receipt Exchange::take(uint64_t client, const Sent& sent, uint64_t size,
+                       const std::function<wire::Update()>& accept) {
   DeviceTimes times;
   double macs = 0, seconds = 0;
   try {
-    wire::Update update = decode(client, sent, message);
+    const wire::Update update = accept();
     macs = measurement(update, wire::kMacs);
     seconds = measurement(update, wire::kTrainSeconds);
-    times = device_times(setup_.devices.of(client), sent.bytes, macs, message.size_bytes());
-    update.submodel = sent.submodel;
-    errand_.accept(client, sent, update);
+    times = device_times(setup_.devices.of(client), sent.bytes, macs, size);
   } catch (const StorageError&) {
     throw;  // ours, not the client's: the run cannot go on
   } catch (const Error& error) {
     std::unique_lock lock(mutex_);
-    bytes_up_ += message.size_bytes();
+    bytes_up_ += size;
     settle(client, Wait::kFailed, error.what(), std::move(lock));
     return Receipt::kFaulty;
   }
   std::unique_lock lock(mutex_);
-  bytes_up_ += message.size_bytes();
+  bytes_up_ += size;
   State& state = states_.at(client);
   state.macs = macs;
   state.seconds = seconds;

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -54,7 +55,17 @@ class Errand {
   // Takes a decoded answer, whose number of samples is what the client stated. Throws Error when it
   // is no good: then nothing of it counts.
   virtual void accept(uint64_t client, const Sent& sent, wire::Update& update) = 0;
+
+  // Answers that are added elsewhere (RoundTraffic::summing); by default there are none.
+  virtual std::optional<Summing> summing() const { return std::nullopt; }
+  // Takes such an answer, without values, as accept() does.
+  virtual void count(uint64_t client, const wire::Update& update);
+  virtual ExactAccumulator& sum(const std::string& payload);
 };
+
+// Throws Error when an answer claims what cannot be: another number of samples than the `held` ones
+// that the client has stated, a scalar out of range, products or seconds below 0.
+void check_claims(const wire::Update& update, double held);
 
 class Exchange final : public RoundTraffic {
  public:
@@ -80,6 +91,11 @@ class Exchange final : public RoundTraffic {
   // names another task than this client's of this exchange is refused.
   Receipt delivered(uint64_t client, const wire::EncodedMessage& message) override;
   void failed(uint64_t client, const std::string& reason) override;
+  // Clients that train the whole model without a mask, when the errand's answers are plain sums.
+  std::optional<Summing> summing() const override { return errand_.summing(); }
+  bool summable(uint64_t client) const override;
+  Receipt summed(uint64_t client, const wire::Update& update, uint64_t size) override;
+  ExactAccumulator& sum(const std::string& payload) override { return errand_.sum(payload); }
 
   // Lets the backend carry the tasks; afterwards nobody is awaited.
   void run(Backend& backend);
@@ -111,7 +127,10 @@ class Exchange final : public RoundTraffic {
     double macs = 0, seconds = 0;
   };
   // Whether this answer is waited for; then nobody else's is, and `sent` is what it answers.
-  bool begin_delivery(uint64_t client, const wire::EncodedMessage& message, Sent& sent);
+  bool begin_delivery(uint64_t client, const std::optional<wire::TaskId>& answers, Sent& sent);
+  // Its answer of `size` bytes was accepted, or with an Error not: what accept() throws.
+  Receipt take(uint64_t client, const Sent& sent, uint64_t size,
+               const std::function<wire::Update()>& accept);
   // The client is awaited no more. Lets go of the lock before it calls anybody.
   void settle(uint64_t client, Wait wait, const std::string& reason,
               std::unique_lock<std::mutex> lock);

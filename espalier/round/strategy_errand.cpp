@@ -88,4 +88,11 @@ void StrategyErrand::accept(uint64_t client, const Sent& sent, wire::Update& upd
   setup_.strategy.accumulate(setup_.info, client, update, sums_);
 }
 
+std::optional<Summing> StrategyErrand::summing() const {
+  if (!setup_.strategy.traits().plain_sums || kind() != wire::TaskKind::kTrain || sums_.reweighs())
+    return std::nullopt;
+  return Summing{sums_.max_clients(), sums_.max_weight(),
+                 setup_.strategy.update_payloads(setup_.info)};
+}
+
 }  // namespace espalier::round

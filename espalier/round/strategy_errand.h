@@ -39,6 +39,11 @@ class StrategyErrand final : public Errand {
   Outgoing prepare(uint64_t client) override;
   wire::WireLimits limits(uint64_t client, const Sent& sent) const override;
   void accept(uint64_t client, const Sent& sent, wire::Update& update) override;
+  std::optional<Summing> summing() const override;
+  void count(uint64_t client, const wire::Update& update) override { sums_.count(client, update); }
+  ExactAccumulator& sum(const std::string& payload) override {
+    return sums_.accumulator(payload, setup_.global->layout());
+  }
 
   // What has been accepted so far; to be read when nobody is awaited any more.
   const strategy::RoundSums& sums() const { return sums_; }

@@ -37,6 +37,11 @@ class RankRun::Clients final : public mpi::LocalClients {
                               size_t worker) override {
     return simulator_.answer(client, task, worker);
   }
+  wire::Update add(uint64_t client, const wire::EncodedMessage& update,
+                   round::PartialSums& sums) override {
+    return sums.add(client, static_cast<double>(simulator_.num_samples(client)),
+                    evaluator_->layout(), update, simulator_.uplink());
+  }
   void forget() override { simulator_.forget(); }
   const Simulation& simulation() const { return *simulation_; }
 

@@ -46,6 +46,7 @@ class SimBackend : public round::Backend {
   // The exchange is over: tensors that its tasks shared may go.
   void forget() { decoded_.clear(); }
   train::Workers& workers() { return setup_.workers; }
+  const codec::Codec& uplink() const { return setup_.environment.uplink; }
   client::StateStore& states() { return setup_.states; }
   // Where clients remember from here on; outlives this.
   void remember_in(client::ClientStateStore& states) { setup_.environment.states = &states; }

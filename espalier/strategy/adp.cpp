@@ -43,6 +43,7 @@ Adp::Adp(const Options& options) : options_(options), base_(make_base(options)) 
 
 Traits Adp::traits() const {
   Traits traits = base_->traits();
+  traits.plain_sums = false;  // accumulate() counts values
   traits.masks = options_.sparse_updates;
   traits.masks_advice = "set strategy.sparse_updates = false";
   return traits;

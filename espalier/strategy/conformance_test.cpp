@@ -40,6 +40,17 @@ TEST_P(EveryStrategy, SavingAndRestoringInTheMiddleChangesNothing) {
   EXPECT_TRUE(std::ranges::equal(one.global().values(), other.global().values()));
 }
 
+// Who says that its sums are plain gets the same from parts of them.
+TEST_P(EveryStrategy, SumsMadeInPartsChangeNothing) {
+  ToyFederation one(make(), kPoints), other(make(), kPoints);
+  other.num_parts = 2;
+  for (int round = 0; round < 4; ++round) {
+    one.run_round({0, 1, 2, 3});
+    other.run_round({0, 1, 2, 3});
+  }
+  EXPECT_TRUE(std::ranges::equal(one.global().values(), other.global().values()));
+}
+
 TEST_P(EveryStrategy, ATruncatedStateIsAnError) {
   ToyFederation federation(make(), kPoints);
   federation.run_round({0, 1});

@@ -18,6 +18,7 @@ class FedAvg : public Strategy {
   using Options = WeightingOptions;
   explicit FedAvg(const Options& options) : weighting_(options) {}
 
+  Traits traits() const override { return {.plain_sums = true}; }
   void start(const ServerSetup& setup) override { layout_ = setup.layout; }
   // Names the client half with its options, and shares `global` as the payload "model".
   void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,

@@ -32,6 +32,7 @@ class FedNova : public FedAvg {
                  Task& task) override;
   // Throws Error for a normalizer that the stated steps cannot give: it is between 0 and weight ·
   // steps/(1 − ρ), of at most 10^9 steps.
+  Traits traits() const override { return {}; }
   void accumulate(const RoundInfo& round, uint64_t client, const Update& update,
                   RoundSums& sums) override;
   void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) override;

@@ -6,7 +6,7 @@
 
 namespace espalier::strategy {
 
-void RoundSums::add(uint64_t client, const wire::Update& update) {
+void RoundSums::check(uint64_t client, const wire::Update& update) {
   if (!(update.num_samples >= 0) || update.num_samples > 0x1p53) {
     fail("strategy/update", "expected a number of samples, got ", update.num_samples, " (client ",
          client, ")");
@@ -15,21 +15,37 @@ void RoundSums::add(uint64_t client, const wire::Update& update) {
     if (!std::isfinite(value))
       fail("strategy/update", "the scalar '", name, "' is not finite (client ", client, ")");
   }
+}
+
+void RoundSums::begin(uint64_t client) {
+  if (!answering_.insert(client).second)
+    fail("strategy/update", "client ", client, " has already answered in this round");
+}
+
+void RoundSums::keep(uint64_t client, const wire::Update& update) {
+  Scalars& kept = by_client_[client] = {update.num_samples, update.scalars, update.submodel, {}};
+  for (const wire::Payload& payload : update.payloads) kept.weights[payload.name] = payload.weight;
+}
+
+ExactAccumulator& RoundSums::made(const std::string& payload, const ParameterLayout& layout) {
+  auto& sum = sums_[payload];
+  if (!sum) {
+    sum = std::make_unique<ExactAccumulator>(layout.size(), max_clients_, max_weight_,
+                                             ExactAccumulator::wide(layout));
+  }
+  return *sum;
+}
+
+void RoundSums::add(uint64_t client, const wire::Update& update) {
+  check(client, update);
   const CoordinateMap* map = update.submodel != nullptr ? &update.submodel->map() : nullptr;
   std::vector<ExactAccumulator*> targets;
   {
     const std::lock_guard lock(mutex_);
-    if (!answering_.insert(client).second)
-      fail("strategy/update", "client ", client, " has already answered in this round");
+    begin(client);
     for (const wire::Payload& payload : update.payloads) {
-      auto& sum = sums_[payload.name];
-      if (!sum) {
-        const ParameterLayout& layout =
-            map != nullptr ? *update.submodel->full_layout() : payload.values->layout();
-        sum = std::make_unique<ExactAccumulator>(layout.size(), max_clients_, max_weight_,
-                                                 ExactAccumulator::wide(layout));
-      }
-      targets.push_back(sum.get());
+      targets.push_back(&made(payload.name, map != nullptr ? *update.submodel->full_layout()
+                                                           : payload.values->layout()));
     }
   }
   // Check everything before adding anything: a client's update counts whole or not at all.
@@ -43,8 +59,20 @@ void RoundSums::add(uint64_t client, const wire::Update& update) {
                             largest[i], map);
   }
   const std::lock_guard lock(mutex_);
-  Scalars& kept = by_client_[client] = {update.num_samples, update.scalars, update.submodel, {}};
-  for (const wire::Payload& payload : update.payloads) kept.weights[payload.name] = payload.weight;
+  keep(client, update);
+}
+
+void RoundSums::count(uint64_t client, const wire::Update& update) {
+  check(client, update);
+  const std::lock_guard lock(mutex_);
+  begin(client);
+  keep(client, update);
+}
+
+ExactAccumulator& RoundSums::accumulator(const std::string& payload,
+                                         const ParameterLayout& layout) {
+  const std::lock_guard lock(mutex_);
+  return made(payload, layout);
 }
 
 const ExactAccumulator* RoundSums::find(const std::string& payload) const {

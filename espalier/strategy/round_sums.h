@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -34,10 +35,20 @@ class RoundSums {
   // scalar that is not finite, a weight above `max_weight` or below 0, and values that an
   // ExactAccumulator refuses (not finite, beyond ±4096, not as many as expected).
   void add(uint64_t client, const wire::Update& update);
+  // Parts of the sums that were made elsewhere, with equal bounds: count() for each update whose
+  // values are in one, with names and weights for payloads and otherwise as add() takes it, and
+  // once per part the words of its accumulators, added to ours. Throws Error as add() does.
+  void count(uint64_t client, const wire::Update& update);
+  ExactAccumulator& accumulator(const std::string& payload, const ParameterLayout& layout);
   // To be called for an update before it is added: rules may weigh it anew.
   void admit(wire::Update& update) const {
     for (const auto& rule : rules_) rule->admit(update);
   }
+  bool reweighs() const {
+    return std::ranges::any_of(rules_, [](const auto& rule) { return rule->reweighs(); });
+  }
+  uint64_t max_clients() const { return max_clients_; }
+  double max_weight() const { return max_weight_; }
 
   // What has been sent, by name.
   std::vector<std::string> payloads() const;
@@ -57,6 +68,10 @@ class RoundSums {
   double sum(const std::string& scalar) const;
 
  private:
+  static void check(uint64_t client, const wire::Update& update);
+  void begin(uint64_t client);
+  void keep(uint64_t client, const wire::Update& update);
+  ExactAccumulator& made(const std::string& payload, const ParameterLayout& layout);
   struct Scalars {
     double num_samples;
     std::map<std::string, double> values;

@@ -15,6 +15,11 @@ std::vector<std::string> Strategy::update_payloads(const RoundInfo&) const { ret
 
 void Strategy::check(const RoundInfo& round, const ParameterLayout& layout, double num_samples,
                      const Update& update) const {
+  check_payloads(update_payloads(round), layout, num_samples, update);
+}
+
+void check_payloads(std::vector<std::string> expected, const ParameterLayout& layout,
+                    double num_samples, const Update& update) {
   std::vector<std::string> names;
   for (const Payload& payload : update.payloads) {
     names.push_back(payload.name);
@@ -25,7 +30,6 @@ void Strategy::check(const RoundInfo& round, const ParameterLayout& layout, doub
            " for ", num_samples, " samples");
     }
   }
-  std::vector<std::string> expected = update_payloads(round);
   std::sort(names.begin(), names.end());
   std::sort(expected.begin(), expected.end());
   if (names != expected)

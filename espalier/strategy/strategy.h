@@ -72,6 +72,9 @@ struct Traits {
   // repeat (FedGKT's feature maps) and the model consists of parts that only the strategy can
   // evaluate.
   bool weights_travel = true;
+  // Whether check() and accumulate() are the defaults during a round's training, so that updates
+  // may be added where they are made, by whoever has them (round/partial_sums.h).
+  bool plain_sums = false;
 };
 
 // What the last round has to say beyond its sums.
@@ -144,6 +147,11 @@ struct Capabilities {
   OwnModel* own_model = nullptr;
 };
 
+// Throws Error unless an update of a client with so many samples carries exactly the payloads
+// `expected`, with this layout and weights of at most the samples (or 1).
+void check_payloads(std::vector<std::string> expected, const ParameterLayout& layout,
+                    double num_samples, const Update& update);
+
 // Called from one thread unless said otherwise.
 class Strategy {
  public:
@@ -167,7 +175,7 @@ class Strategy {
   virtual std::vector<std::string> update_payloads(const RoundInfo& round) const;
   // Throws Error when an update's payloads are not what the strategy expects; a peer may send
   // anything. `layout` is that of what the client was sent, num_samples what it holds. The default
-  // checks update_payloads(). Any thread.
+  // is check_payloads() of update_payloads(). Any thread.
   virtual void check(const RoundInfo& round, const ParameterLayout& layout, double num_samples,
                      const Update& update) const;
   // One update has arrived, was decoded and checked; any thread. The default adds it to the sums.

@@ -38,6 +38,7 @@ class EstimatedMean final : public SumRule {
   void admit(wire::Update& update) const override {
     for (wire::Payload& payload : update.payloads) payload.weight = 1;
   }
+  bool reweighs() const override { return true; }
   void mean(const PayloadSum& payload, ParameterSet& mean) const override {
     ParameterSet corrections(mean.shared_layout());
     payload.sum.mean(num_clients_, corrections.values());

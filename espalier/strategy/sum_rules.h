@@ -32,6 +32,8 @@ class SumRule {
   virtual ~SumRule() = default;
   // May change an update's weights before it is added. Any thread.
   virtual void admit(wire::Update& update) const { static_cast<void>(update); }
+  // Whether admit() does anything.
+  virtual bool reweighs() const { return false; }
   // Writes the mean, or changes what the rules before left in it. `mean` has the whole model's
   // layout; Σ weight > 0. Called from one thread, when all updates are in.
   virtual void mean(const PayloadSum& payload, ParameterSet& mean) const = 0;

@@ -136,8 +136,15 @@ class ToyFederation {
     }
   }
 
+  // Into how many parts updates are added first, where the strategy says that they may; 0: none.
+  size_t num_parts = 0;
+
   void run_exchange(const RoundInfo& info, const std::vector<uint64_t>& clients) {
     RoundSums sums(clients.size(), 1000);
+    std::vector<std::unique_ptr<RoundSums>> parts;
+    while (parts.size() < num_parts && strategy_->traits().plain_sums &&
+           info.kind == TaskKind::kTrain)
+      parts.push_back(std::make_unique<RoundSums>(clients.size(), 1000));
     const auto shared = std::make_shared<ParameterSet>(global_);
     for (uint64_t client : clients) {
       Task task;
@@ -156,7 +163,22 @@ class ToyFederation {
       const Update update = run_client(context, task);
       strategy_->check(info, *trainer_.layout(), update.num_samples, update);
       state = std::move(context.next);
-      strategy_->accumulate(info, client, update, sums);
+      if (parts.empty()) {
+        strategy_->accumulate(info, client, update, sums);
+        continue;
+      }
+      parts[client % parts.size()]->add(client, update);
+      Update head = update;
+      for (Payload& payload : head.payloads) payload.values = nullptr;
+      sums.count(client, head);
+    }
+    for (const auto& part : parts) {
+      for (const std::string& payload : part->payloads()) {
+        const ExactAccumulator& sum = *part->find(payload);
+        std::vector<int64_t> words(sum.num_words());
+        sum.words(0, words);
+        sums.accumulator(payload, *trainer_.layout()).add_words(0, words);
+      }
     }
     strategy_->finish(info, sums, global_);
   }

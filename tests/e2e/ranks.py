@@ -35,9 +35,13 @@ clients_per_round = 7
 IMAGES = ["data.synthetic_shape=[1,12,12]", "model.name=cnn", "model.width=0.25"]
 FOUR_BITS = '[{stage="hadamard"},{stage="quantize",bits=4}]'
 CODED = [f"downlink={FOUR_BITS}", f"uplink={FOUR_BITS}"]
+MANY = ["data.synthetic_train_samples=600", "data.partition.clients=30", "strategy.clients_per_round=28"]
 CASES = {
     "fedavg": CODED,
     "scaffold": ["strategy.name=scaffold"],
+    # So many clients that ranks add their updates themselves: of a net with running statistics, and with what clients remember.
+    "sums in ranks": [*IMAGES, "model.name=resnet8", *MANY, *CODED, "rounds=2"],
+    "sums in ranks, states": ["strategy.name=scaffold", *MANY],
     "ef21": ['uplink=[{stage="topk",keep=0.1}]', "error_feedback=ef21"],
     "delta downlink": [f"downlink={FOUR_BITS}", "delta_downlink=true"],
     "autoflip": ["strategy.name=autoflip", "strategy.exploration_epochs=2", "strategy.refresh_rounds=2", *CODED],
