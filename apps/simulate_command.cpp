@@ -72,25 +72,21 @@ void simulate(const SimulateArguments& arguments) {
             : report::RunFolder::create(arguments.out);
   }
   std::optional<run::ReplayBackend> replay;
-  run::Simulation::Wrap wrap;
-  run::Simulation::WrapEvaluator wrap_evaluator;
+  run::SimulationHooks hooks;
 #ifdef ESPALIER_MPI
   if (ranks) {
     if (!arguments.replay.empty())
       fail("simulate", "--replay repeats a served run in one process; start it without mpirun");
-    wrap = [&](round::Backend& simulator) -> round::Backend& { return ranks->wrap(simulator); };
-    wrap_evaluator = [&](train::WorkersEvaluator& here) -> train::Evaluator& {
-      return ranks->wrap_evaluator(here);
-    };
+    hooks = ranks->hooks();
   }
 #endif
   if (!arguments.replay.empty()) {
-    wrap = [&](round::Backend& simulator) -> round::Backend& {
+    hooks.wrap = [&](round::Backend& simulator) -> round::Backend& {
       return replay.emplace(simulator, run::read_replay(arguments.replay));
     };
   }
-  run::Simulation simulation(std::move(config), threads, &*folder, arguments.assignments, wrap,
-                             wrap_evaluator);
+  run::Simulation simulation(std::move(config), threads, &*folder, arguments.assignments,
+                             std::move(hooks));
   if (resuming) simulation.resume();
   if (replay) replay->skip_through(simulation.loop().rounds_completed());
   if (!arguments.quiet) {

@@ -59,10 +59,12 @@ void set_fill(Dataset& train) {
     train.fill.push_back(static_cast<float>(sum / static_cast<double>(train.size() * plane)));
 }
 
-std::shared_ptr<const Dataset> finish(Dataset dataset, int64_t skip, int64_t limit) {
+std::shared_ptr<const Dataset> finish(Dataset dataset, int64_t skip, int64_t limit,
+                                      const std::function<void(Dataset&)>& place) {
   dataset.validate();
   limit_samples(dataset, skip, limit);
   set_fill(dataset);
+  if (place) place(dataset);
   return std::make_shared<const Dataset>(std::move(dataset));
 }
 
@@ -100,7 +102,7 @@ const std::vector<DatasetRow>& dataset_rows() {
 }
 
 DataSource load_dataset(const DataOptions& options, Key key, const Normalization* normalization,
-                        fs::path* folder) {
+                        fs::path* folder, const std::function<void(Dataset&)>& place) {
   LoadedData loaded = find_row(dataset_rows(), options.name, "data", "data set").load(options, key);
   if (folder != nullptr)
     *folder = loaded.folder.empty() ? "" : fs::absolute(loaded.folder).lexically_normal();
@@ -109,8 +111,8 @@ DataSource load_dataset(const DataOptions& options, Key key, const Normalization
       std::tie(part->mean, part->stddev) = std::tie(normalization->mean, normalization->stddev);
   }
   DataSource source{
-      finish(std::move(loaded.train), options.skip_train_samples, options.max_train_samples),
-      finish(std::move(loaded.test), 0, options.max_test_samples), std::move(loaded.notes)};
+      finish(std::move(loaded.train), options.skip_train_samples, options.max_train_samples, place),
+      finish(std::move(loaded.test), 0, options.max_test_samples, place), std::move(loaded.notes)};
   if (source.train->sample_shape != source.test->sample_shape ||
       source.train->kind != source.test->kind) {
     fail("data/" + options.name, "expected training and test samples of one shape, got ",

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -125,9 +126,11 @@ const std::vector<DatasetRow>& dataset_rows();
 // Throws Error on an unknown name (with the nearest known one) and on everything a reader finds
 // wrong. `normalization`: of the model that will see the images, instead of the data set's own; it
 // must have their channels. `folder` receives where the files were found, empty for data without.
+// `place`: may put a data set's inputs elsewhere (SharedData) before anybody shares it.
 DataSource load_dataset(const DataOptions& options, Key key,
                         const Normalization* normalization = nullptr,
-                        std::filesystem::path* folder = nullptr);
+                        std::filesystem::path* folder = nullptr,
+                        const std::function<void(Dataset&)>& place = {});
 
 // Labeled samples from one file as docs/data.md describes them, for a model that was made for
 // samples `like` these (a Dataset without any): of its kind, shape and normalization, with labels

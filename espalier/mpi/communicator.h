@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <list>
 #include <map>
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "espalier/base/bytes.h"
 
@@ -41,13 +43,16 @@ class Communicator {
   int size() const { return size_; }
   // Ranks on this machine, this one among them; the processors that they may use together; and this
   // one's share of them: those that it may use, divided by the ranks that may use one of these.
-  int ranks_here() const { return ranks_here_; }
+  int ranks_here() const { return static_cast<int>(here_.size()); }
+  const std::vector<int>& here() const { return here_; }  // ascending
   size_t processors_here() const { return processors_here_; }
   size_t share_of_processors() const { return share_; }
 
   void send(int to, Bytes bytes);
   // What has come, if anything.
   std::optional<Message> receive();
+  // To be received again, before what comes later.
+  void put_back(Message message) { put_back_.push_back(std::move(message)); }
   // Waits without keeping the processor busy: MPI's own waiting would take it from a rank that
   // trains.
   Message wait();
@@ -67,9 +72,11 @@ class Communicator {
   void progress();
   void broadcast(void* bytes, size_t count);
 
-  int rank_ = 0, size_ = 1, ranks_here_ = 1;
+  int rank_ = 0, size_ = 1;
+  std::vector<int> here_;
   size_t processors_here_ = 1, share_ = 1;
   std::list<Outgoing> outgoing_;
+  std::deque<Message> put_back_;
   std::map<int, Bytes> incoming_;  // the parts of long messages that have come
 };
 

@@ -2,6 +2,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <numeric>
 #include <optional>
 #include <thread>
 #include <unordered_map>
@@ -99,6 +100,10 @@ void RankBackend::end_by(std::exception_ptr error) {
     failure_ = "[mpi] the run failed";
   }
   std::rethrow_exception(error);
+}
+
+size_t RankBackend::num_threads() const {
+  return std::accumulate(threads_.begin(), threads_.end(), size_t{0});
 }
 
 void RankBackend::say_all(const Bytes& message) {
@@ -307,8 +312,8 @@ train::EvalSums RankBackend::evaluate(const ParameterSet& model) {
   await_ranks();
   ++evaluations_;
   const size_t num_batches = local_.num_batches();
-  size_t all_threads = 0, before = 0;
-  for (const size_t threads : threads_) all_threads += threads;
+  const size_t all_threads = num_threads();
+  size_t before = 0;
   // Batches [shares[r], shares[r + 1]) are rank r's.
   std::vector<size_t> shares;
   for (const size_t threads : threads_) {

@@ -36,6 +36,8 @@ enum class Say : uint8_t {
   kSums,         // u64 evaluation, u64 batch, the sums
   kBroken,       // text: this rank cannot go on
   kGone,         // the last thing that it says
+  // The first rank of a machine to the others there.
+  kData,  // text
 };
 
 inline Bytes begin(Say what) {

@@ -16,11 +16,45 @@
 // The ranks that train for rank 0.
 namespace espalier::mpi {
 
-std::string receive_setup(Communicator& communicator) {
-  const Message message = communicator.wait();
+namespace {
+
+// The next message of this kind, or rank 0's word that all is over; others wait.
+Message wait_for(Communicator& communicator, Say what) {
+  std::vector<Message> others;
+  while (true) {
+    Message message = communicator.wait();
+    const auto said = static_cast<Say>(message.bytes.at(0));
+    if (said != what && said != Say::kOver) {
+      others.push_back(std::move(message));
+      continue;
+    }
+    for (Message& other : others) communicator.put_back(std::move(other));
+    return message;
+  }
+}
+
+std::string text_in(const Message& message) {
   ByteReader in(message.bytes, "mpi");
-  if (static_cast<Say>(in.get<uint8_t>()) != Say::kSetup) return {};  // over before it began
+  if (static_cast<Say>(in.get<uint8_t>()) == Say::kOver) return {};
   return text_of(get_block(in));
+}
+
+}  // namespace
+
+std::string receive_setup(Communicator& communicator) {
+  return text_in(wait_for(communicator, Say::kSetup));
+}
+
+void send_data(Communicator& communicator, const std::string& text) {
+  for (const int rank : communicator.here())
+    if (rank != communicator.rank()) communicator.send(rank, say_text(Say::kData, text));
+}
+
+std::string receive_data(Communicator& communicator) {
+  Message message = wait_for(communicator, Say::kData);
+  std::string text = text_in(message);
+  if (text.empty()) communicator.put_back(std::move(message));
+  return text;
 }
 
 void leave(Communicator& communicator) { communicator.send(0, begin(Say::kGone)); }

@@ -65,6 +65,8 @@ class RankBackend final : public round::Backend {
                                uint64_t count) override {
     return inner_.select(key, eligible, count);
   }
+  // Threads of all ranks; from the first exchange or evaluation on.
+  size_t num_threads() const;
   // Throws Error when a rank cannot go on.
   void run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) override;
   void make_durable() override { inner_.make_durable(); }
@@ -96,9 +98,14 @@ class RankBackend final : public round::Backend {
   std::string failure_;          // what the run ends with, if anything
 };
 
-// What rank 0 says before the first task: how to make the clients.
+// What rank 0 says before the first task: how to make the clients. Empty: over before it began.
 void send_setup(Communicator& communicator, const std::string& text);
 std::string receive_setup(Communicator& communicator);
+
+// What the first rank of each machine tells the others there, once, after it was set up: where the
+// data are that it has loaded. The others wait for it.
+void send_data(Communicator& communicator, const std::string& text);
+std::string receive_data(Communicator& communicator);
 
 // Another rank's last word, where no work() has said it.
 void leave(Communicator& communicator);

@@ -15,16 +15,15 @@ class RankRun::Clients final : public mpi::LocalClients {
  public:
   explicit Clients(sim::SimBackend& simulator) : simulator_(simulator) {}
   // With a simulation of its own.
-  Clients(RunConfig config, size_t threads, client::ClientStateStore& states)
-      : simulation_(
-            std::in_place, std::move(config), threads, nullptr, std::vector<std::string>(),
-            [this](round::Backend& backend) -> round::Backend& {
-              found_ = dynamic_cast<sim::SimBackend*>(&backend);
-              return backend;
-            },
-            [this](train::WorkersEvaluator& here) -> train::Evaluator& {
-              return *(evaluator_ = &here);
-            }),
+  Clients(RunConfig config, size_t threads, client::ClientStateStore& states, LoadData load)
+      : simulation_(std::in_place, std::move(config), threads, nullptr, std::vector<std::string>(),
+                    SimulationHooks{.wrap = [this](round::Backend& backend) -> round::Backend& {
+                                      found_ = dynamic_cast<sim::SimBackend*>(&backend);
+                                      return backend;
+                                    },
+                                    .wrap_evaluator = [this](train::WorkersEvaluator& here)
+                                        -> train::Evaluator& { return *(evaluator_ = &here); },
+                                    .load = std::move(load)}),
         simulator_(*found_) {
     simulator_.remember_in(states);
   }
@@ -121,6 +120,37 @@ void RankRun::invite(const Simulation& simulation, const report::RunFolder& fold
   mpi::send_setup(communicator_, setup.dump());
 }
 
+data::DataSource RankRun::load(const RunConfig& config, std::filesystem::path* folder) {
+  const bool first_here = communicator_.here().front() == communicator_.rank();
+  if (!first_here) {
+    const std::string text = mpi::receive_data(communicator_);
+    auto found = data::SharedData::open(text.empty() ? Json() : Json::parse(text));
+    if (found) return std::move(*found);
+    return load_data(config, nullptr, folder);
+  }
+  if (communicator_.ranks_here() == 1) return load_data(config, nullptr, folder);
+  try {
+    auto source = load_data(config, nullptr, folder,
+                            [this](data::Dataset& dataset) { shared_.place(dataset); });
+    mpi::send_data(communicator_, shared_.describe(source).dump());
+    return source;
+  } catch (...) {
+    mpi::send_data(communicator_, Json().dump());  // who waits finds out for itself
+    throw;
+  }
+}
+
+SimulationHooks RankRun::hooks() {
+  return {.wrap = [this](round::Backend& simulator) -> round::Backend& { return wrap(simulator); },
+          .wrap_evaluator = [this](train::WorkersEvaluator& here) -> train::Evaluator& {
+            return wrap_evaluator(here);
+          },
+          .load = [this](const RunConfig& config,
+                         std::filesystem::path* folder) { return load(config, folder); },
+          .processes = static_cast<size_t>(communicator_.size()),
+          .clients_at_a_time = [this] { return backend_->num_threads(); }};
+}
+
 round::Backend& RankRun::wrap(round::Backend& simulator) {
   auto* backend = dynamic_cast<sim::SimBackend*>(&simulator);
   ESPALIER_CHECK(backend != nullptr);
@@ -149,7 +179,9 @@ void RankRun::work() {
     const Json setup = Json::parse(text);
     const size_t threads =
         setup.contains("threads") ? setup.at("threads").get<size_t>() : threads_here();
-    auto clients = std::make_unique<Clients>(read_run_config(setup.at("config")), threads, states);
+    auto clients = std::make_unique<Clients>(
+        read_run_config(setup.at("config")), threads, states,
+        [this](const auto& config, auto* folder) { return load(config, folder); });
     const Json mine = foundation(clients->simulation().config(), clients->simulation().data()),
                &theirs = setup.at("foundation");
     for (const char* what : {"build", "data", "files"}) {

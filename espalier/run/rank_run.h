@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 
+#include "espalier/data/shared_data.h"
 #include "espalier/mpi/communicator.h"
 #include "espalier/mpi/ranks.h"
 #include "espalier/run/simulation.h"
@@ -24,10 +25,9 @@ class RankRun {
   // has processors.
   std::string line(size_t threads) const;
 
-  // Rank 0: the backend that shares out the simulator's clients among all ranks.
-  round::Backend& wrap(round::Backend& simulator);
-  // The evaluator that does the same with test batches; after wrap().
-  train::Evaluator& wrap_evaluator(train::WorkersEvaluator& here);
+  // Rank 0: what its simulation does for all ranks: it shares out its clients and test batches, and
+  // the data that it loads with the ranks of its machine.
+  SimulationHooks hooks();
   // Rank 0, before the first round: the other ranks make their clients as this simulation has them,
   // with so many threads each, and refuse when their build, data or files are others. What goes
   // wrong there is thrown by the first round.
@@ -40,7 +40,12 @@ class RankRun {
  private:
   class Clients;
   class Evaluator;
+  round::Backend& wrap(round::Backend& simulator);
+  train::Evaluator& wrap_evaluator(train::WorkersEvaluator& here);
+  // The data, for this rank and those of its machine.
+  data::DataSource load(const RunConfig& config, std::filesystem::path* folder);
   mpi::Communicator communicator_;
+  data::SharedData shared_;
   std::unique_ptr<Clients> clients_;
   std::unique_ptr<mpi::RankBackend> backend_;
   std::unique_ptr<train::Evaluator> evaluator_;

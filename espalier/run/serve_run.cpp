@@ -163,12 +163,13 @@ ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure
   if (show_events) events_.show();
   events_.open(options.folder / "events.jsonl");
   options.run = run_number(options.folder / "run");
-  simulation_.emplace(std::move(config), num_threads, &folder, assignments,
-                      [&](round::Backend& simulator) -> round::Backend& {
-                        options.num_clients = simulator.num_clients();
-                        backend_ = std::make_unique<serve::NetworkBackend>(options);
-                        return *backend_;
-                      });
+  SimulationHooks hooks;
+  hooks.wrap = [&](round::Backend& simulator) -> round::Backend& {
+    options.num_clients = simulator.num_clients();
+    backend_ = std::make_unique<serve::NetworkBackend>(options);
+    return *backend_;
+  };
+  simulation_.emplace(std::move(config), num_threads, &folder, assignments, std::move(hooks));
   backend_->describe(spec_of(*simulation_->data().train));
   server_ = std::make_unique<rpc::Server>(listening, *backend_);
 }

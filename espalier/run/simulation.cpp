@@ -37,15 +37,15 @@ std::string width_key(double width) {
 }  // namespace
 
 Simulation::Simulation(RunConfig config, size_t num_threads, report::RunFolder* folder,
-                       const std::vector<std::string>& assignments, const Wrap& wrap,
-                       const WrapEvaluator& wrap_evaluator)
+                       const std::vector<std::string>& assignments, SimulationHooks hooks)
     : config_(std::move(config)),
+      hooks_(std::move(hooks)),
       folder_(folder),
       configuration_(configuration_fingerprint(config_)),
       num_threads_(num_threads) {
   Assembly::Options options{.num_threads = num_threads};
-  options.wrap = wrap;
-  options.wrap_evaluator = wrap_evaluator;
+  options.wrap = hooks_.wrap;
+  options.wrap_evaluator = hooks_.wrap_evaluator;
   std::optional<Json> kept;
   if (folder != nullptr) {
     options.scratch = folder->path();
@@ -57,7 +57,7 @@ Simulation::Simulation(RunConfig config, size_t num_threads, report::RunFolder* 
     if (report::RunFolder::is_run(folder->path()))
       notes_ = use_kept_inputs(config_, *folder, assignments);
   }
-  Sources sources = load_sources(config_, num_threads, kept ? &*kept : nullptr);
+  Sources sources = load_sources(config_, num_threads, kept ? &*kept : nullptr, hooks_.load);
   sizes_ = sources.sizes;
   // One of the usual places may be another one tomorrow.
   if (config_.data.root.empty() && !sources.folder.empty())
@@ -240,11 +240,16 @@ void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_
   folder_->write_summary(summary());
 }
 
+size_t Simulation::clients_at_a_time() const {
+  return hooks_.clients_at_a_time ? hooks_.clients_at_a_time() : num_threads_;
+}
+
 // What the run will take, as far as its first client tells.
 void Simulation::note_duration(report::Progress& progress, uint64_t clients) const {
   constexpr double kWorthSaying = 60;
   const double one = wall_.seconds();
-  const double waves = std::ceil(static_cast<double>(clients) / static_cast<double>(num_threads_));
+  const double waves =
+      std::ceil(static_cast<double>(clients) / static_cast<double>(clients_at_a_time()));
   const double rounds = static_cast<double>(config_.run.rounds - loop().rounds_completed());
   const double seconds = one * waves * rounds;
   if (seconds < kWorthSaying) return;
@@ -434,7 +439,8 @@ Json Simulation::summary() const {
   out["train_seconds"] = ledger.train_seconds;
   out["eval_seconds"] = ledger.eval_seconds;
   out["peak_rss_bytes"] = peak_bytes();
-  out["threads"] = num_threads_;
+  out["threads"] = clients_at_a_time();
+  if (hooks_.processes > 1) out["ranks"] = hooks_.processes;
   out["notes"] = notes();
   out["version"] = version();
   out["build"] = build_id();

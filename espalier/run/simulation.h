@@ -17,6 +17,18 @@
 
 namespace espalier::run {
 
+// What others do for a simulation that is more than this process.
+struct SimulationHooks {
+  // As in Assembly::Options: what they give carries the tasks, and evaluates.
+  std::function<round::Backend&(round::Backend& simulator)> wrap = {};
+  std::function<train::Evaluator&(train::WorkersEvaluator& here)> wrap_evaluator = {};
+  LoadData load = {};
+  // For the summary and estimates: processes, and how many clients they train at a time in all
+  // (empty: this one's threads).
+  size_t processes = 1;
+  std::function<size_t()> clients_at_a_time = {};
+};
+
 // One simulated run from configuration to summary: the glue between the round loop, the simulator
 // and the run folder. Used by `espalier simulate` and by the benchmarks.
 class Simulation {
@@ -26,13 +38,9 @@ class Simulation {
   // configuration); null: the run leaves nothing. Must outlive this. Nothing but scratch files is
   // written there before run().
   // `assignments`: what was said over the folder's configuration ("key=value").
-  // `wrap`, `wrap_evaluator`: as in Assembly::Options; what they give carries the tasks, and
-  // evaluates.
-  using Wrap = std::function<round::Backend&(round::Backend& simulator)>;
-  using WrapEvaluator = std::function<train::Evaluator&(train::WorkersEvaluator& here)>;
+  // `hooks`: of runs on more than this process.
   Simulation(RunConfig config, size_t num_threads, report::RunFolder* folder = nullptr,
-             const std::vector<std::string>& assignments = {}, const Wrap& wrap = {},
-             const WrapEvaluator& wrap_evaluator = {});
+             const std::vector<std::string>& assignments = {}, SimulationHooks hooks = {});
 
   // Goes on from the folder's checkpoint.
   void resume();
@@ -72,6 +80,7 @@ class Simulation {
   const data::Partition& partition() const { return assembly_->partition(); }
 
  private:
+  size_t clients_at_a_time() const;
   // Empty when the run is to stop.
   std::optional<round::RoundRecord> next_round(const volatile std::sig_atomic_t* stop);
   void check_device_memory() const;
@@ -86,6 +95,7 @@ class Simulation {
   Json metrics_line(const round::RoundRecord& record) const;
 
   RunConfig config_;
+  SimulationHooks hooks_;
   report::RunFolder* folder_ = nullptr;
   std::optional<Assembly> assembly_;  // always set once constructed
   uint64_t configuration_;

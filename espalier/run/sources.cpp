@@ -56,9 +56,9 @@ Json describe_part(const data::Dataset& part) {
 }  // namespace
 
 data::DataSource load_data(const RunConfig& config, const data::Normalization* normalization,
-                           fs::path* folder) {
+                           fs::path* folder, const std::function<void(data::Dataset&)>& place) {
   return data::load_dataset(config.data, seed_of(config).child(Purpose::kData), normalization,
-                            folder);
+                            folder, place);
 }
 
 std::unique_ptr<data::Partition> divide(const RunConfig& config, const data::DataSource& data,
@@ -67,9 +67,10 @@ std::unique_ptr<data::Partition> divide(const RunConfig& config, const data::Dat
                               seed_of(config).child(Purpose::kPartition), notes);
 }
 
-Sources load_sources(const RunConfig& config, size_t num_threads, const Json* kept) {
+Sources load_sources(const RunConfig& config, size_t num_threads, const Json* kept,
+                     const LoadData& load) {
   Sources sources;
-  sources.data = load_data(config, nullptr, &sources.folder);
+  sources.data = load ? load(config, &sources.folder) : load_data(config, nullptr, &sources.folder);
   if (kept != nullptr) {
     for (const auto& [part, dataset] : {std::pair("train", sources.data.train.get()),
                                         std::pair("test", sources.data.test.get())}) {

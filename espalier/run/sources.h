@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,17 +31,22 @@ struct Sources {
   RunSizes sizes;
   std::vector<std::string> notes = {};  // on data and partition, for a person
 };
+// How a run gets its data; load_data() unless somebody has them already.
+using LoadData =
+    std::function<data::DataSource(const RunConfig& config, std::filesystem::path* folder)>;
 // As the configuration says; everything random follows from its seed. With `kept`, the data.json of
 // a run that goes on, data that are not those of its rounds before are refused. Throws Error when
 // something is missing or does not fit, or would not fit into this machine's memory with so many
 // clients at a time.
-Sources load_sources(const RunConfig& config, size_t num_threads, const Json* kept = nullptr);
+Sources load_sources(const RunConfig& config, size_t num_threads, const Json* kept = nullptr,
+                     const LoadData& load = {});
 // Data and partition alone, as `espalier data` and `espalier evaluate` need them: whoever counts
-// samples, classes or clients counts these. `normalization` and `folder` as in data::load_dataset,
-// `notes` as in data::make_partition.
+// samples, classes or clients counts these. `normalization`, `folder` and `place` as in
+// data::load_dataset, `notes` as in data::make_partition.
 data::DataSource load_data(const RunConfig& config,
                            const data::Normalization* normalization = nullptr,
-                           std::filesystem::path* folder = nullptr);
+                           std::filesystem::path* folder = nullptr,
+                           const std::function<void(data::Dataset&)>& place = {});
 std::unique_ptr<data::Partition> divide(const RunConfig& config, const data::DataSource& data,
                                         std::vector<std::string>* notes = nullptr);
 
