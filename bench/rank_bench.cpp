@@ -8,9 +8,12 @@
 // dispatch: tasks per second that rank 0 hands out and takes answers of, when clients take no time
 // and the other ranks stand for so many threads each.
 // replay: one round of the configuration's clients is run here and timed; then the rule by which
-// ranks get clients (mpi/dispatch.h) is played on a virtual clock with so many workers, where rank
-// 0 spends --task-us on each task (by default what `dispatch` of two ranks is likely to print) and
-// its link carries every message. Efficiency: all clients' time over workers × the round's time.
+// ranks get clients (mpi/dispatch.h) is played on a virtual clock with so many workers. Rank 0
+// spends --task-us on each task, its link carries every message, what all clients share is
+// broadcast first, E/B·⌈log2 K⌉, and parts of the sums are reduced at last, 16n·(K−1)/(K·B).
+// Efficiency: all clients' time over workers × the round's time.
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <map>
 #include <queue>
@@ -146,6 +149,7 @@ int dispatch(uint64_t tasks, size_t bytes, size_t threads) {
 struct Measured {
   std::map<uint64_t, double> seconds, samples;
   double task_bytes = 0, update_bytes = 0;  // of one client; what all share apart
+  double shared_bytes = 0, values = 0;      // what all share, and values of the model
 };
 
 // Runs clients as the simulator does, and times them.
@@ -155,6 +159,8 @@ class Timing final : public round::Backend {
   uint64_t num_clients() const override { return inner_.num_clients(); }
   uint64_t num_samples(uint64_t client) const override { return inner_.num_samples(client); }
   void run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) override {
+    if (!clients.empty())  // what happens only once is not a client's time
+      static_cast<void>(inner_.answer(clients[0], traffic.task(clients[0]), 0));
     for (const uint64_t client : clients) {
       const wire::EncodedMessage task = traffic.task(client);
       const Stopwatch time;
@@ -162,6 +168,7 @@ class Timing final : public round::Backend {
       measured.seconds[client] = time.seconds();
       measured.samples[client] = static_cast<double>(num_samples(client));
       measured.task_bytes = static_cast<double>(task.shared ? task.head.size() : task.size_bytes());
+      measured.shared_bytes = static_cast<double>(task.size_bytes()) - measured.task_bytes;
       measured.update_bytes = static_cast<double>(update.size_bytes());
       traffic.delivered(client, update);
       if (clients.size() > 100 && measured.seconds.size() % 50 == 0)
@@ -192,7 +199,11 @@ double play(const Measured& measured, size_t workers, double task_seconds, doubl
   };
   std::priority_queue<Event> events;
   std::vector<double> free_at(workers, 0);
-  double rank0 = 0, end = 0;  // when rank 0's talking thread is free
+  const auto ranks = static_cast<double>(workers);
+  const double broadcast = measured.shared_bytes / bytes_per_second * std::ceil(std::log2(ranks)),
+               reduction =
+                   summed ? 16 * measured.values * (ranks - 1) / (ranks * bytes_per_second) : 0;
+  double rank0 = broadcast, end = 0;  // when rank 0's talking thread is free
   const double out = task_seconds / 2 + measured.task_bytes / bytes_per_second,
                in = task_seconds / 2 + (summed ? 200 : measured.update_bytes) / bytes_per_second;
   const auto give = [&](double now) {
@@ -223,7 +234,7 @@ double play(const Measured& measured, size_t workers, double task_seconds, doubl
     dispatch.answered(event.worker);
     give(rank0);
   }
-  return end;
+  return end + reduction;
 }
 
 int replay(const std::string& config, int64_t clients, size_t workers, double task_us,
@@ -241,7 +252,8 @@ int replay(const std::string& config, int64_t clients, size_t workers, double ta
   run::Simulation simulation(run::read_run_config(tree), 1, nullptr, {}, std::move(hooks));
   simulation.step();
   std::fprintf(stderr, "\n");
-  const Measured& measured = timing->measured;
+  Measured& measured = timing->measured;
+  measured.values = static_cast<double>(simulation.loop().global().size());
   double total = 0, longest = 0;
   for (const auto& [client, seconds] : measured.seconds) {
     total += seconds;
