@@ -31,7 +31,7 @@ struct RankBackend::Exchange {
   round::RoundTraffic& traffic;
   Dispatch dispatch;
   std::optional<round::Summing> summing;  // whether ranks add their updates
-  bool summed = false;                    // whether one has
+  uint64_t summed = 0;                    // updates that ranks have added
   // Bodies that several clients share and all ranks have, by what they are; kept so that no other
   // takes their place.
   std::unordered_map<const Bytes*, std::pair<uint64_t, std::shared_ptr<const Bytes>>> bodies;
@@ -158,11 +158,15 @@ void RankBackend::reduce(Exchange& exchange) {
   say_all(out);
   std::vector<int64_t> block;
   for (ExactAccumulator* sum : sums) {
+    const uint64_t before = sum->contributions();
     for (uint64_t begin = 0; begin < sum->num_words(); begin += kBlock) {
       block.assign(std::min(kBlock, sum->num_words() - begin), 0);
       communicator_.reduce(block);
       sum->add_words(begin, block);
     }
+    // A rank that could not go on takes part with nothing.
+    if (sum->contributions() - before != exchange.summed)
+      fail("mpi", "a rank's part of the sums is missing");
   }
 }
 
@@ -183,7 +187,7 @@ void RankBackend::handle(Exchange& exchange, const Message& message) {
         return;
       }
       const auto size = in.get<uint64_t>();
-      exchange.summed = true;
+      ++exchange.summed;
       if (exchange.traffic.summed(client, get_update(in), size) != round::Receipt::kCounted)
         fail("mpi", "rank ", message.from, " has added an update that nobody waits for");
       return;
@@ -295,7 +299,7 @@ void RankBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tr
     exchange.dispatch.stop();
   }
   here.join();
-  if (exchange.summed && !broken && !failure) {
+  if (exchange.summed > 0 && !broken && !failure) {
     try {
       reduce(exchange);
     } catch (...) {
