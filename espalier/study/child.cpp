@@ -17,16 +17,22 @@ namespace espalier::study {
 
 namespace {
 
+// Those by which a program is told to end; a child answers to them however this process does.
+constexpr int kSignals[] = {SIGINT, SIGTERM, SIGUSR1};
+
 int status_of(int wait_status) {
   return WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
 }
 
-// The environment without what makes a process a rank of an MPI job: a child of a rank is none.
+// The environment without what makes a process a rank of an MPI job: a child of a rank is none,
+// and ESPALIER_MPI=0 says so whatever the starter's variables are called.
 std::vector<char*> own_environment() {
-  std::vector<char*> kept;
+  static char no_rank[] = "ESPALIER_MPI=0";
+  std::vector<char*> kept = {no_rank};
   for (char** variable = environ; *variable != nullptr; ++variable) {
     const std::string_view text = *variable;
-    if (!text.starts_with("OMPI_") && !text.starts_with("PMIX_") && !text.starts_with("PMI_"))
+    if (!text.starts_with("OMPI_") && !text.starts_with("PMIX_") && !text.starts_with("PMI_") &&
+        !text.starts_with("ESPALIER_MPI="))
       kept.push_back(*variable);
   }
   kept.push_back(nullptr);
@@ -45,10 +51,17 @@ Child::Child(const std::vector<std::string>& arguments, const std::filesystem::p
   if (output < 0) fail("study", "cannot write ", log.string(), ": ", std::strerror(errno));
   const int nothing = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   const pid_t parent = ::getpid();
+  // A signal for the child that comes before its exec waits: our handlers would swallow it.
+  sigset_t signals, before;
+  ::sigemptyset(&signals);
+  for (const int number : kSignals) ::sigaddset(&signals, number);
+  ::pthread_sigmask(SIG_BLOCK, &signals, &before);
   process_ = ::fork();
   if (process_ == 0) {
     // Only what is safe between fork and exec.
     ::setpgid(0, 0);
+    for (const int number : kSignals) ::signal(number, SIG_DFL);
+    ::pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) ::_exit(1);  // it ended in the meantime
     ::dup2(nothing, STDIN_FILENO);
@@ -60,6 +73,7 @@ Child::Child(const std::vector<std::string>& arguments, const std::filesystem::p
     ::_exit(127);
   }
   const int error = errno;
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   ::close(output);
   ::close(nothing);
   if (process_ < 0) fail("study", "cannot start ", arguments[0], ": ", std::strerror(error));
