@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <optional>
 
 #include "apps/command.h"
 #include "apps/interrupts.h"
@@ -10,12 +11,12 @@
 #include "espalier/mpi/communicator.h"
 #endif
 #include "espalier/base/error.h"
-#include "espalier/base/thread_pool.h"
 #include "espalier/base/version.h"
 #include "espalier/report/human.h"
 #include "espalier/report/text_table.h"
 #include "espalier/study/columns.h"
 #include "espalier/study/page.h"
+#include "espalier/study/places.h"
 #include "espalier/study/runner.h"
 #include "espalier/study/study_json.h"
 
@@ -52,8 +53,7 @@ std::string state_text(const study::Cell& cell, const study::Found& found) {
 }
 
 void list_cells(const std::vector<study::Cell>& cells, const std::vector<study::Found>& found,
-                const std::vector<size_t>& todo, const StudyArguments& arguments) {
-  const auto jobs = static_cast<size_t>(arguments.jobs);
+                const std::vector<size_t>& todo, const StudyArguments& arguments, size_t jobs) {
   const auto all = study::time_left(cells, found, todo, jobs);
   if (arguments.json) {
     print({{"cells", study::cells_json(cells, found)},
@@ -74,8 +74,9 @@ void list_cells(const std::vector<study::Cell>& cells, const std::vector<study::
   std::cout << report::text_table(rows) << "\n"
             << todo.size() << " of " << cells.size() << " cells to run"
             << (todo.empty() ? ""
-                : all ? concat(", about ", report::human_seconds(*all), " with --jobs ", jobs)
-                      : ", time unknown until a round has been run")
+                : all
+                    ? concat(", about ", report::human_seconds(*all), " with ", jobs, " at a time")
+                    : ", time unknown until a round has been run")
             << "\n";
 }
 
@@ -86,6 +87,9 @@ void study_command(const StudyArguments& arguments) {
          "a study runs its cells by itself: start it once, without mpirun, or once per "
          "machine with --shard i/n");
 #endif
+  std::optional<FileLock> lock;  // until what runs has ended, however that comes about
+  study::LocalPlaces places({.jobs = static_cast<size_t>(arguments.jobs),
+                             .threads = static_cast<size_t>(arguments.threads)});
   const study::Study study = study::read_study(arguments.file, arguments.only);
   const std::vector<study::Cell> cells = study::cells_of(study, build_id());
   const study::Shard shard = study::parse_shard(arguments.shard);
@@ -93,21 +97,17 @@ void study_command(const StudyArguments& arguments) {
                                               : fs::path(arguments.out);
   if (arguments.dry_run) {
     const auto found = study::find_cells(cells, path, build_id(), arguments.any_build);
-    list_cells(cells, found, cells_to_run(found, shard), arguments);
+    list_cells(cells, found, cells_to_run(found, shard), arguments, places.jobs());
     return;
   }
   const study::StudyFolder folder = study::StudyFolder::create(path, study);
-  const FileLock lock = folder.lock(shard);
+  lock = folder.lock(shard);
   auto found = study::find_cells(cells, folder.path(), build_id(), arguments.any_build);
-  const study::RunnerOptions options{.jobs = static_cast<size_t>(arguments.jobs),
-                                     .threads = arguments.threads > 0
-                                                    ? static_cast<size_t>(arguments.threads)
-                                                    : available_processors(),
-                                     .quiet = arguments.quiet};
   const auto* stop =
       catch_interrupts("\nStopping after the rounds that are running; once more stops at once.\n");
   const study::Outcome outcome =
-      study::run_cells(cells, found, cells_to_run(found, shard), folder, options, stop);
+      study::run_cells(cells, found, cells_to_run(found, shard), folder, places,
+                       {.quiet = arguments.quiet, .stop = stop});
 
   found = study::find_cells(cells, folder.path(), build_id(), arguments.any_build);
   const study::Results results = study::read_results(study, cells, found, outcome.failures);
@@ -157,7 +157,8 @@ void add_study_command(CLI::App& app) {
   command->add_option("--out", arguments->out,
                       "Folder of the study; default runs/<name of the file>");
   command
-      ->add_option("--jobs", arguments->jobs, "Runs at a time, which share the threads; default 1")
+      ->add_option("--jobs", arguments->jobs,
+                   "Runs at a time, which share the threads; default 1")
       ->check(CLI::Range(1, 1024));
   command
       ->add_option("--threads", arguments->threads,

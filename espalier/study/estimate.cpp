@@ -22,6 +22,21 @@ std::optional<double> seconds_left(const Work& cell, std::span<const Work> cells
   return std::nullopt;
 }
 
+size_t next_cell(std::span<const Work> cells, std::span<const size_t> waiting, size_t jobs) {
+  ESPALIER_CHECK(jobs > 0 && !waiting.empty());
+  double sum = 0, longest = 0;
+  for (const Work& cell : cells)
+    if (cell.pending) sum += seconds_left(cell, cells).value_or(0);
+  size_t at = 0;
+  for (size_t i = 0; i < waiting.size(); ++i) {
+    const double one = seconds_left(cells[waiting[i]], cells).value_or(0);
+    if (one <= longest) continue;
+    longest = one;
+    at = i;
+  }
+  return longest >= sum / static_cast<double>(jobs) ? at : 0;
+}
+
 std::optional<double> seconds_left(std::span<const Work> cells, size_t jobs) {
   ESPALIER_CHECK(jobs > 0);
   double sum = 0, longest = 0;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <deque>
 #include <thread>
 
 #include "espalier/base/config.h"
@@ -10,7 +9,6 @@
 #include "espalier/base/file.h"
 #include "espalier/report/human.h"
 #include "espalier/report/run_folder.h"
-#include "espalier/study/child.h"
 #include "espalier/study/display.h"
 #include "espalier/study/estimate.h"
 
@@ -43,66 +41,80 @@ std::string ending(int status) {
   return concat("ended with status ", status);
 }
 
+std::vector<Work> work_of(const std::vector<Cell>& cells, const std::vector<Found>& found,
+                          const std::vector<size_t>& pending) {
+  std::vector<Work> work;
+  for (size_t c = 0; c < cells.size(); ++c) {
+    work.push_back({.variant = cells[c].variants.front(),
+                    .rounds = static_cast<double>(cells[c].rounds),
+                    .rounds_done = static_cast<double>(found[c].rounds_done),
+                    .seconds = found[c].wall_seconds,
+                    .pending = std::find(pending.begin(), pending.end(), c) != pending.end()});
+  }
+  return work;
+}
+
 struct Running {
   size_t cell;
-  Child child;
   fs::path log;
+  std::string where;  // for people; may be empty
 };
 
 class Runner {
  public:
   Runner(const std::vector<Cell>& cells, const std::vector<Found>& found,
-         const std::vector<size_t>& todo, const StudyFolder& folder, const RunnerOptions& options)
+         const std::vector<size_t>& todo, const StudyFolder& folder, Places& places,
+         const RunnerOptions& options)
       : cells_(cells),
         found_(found),
-        todo_(todo.begin(), todo.end()),
+        todo_(todo),
         total_(todo.size()),
         folder_(folder),
-        options_(options),
+        places_(places),
+        stop_(options.stop),
         display_(options.quiet) {}
 
-  Outcome run(const volatile std::sig_atomic_t* stop) {
+  Outcome run() {
     while (true) {
-      const bool stopping = stop != nullptr && *stop != 0;
+      const bool stopping = stop_ != nullptr && *stop_ != 0;
       if (stopping && !outcome_.interrupted && (!running_.empty() || !todo_.empty())) {
         outcome_.interrupted = true;
-        for (const Running& one : running_) one.child.signal(SIGINT);
+        places_.stop();
       }
-      while (!stopping && running_.size() < options_.jobs && !todo_.empty()) start_next();
+      while (!stopping && running_.size() < places_.jobs() && !todo_.empty()) start_next();
       if (running_.empty()) break;
       collect(stopping);
       show();
-      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
     return std::move(outcome_);
   }
 
  private:
   void start_next() {
-    const size_t c = todo_.front();
-    todo_.pop_front();
+    const auto next = static_cast<std::ptrdiff_t>(
+        next_cell(work_of(cells_, found_, pending()), todo_, places_.jobs()));
+    const size_t c = todo_[static_cast<size_t>(next)];
+    todo_.erase(todo_.begin() + next);
     ++started_;
     const Cell& cell = cells_[c];
-    const std::string threads =
-        std::to_string(std::max<size_t>(1, options_.threads / options_.jobs));
+    Job job{.cell = c,
+            .config = {},
+            .folder = found_[c].folder,
+            .log = folder_.log(found_[c].folder.filename().string())};
     try {
-      std::vector<std::string> arguments = {options_.program.string(), "simulate", "--quiet",
-                                            "--threads", threads};
-      const fs::path log = folder_.log(found_[c].folder.filename().string());
-      if (found_[c].state == CellState::kBegun) {
-        arguments.insert(arguments.end(), {"--resume", found_[c].folder.string()});
-      } else {
+      if (found_[c].state != CellState::kBegun) {
         clear_leftovers(found_[c].folder);
-        const fs::path config = folder_.queued(cell.name);
-        write_text_file_atomic(config, to_toml(cell.config));
-        arguments.insert(arguments.end(), {config.string(), "--out", found_[c].folder.string()});
+        job.config = folder_.queued(cell.name);
+        write_text_file_atomic(job.config, to_toml(cell.config));
       }
-      running_.push_back({c, Child(arguments, log), log});
     } catch (const Error& error) {
-      failed(c, error.what());
+      failed(c, "", error.what());
       return;
     }
-    std::string text = concat(count(started_), " ", cell.label);
+    const std::string where = places_.start(job);
+    running_.push_back({c, job.log, where});
+    std::string text = concat(count(started_), " ", cell.label, where.empty() ? "" : " ", where);
     if (found_[c].state == CellState::kBegun)
       text += concat(": goes on after round ", found_[c].rounds_done, " of ", cell.rounds);
     if (!found_[c].why.empty()) text += concat(": anew, ", found_[c].why);
@@ -122,43 +134,52 @@ class Runner {
   }
 
   void collect(bool stopping) {
-    for (size_t i = 0; i < running_.size();) {
-      const auto status = running_[i].child.poll();
-      if (!status) {
-        ++i;
-        continue;
-      }
-      const size_t c = running_[i].cell;
+    for (const Ended& end : places_.ended()) {
+      const auto found = std::find_if(running_.begin(), running_.end(),
+                                      [&](const Running& one) { return one.cell == end.cell; });
+      ESPALIER_CHECK(found != running_.end());
+      const Running one = std::move(*found);
+      running_.erase(found);
+      const size_t c = one.cell;
       std::error_code error;
       fs::remove(folder_.queued(cells_[c].name), error);
+      if (!end.error.empty()) {
+        failed(c, one.where, end.error);
+        continue;
+      }
       found_[c].state = CellState::kBegun;
       update(c);
-      if (*status == 0) {
+      if (end.status == 0) {
         found_[c].state = CellState::kDone;
-        finished(c);
-      } else if (stopping && (*status == kInterrupted || *status == 128 + SIGINT)) {
+        finished(c, one.where);
+      } else if (stopping && (end.status == kInterrupted || end.status == 128 + SIGINT)) {
         display_.line(concat(cells_[c].label, ": stopped after round ", found_[c].rounds_done,
                              " of ", cells_[c].rounds));
       } else {
-        const std::string said = last_line(running_[i].log);
-        failed(c, said.empty() || *status > 128 ? ending(*status) : said);
+        const std::string said = last_line(one.log);
+        failed(c, one.where, said.empty() || end.status > 128 ? ending(end.status) : said);
       }
-      running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(i));
     }
   }
 
-  void finished(size_t c) {
+  void finished(size_t c, const std::string& where) {
+    std::optional<Json> lines;
+    try {
+      lines = report::RunFolder::open(found_[c].folder).summary();
+    } catch (const Error& error) {
+      failed(c, where, error.what());
+      return;
+    }
     ++finished_;
-    const auto lines = report::RunFolder::open(found_[c].folder).summary();
     const auto accuracy = lines ? report::number_in(*lines, "final_accuracy") : std::nullopt;
     display_.line(concat(
         cells_[c].label, ": ", accuracy ? report::human_percent(*accuracy) + " after " : "",
         cells_[c].rounds, " rounds, ", report::human_seconds(found_[c].wall_seconds), left()));
   }
 
-  void failed(size_t c, const std::string& error) {
+  void failed(size_t c, const std::string& where, const std::string& error) {
     outcome_.failures[c] = error;
-    display_.line(concat(cells_[c].label, " FAILED: ", error));
+    display_.line(concat(cells_[c].label, where.empty() ? "" : " ", where, " FAILED: ", error));
   }
 
   void update(size_t c) {
@@ -169,13 +190,17 @@ class Runner {
 
   std::string count(size_t number) const { return concat("[", number, "/", total_, "]"); }
 
+  std::vector<size_t> pending() const {
+    std::vector<size_t> pending = todo_;
+    for (const Running& one : running_) pending.push_back(one.cell);
+    return pending;
+  }
+
   std::string left() const {
-    std::vector<size_t> pending(todo_.begin(), todo_.end());
-    for (const Running& one : running_)
-      if (found_[one.cell].state != CellState::kDone) pending.push_back(one.cell);
-    const auto seconds = time_left(cells_, found_, pending, options_.jobs);
-    if (pending.empty() || !seconds) return "";
-    return concat("; ", pending.size(), pending.size() == 1 ? " run" : " runs", " left, about ",
+    const std::vector<size_t> runs = pending();
+    const auto seconds = time_left(cells_, found_, runs, places_.jobs());
+    if (runs.empty() || !seconds) return "";
+    return concat("; ", runs.size(), runs.size() == 1 ? " run" : " runs", " left, about ",
                   report::human_seconds(*seconds));
   }
 
@@ -196,10 +221,11 @@ class Runner {
 
   const std::vector<Cell>& cells_;
   std::vector<Found> found_;
-  std::deque<size_t> todo_;
+  std::vector<size_t> todo_;
   size_t total_, started_ = 0, finished_ = 0;
   const StudyFolder& folder_;
-  const RunnerOptions& options_;
+  Places& places_;
+  const volatile std::sig_atomic_t* stop_;
   Display display_;
   std::vector<Running> running_;
   Outcome outcome_;
@@ -209,23 +235,15 @@ class Runner {
 }  // namespace
 
 Outcome run_cells(const std::vector<Cell>& cells, const std::vector<Found>& found,
-                  const std::vector<size_t>& todo, const StudyFolder& folder,
-                  const RunnerOptions& options, const volatile std::sig_atomic_t* stop) {
-  ESPALIER_CHECK(options.jobs > 0 && cells.size() == found.size());
-  return Runner(cells, found, todo, folder, options).run(stop);
+                  const std::vector<size_t>& todo, const StudyFolder& folder, Places& places,
+                  const RunnerOptions& options) {
+  ESPALIER_CHECK(cells.size() == found.size());
+  return Runner(cells, found, todo, folder, places, options).run();
 }
 
 std::optional<double> time_left(const std::vector<Cell>& cells, const std::vector<Found>& found,
                                 const std::vector<size_t>& todo, size_t jobs) {
-  std::vector<Work> work;
-  for (size_t c = 0; c < cells.size(); ++c) {
-    work.push_back({.variant = cells[c].variants.front(),
-                    .rounds = static_cast<double>(cells[c].rounds),
-                    .rounds_done = static_cast<double>(found[c].rounds_done),
-                    .seconds = found[c].wall_seconds,
-                    .pending = std::find(todo.begin(), todo.end(), c) != todo.end()});
-  }
-  return seconds_left(work, jobs);
+  return seconds_left(work_of(cells, found, todo), jobs);
 }
 
 }  // namespace espalier::study
