@@ -7,9 +7,6 @@
 
 #include "apps/command.h"
 #include "apps/interrupts.h"
-#ifdef ESPALIER_MPI
-#include "espalier/mpi/communicator.h"
-#endif
 #include "espalier/base/error.h"
 #include "espalier/base/version.h"
 #include "espalier/report/human.h"
@@ -17,6 +14,9 @@
 #include "espalier/study/columns.h"
 #include "espalier/study/page.h"
 #include "espalier/study/places.h"
+#ifdef ESPALIER_MPI
+#include "espalier/study/rank_places.h"
+#endif
 #include "espalier/study/runner.h"
 #include "espalier/study/study_json.h"
 
@@ -81,15 +81,23 @@ void list_cells(const std::vector<study::Cell>& cells, const std::vector<study::
 }
 
 void study_command(const StudyArguments& arguments) {
-#ifdef ESPALIER_MPI
-  if (mpi::launched_size() > 1 && mpi::launched())
-    fail("study",
-         "a study runs its cells by itself: start it once, without mpirun, or once per "
-         "machine with --shard i/n");
-#endif
+  const study::PlaceOptions here{.jobs = static_cast<size_t>(arguments.jobs),
+                                 .threads = static_cast<size_t>(arguments.threads)};
   std::optional<FileLock> lock;  // until what runs has ended, however that comes about
-  study::LocalPlaces places({.jobs = static_cast<size_t>(arguments.jobs),
-                             .threads = static_cast<size_t>(arguments.threads)});
+  std::unique_ptr<study::Places> places;
+#ifdef ESPALIER_MPI
+  study::RankPlaces* ranks = nullptr;
+  if (mpi::launched()) {
+    auto owned = std::make_unique<study::RankPlaces>(here);
+    ranks = owned.get();
+    places = std::move(owned);
+    if (!ranks->first()) {
+      ranks->work();
+      return;
+    }
+  }
+#endif
+  if (!places) places = std::make_unique<study::LocalPlaces>(here);
   const study::Study study = study::read_study(arguments.file, arguments.only);
   const std::vector<study::Cell> cells = study::cells_of(study, build_id());
   const study::Shard shard = study::parse_shard(arguments.shard);
@@ -97,16 +105,25 @@ void study_command(const StudyArguments& arguments) {
                                               : fs::path(arguments.out);
   if (arguments.dry_run) {
     const auto found = study::find_cells(cells, path, build_id(), arguments.any_build);
-    list_cells(cells, found, cells_to_run(found, shard), arguments, places.jobs());
+    list_cells(cells, found, cells_to_run(found, shard), arguments, places->jobs());
     return;
   }
   const study::StudyFolder folder = study::StudyFolder::create(path, study);
   lock = folder.lock(shard);
   auto found = study::find_cells(cells, folder.path(), build_id(), arguments.any_build);
+#ifdef ESPALIER_MPI
+  if (ranks) catch_as_interrupt(SIGUSR1);
+#endif
   const auto* stop =
       catch_interrupts("\nStopping after the rounds that are running; once more stops at once.\n");
+#ifdef ESPALIER_MPI
+  if (ranks) {
+    ranks->open(folder, shard);
+    if (!arguments.quiet) std::fprintf(stderr, "%s\n", ranks->line().c_str());
+  }
+#endif
   const study::Outcome outcome =
-      study::run_cells(cells, found, cells_to_run(found, shard), folder, places,
+      study::run_cells(cells, found, cells_to_run(found, shard), folder, *places,
                        {.quiet = arguments.quiet, .stop = stop});
 
   found = study::find_cells(cells, folder.path(), build_id(), arguments.any_build);
@@ -158,11 +175,12 @@ void add_study_command(CLI::App& app) {
                       "Folder of the study; default runs/<name of the file>");
   command
       ->add_option("--jobs", arguments->jobs,
-                   "Runs at a time, which share the threads; default 1")
+                   "Runs at a time, which share the threads, of each rank under mpirun; default 1")
       ->check(CLI::Range(1, 1024));
   command
       ->add_option("--threads", arguments->threads,
-                   "Threads of all runs together; default: the number of processors")
+                   "Threads of all runs together, of each rank under mpirun; default: the number "
+                   "of processors")
       ->check(CLI::Range(1, 4096));
   command->add_option("--shard", arguments->shard,
                       "Run only every n-th cell, from the i-th: i/n, for several machines");
@@ -188,6 +206,10 @@ void add_study_command(CLI::App& app) {
       "  espalier study bench/studies/fd-mnist.toml --dry-run\n"
       "  espalier study bench/studies/fd-mnist.toml --jobs 2 --markdown\n"
       "  espalier study bench/studies/fd-mnist.toml --shard 1/2 --out /shared/fd-mnist\n"
+#ifdef ESPALIER_MPI
+      "  mpirun -n 4 --bind-to none espalier study bench/studies/fd-mnist.toml --out "
+      "/shared/fd-mnist\n"
+#endif
       "The same command goes on where a stopped or killed one was, and runs only what has "
       "changed.\n"
       "Exit codes: 0 done, 1 a cell failed, 2 the study is wrong, 3 interrupted.");

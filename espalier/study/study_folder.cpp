@@ -23,10 +23,21 @@ StudyFolder StudyFolder::create(const fs::path& path, const Study& study) {
   return folder;
 }
 
+namespace {
+
+std::string name_of(const Shard& shard) {
+  return concat("shard-", shard.index, "-of-", shard.count);
+}
+
+}  // namespace
+
+fs::path StudyFolder::sign(const Shard& shard) const {
+  return path_ / "starting" / (name_of(shard) + ".sign");
+}
+
 FileLock StudyFolder::lock(const Shard& shard) const {
-  const std::string name = concat("shard-", shard.index, "-of-", shard.count, ".lock");
   std::string holder;
-  auto lock = FileLock::try_take(path_ / name, holder);
+  auto lock = FileLock::try_take(path_ / (name_of(shard) + ".lock"), holder);
   if (!lock)
     fail("study", "the study in ", path_.string(), " is being run by ", holder,
          "; wait for it or stop it");

@@ -14,7 +14,8 @@ namespace espalier::study {
 // - study.toml: the study's file as it was read last
 // - cells/: a run folder for each variant and seed (cells.h), of earlier versions of the study too
 // - logs/: what each of them wrote on standard error
-// - starting/: configurations of those that are running
+// - starting/: configurations of those that are running, and what the ranks of an MPI job look at
+//   to know that they see this folder
 // - study.json: everything that was found; rewritten whenever `espalier study` ends
 // - study.html: the page
 // - shard-1-of-1.lock: held while a process runs cells; one per shard
@@ -34,6 +35,9 @@ class StudyFolder {
   std::filesystem::path queued(const std::string& cell) const {
     return path_ / "starting" / (cell + ".toml");
   }
+
+  // A file for the ranks of the job that runs this shard (rank_places.h).
+  std::filesystem::path sign(const Shard& shard) const;
 
   // Throws Error that names the process which runs this shard already.
   FileLock lock(const Shard& shard) const;

@@ -185,9 +185,6 @@ def mistakes(folder):
     result = subprocess.run(["mpirun", "-n", "1", ESPALIER, "study", str(folder / "study.toml"), "--out", str(folder / "study"), "--quiet"], capture_output=True, text=True, timeout=120,
                             env={**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"})
     check(result.returncode == 0 and "one" in result.stdout, f"a study under mpirun: {result.stdout}{result.stderr}")
-    result = subprocess.run(["mpirun", "-n", "2", "--oversubscribe", ESPALIER, "study", str(folder / "study.toml"), "--out", str(folder / "studies")], capture_output=True, text=True,
-                            timeout=120, env=ENVIRONMENT)
-    check(result.returncode == 2 and "--shard" in result.stderr, f"two studies: {result.stderr}")
     # Another MPI's starter, and none.
     for given, word in [({"PMI_SIZE": "8", "PMI_RANK": "3"}, "MPI has 1"), ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}, "--mpi=pmix")]:
         result = subprocess.run([ESPALIER, "simulate", str(folder / "config.toml"), "--out", str(folder / "apart")], capture_output=True, text=True, timeout=120, env={**os.environ, **given})
