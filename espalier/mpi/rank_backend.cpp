@@ -66,7 +66,8 @@ void RankBackend::await_ranks() {
       failure_ = concat("[mpi] rank ", message.from, ": ", text_of(get_block(in)));
       throw Error(failure_);
     }
-    if (what != Say::kReady) continue;
+    if (what != Say::kReady)
+      fail("mpi", "rank ", message.from, " does something else; start all ranks with one command");
     threads_[static_cast<size_t>(message.from)] = static_cast<size_t>(in.get<uint64_t>());
     --waiting;
   }
