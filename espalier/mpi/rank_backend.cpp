@@ -66,8 +66,12 @@ void RankBackend::await_ranks() {
       failure_ = concat("[mpi] rank ", message.from, ": ", text_of(get_block(in)));
       throw Error(failure_);
     }
-    if (what != Say::kReady)
-      fail("mpi", "rank ", message.from, " does something else; start all ranks with one command");
+    if (what != Say::kReady) {
+      std::fprintf(stderr,
+                   "espalier: rank %d does something else; start all ranks with one command\n",
+                   message.from);
+      communicator_.abort(2);
+    }
     threads_[static_cast<size_t>(message.from)] = static_cast<size_t>(in.get<uint64_t>());
     --waiting;
   }

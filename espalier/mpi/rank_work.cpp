@@ -18,13 +18,14 @@ namespace espalier::mpi {
 
 namespace {
 
-// The next message of this kind, or rank 0's word that all is over; others wait.
+// The next message of this kind; one that says that all is over, or nothing that a run's ranks say,
+// when there is none to come. Others wait.
 Message wait_for(Communicator& communicator, Say what) {
   std::vector<Message> others;
   while (true) {
     Message message = communicator.wait();
     const auto said = static_cast<Say>(message.bytes.at(0));
-    if (said != what && said != Say::kOver) {
+    if (said != what && (said < Say::kOver || said == Say::kData)) {
       others.push_back(std::move(message));
       continue;
     }
@@ -33,16 +34,16 @@ Message wait_for(Communicator& communicator, Say what) {
   }
 }
 
-std::string text_in(const Message& message) {
+// Its text; empty when it is no message of this kind.
+std::string text_in(const Message& message, Say what) {
   ByteReader in(message.bytes, "mpi");
-  if (static_cast<Say>(in.get<uint8_t>()) == Say::kOver) return {};
-  return text_of(get_block(in));
+  return static_cast<Say>(in.get<uint8_t>()) == what ? text_of(get_block(in)) : std::string();
 }
 
 }  // namespace
 
 std::string receive_setup(Communicator& communicator) {
-  return text_in(wait_for(communicator, Say::kSetup));
+  return text_in(wait_for(communicator, Say::kSetup), Say::kSetup);
 }
 
 void send_data(Communicator& communicator, const std::string& text) {
@@ -52,7 +53,7 @@ void send_data(Communicator& communicator, const std::string& text) {
 
 std::string receive_data(Communicator& communicator) {
   Message message = wait_for(communicator, Say::kData);
-  std::string text = text_in(message);
+  std::string text = text_in(message, Say::kData);
   if (text.empty()) communicator.put_back(std::move(message));
   return text;
 }
