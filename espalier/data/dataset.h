@@ -42,7 +42,7 @@ struct Dataset {
   // when a batch is gathered (samples that are stored encoded). Called by every thread that
   // gathers.
   std::function<void(uint32_t sample, std::span<float> out)> fetch;
-  std::vector<int32_t> tokens;  // kTokens
+  Values<int32_t> tokens;       // kTokens
   std::vector<int32_t> labels;  // one per sample, in [0, num_classes)
 
   // Images: x = (pixel/255 − mean)/stddev per channel, computed as pixel·(1/(255·stddev)) −

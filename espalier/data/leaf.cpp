@@ -147,7 +147,11 @@ void LeafHandler::append_text(const std::string& text) {
            int{static_cast<uint8_t>(character)}, " in ", field_, " (", place(), ", character ", i,
            ")");
     }
-    (input ? dataset_.tokens : dataset_.labels).push_back(static_cast<int32_t>(token));
+    if (input) {
+      dataset_.tokens.push_back(static_cast<int32_t>(token));
+    } else {
+      dataset_.labels.push_back(static_cast<int32_t>(token));
+    }
   }
   ++(input ? user_inputs_ : user_labels_);
 }

@@ -39,7 +39,7 @@ void limit_samples(Dataset& dataset, int64_t skip, int64_t limit) {
   };
   if (dataset.kind == Kind::kImage) dataset.pixels.keep(first * width, count * width);
   if (dataset.kind == Kind::kFloat) dataset.floats.keep(first * width, count * width);
-  if (dataset.kind == Kind::kTokens) keep(dataset.tokens, width);
+  if (dataset.kind == Kind::kTokens) dataset.tokens.keep(first * width, count * width);
   keep(dataset.labels, 1);
   if (!dataset.client_of_sample.empty()) keep(dataset.client_of_sample, 1);
 }

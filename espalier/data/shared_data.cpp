@@ -32,6 +32,16 @@ void write_all(int file, const uint8_t* bytes, size_t size, size_t offset) {
   }
 }
 
+void read_all(int file, uint8_t* bytes, size_t size, size_t offset) {
+  while (size > 0) {
+    const ssize_t got = ::pread(file, bytes, size, static_cast<off_t>(offset));
+    if (got <= 0) fail("data/shared", "shared memory cannot be read");
+    bytes += got;
+    size -= static_cast<size_t>(got);
+    offset += static_cast<size_t>(got);
+  }
+}
+
 // Gives the pages that lie within [begin, end) back; what was there is gone.
 void drop_pages(uint8_t* begin, uint8_t* end) {
   const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
@@ -93,7 +103,7 @@ std::shared_ptr<const Dataset> read(int file, const Json& described) {
   out.client_names = described.at("client_names").get<std::vector<std::string>>();
   out.pixels = values_at<uint8_t>(file, described.at("pixels"));
   out.floats = values_at<float>(file, described.at("floats"));
-  out.tokens = copy_at<int32_t>(file, described.at("tokens"));
+  out.tokens = values_at<int32_t>(file, described.at("tokens"));
   out.labels = copy_at<int32_t>(file, described.at("labels"));
   out.client_of_sample = copy_at<uint32_t>(file, described.at("owners"));
   out.validate();
@@ -102,7 +112,8 @@ std::shared_ptr<const Dataset> read(int file, const Json& described) {
 
 }  // namespace
 
-SharedData::SharedData() : file_(::memfd_create("espalier-data", MFD_CLOEXEC)) {}
+SharedData::SharedData()
+    : file_(::memfd_create("espalier-data", MFD_CLOEXEC | MFD_ALLOW_SEALING)) {}
 
 SharedData::~SharedData() {
   if (file_ >= 0) ::close(file_);
@@ -112,12 +123,15 @@ template <class T>
 std::optional<size_t> SharedData::place(Values<T>& values) {
   if (values.borrowed() || values.empty() || file_ < 0) return std::nullopt;
   const size_t offset = aligned(end_), size = values.size() * sizeof(T);
-  // From here on nothing can fail for want of memory.
-  if (::fallocate(file_, 0, static_cast<off_t>(offset), static_cast<off_t>(size)) != 0)
-    return std::nullopt;
   auto* const from = reinterpret_cast<uint8_t*>(values.data());
   for (size_t begin = 0; begin < size; begin += kChunk) {
     const size_t count = std::min(kChunk, size - begin);
+    if (::fallocate(file_, 0, static_cast<off_t>(offset + begin), static_cast<off_t>(count)) != 0) {
+      // The memory that it had is its own again.
+      read_all(file_, from, begin, offset);
+      static_cast<void>(::ftruncate(file_, static_cast<off_t>(end_)));
+      return std::nullopt;
+    }
     write_all(file_, from + begin, count, offset + begin);
     drop_pages(from + begin, from + begin + count);
   }
@@ -132,6 +146,8 @@ void SharedData::place(Dataset& dataset) {
     placed_[std::as_const(dataset.pixels).data()] = *offset;
   if (const auto offset = place(dataset.floats))
     placed_[std::as_const(dataset.floats).data()] = *offset;
+  if (const auto offset = place(dataset.tokens))
+    placed_[std::as_const(dataset.tokens).data()] = *offset;
 }
 
 template <class T>
@@ -164,7 +180,7 @@ Json SharedData::describe(const Dataset& dataset) {
               {"client_names", dataset.client_names},
               {"pixels", where(dataset.pixels)},
               {"floats", where(dataset.floats)},
-              {"tokens", place_copy(dataset.tokens)},
+              {"tokens", where(dataset.tokens)},
               {"labels", place_copy(dataset.labels)},
               {"owners", place_copy(dataset.client_of_sample)}};
   for (const char* array : {"pixels", "floats", "tokens", "labels", "owners"})
@@ -180,6 +196,7 @@ Json SharedData::describe(const DataSource& source) {
   for (uint32_t& word : token) word = system();
   Json place = place_copy(token);
   if (train.is_null() || test.is_null() || place.is_null()) return {};
+  ::fcntl(file_, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE);  // nobody changes it
   return {{"process", ::getpid()},  {"file", file_},         {"token", token},
           {"token_at", place},      {"notes", source.notes}, {"train", std::move(train)},
           {"test", std::move(test)}};
@@ -189,7 +206,7 @@ std::optional<DataSource> SharedData::open(const Json& described) {
   if (described.is_null()) return std::nullopt;
   const std::string path = concat("/proc/", described.at("process").get<int64_t>(), "/fd/",
                                   described.at("file").get<int64_t>());
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   struct stat status = {};
   const size_t token_end = described.at("token_at").at(0).get<size_t>() + 4 * sizeof(uint32_t);
   if (file.get() < 0 || ::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode) ||

@@ -22,8 +22,8 @@ class SharedData {
   // them from then on (Values). Where the system gives no such memory, and for samples that are
   // fetched when a batch is gathered, nothing changes and nothing is shared.
   void place(Dataset& dataset);
-  // What another process opens them by, once `source` consists of data sets that were placed here;
-  // null when they are not shared. As long as this lives.
+  // What another process opens them by; last, once `source` consists of data sets that were placed
+  // here; null when they are not shared. As long as this lives.
   Json describe(const DataSource& source);
   // The data sets of a process that has described them. Nothing when it cannot be reached, from
   // another machine or container for instance: load them then.

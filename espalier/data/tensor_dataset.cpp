@@ -58,14 +58,15 @@ std::string id_advice(const std::string& name, const std::vector<int64_t>& value
   return "labels are class numbers from 0, and samples without a class are left out";
 }
 
-std::vector<int32_t> read_ids(const TensorView& tensor, const std::string& name,
-                              const SafetensorsFile& file) {
+template <class Ids>
+void read_ids(const TensorView& tensor, const std::string& name, const SafetensorsFile& file,
+              Ids& ids) {
   if (is_floating(tensor.dtype)) {
     fail(file.where(), "expected ", name, " as integers, got ", dtype_name(tensor.dtype),
          "; store ", name, ".astype(np.int64)");
   }
   const auto values = tensor.as_int64(file.where() + ", " + name);
-  std::vector<int32_t> ids(values.size());
+  ids.resize(values.size());
   for (size_t i = 0; i < values.size(); ++i) {
     if (values[i] < 0 || values[i] >= kMaxIds) {
       fail(file.where(), "expected ", name, " in [0, ", kMaxIds, "), got ", values[i], " (",
@@ -73,7 +74,6 @@ std::vector<int32_t> read_ids(const TensorView& tensor, const std::string& name,
     }
     ids[i] = static_cast<int32_t>(values[i]);
   }
-  return ids;
 }
 
 void check_length(const TensorView& tensor, const std::string& name, int64_t samples,
@@ -180,7 +180,7 @@ Dataset read_part(const SafetensorsFile& file) {
   dataset.name = "safetensors";
   dataset.sample_shape.assign(shape.begin() + 1, shape.end());
   check_length(labels, "labels", shape[0], file);
-  dataset.labels = read_ids(labels, "labels", file);
+  read_ids(labels, "labels", file, dataset.labels);
   if (inputs.dtype == DType::kU8 && shape.size() == 4) {
     dataset.kind = Kind::kImage;
     read_images(inputs, dataset);
@@ -190,7 +190,7 @@ Dataset read_part(const SafetensorsFile& file) {
     check_finite(inputs, dataset.floats, file);
   } else if (!is_floating(inputs.dtype) && shape.size() == 2) {
     dataset.kind = Kind::kTokens;
-    dataset.tokens = read_ids(inputs, "inputs", file);
+    read_ids(inputs, "inputs", file, dataset.tokens);
   } else {
     fail(file.where(),
          "expected inputs as uint8 (samples, channels, height, width), floating point (samples, …) "
@@ -232,7 +232,7 @@ void read_owners(const SafetensorsFile& train_file, const SafetensorsFile& test_
 struct Ids {
   const SafetensorsFile& file;
   std::string tensor;
-  const std::vector<int32_t>& values;
+  std::span<const int32_t> values;
 };
 
 // Where the largest of them is.
@@ -299,8 +299,9 @@ LoadedData tensor_datasets(const SafetensorsFile& train_file, const SafetensorsF
       "num_classes", {train_file, "labels", train.labels}, {test_file, "labels", test.labels});
   if (!train_file.metadata().contains("num_classes")) note_gaps(train, test, loaded.notes);
   if (train.kind == Kind::kTokens) {
-    train.vocabulary = test.vocabulary = id_count(
-        "vocabulary", {train_file, "inputs", train.tokens}, {test_file, "inputs", test.tokens});
+    train.vocabulary = test.vocabulary =
+        id_count("vocabulary", {train_file, "inputs", std::as_const(train.tokens)},
+                 {test_file, "inputs", std::as_const(test.tokens)});
     note_tokens(train, test, required(train_file, "inputs").dtype,
                 train_file.metadata().contains("vocabulary"), loaded.notes);
   }
@@ -340,7 +341,7 @@ Dataset load_samples(const std::filesystem::path& path, const Dataset& like) {
   };
   check({file, "labels", samples.labels}, like.num_classes, "classes");
   if (samples.kind == Kind::kTokens)
-    check({file, "inputs", samples.tokens}, like.vocabulary, "tokens");
+    check({file, "inputs", std::as_const(samples.tokens)}, like.vocabulary, "tokens");
   samples.num_classes = like.num_classes;
   samples.vocabulary = like.vocabulary;
   samples.mean = like.mean;

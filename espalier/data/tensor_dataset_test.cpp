@@ -98,7 +98,7 @@ TEST(TensorDataset, FloatsTokensAndOwners) {
       tensor_datasets(tokens({3, 1, 4, 1}, {1, 0}).file("a"), tokens({9, 2}, {0}).file("b"));
   EXPECT_EQ(sequences.train.kind, Kind::kTokens);
   EXPECT_EQ(sequences.train.vocabulary, 10);
-  EXPECT_EQ(sequences.train.tokens, (std::vector<int32_t>{3, 1, 4, 1}));
+  EXPECT_EQ(sequences.train.tokens, (Values<int32_t>{3, 1, 4, 1}));
   const LoadedData declared = tensor_datasets(
       tokens({3, 1}, {1}).meta("vocabulary", "50").meta("num_classes", "7").file("a"),
       tokens({9, 2}, {0}).file("b"));

@@ -200,15 +200,25 @@ void Communicator::receive_broadcast(std::span<uint8_t> bytes) {
 }
 
 void Communicator::reduce(std::span<int64_t> values) {
-  MPI_Request request = MPI_REQUEST_NULL;
-  if (rank_ == 0) {
-    MPI_Ireduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_INT64_T, MPI_SUM,
-                0, MPI_COMM_WORLD, &request);
-  } else {
-    MPI_Ireduce(values.data(), nullptr, static_cast<int>(values.size()), MPI_INT64_T, MPI_SUM, 0,
-                MPI_COMM_WORLD, &request);
+  // Open MPI's one large reduction goes on a little with each look at it, and between looks we
+  // sleep; many small ones under way are 5 to 30 times as fast over shared memory.
+  constexpr size_t kPiece = 4096, kUnderWay = 64;
+  for (size_t begin = 0; begin < values.size(); begin += kPiece * kUnderWay) {
+    std::vector<MPI_Request> requests;
+    const auto window = values.subspan(begin, std::min(kPiece * kUnderWay, values.size() - begin));
+    for (size_t at = 0; at < window.size(); at += kPiece) {
+      const auto piece = window.subspan(at, std::min(kPiece, window.size() - at));
+      requests.push_back(MPI_REQUEST_NULL);
+      MPI_Ireduce(rank_ == 0 ? MPI_IN_PLACE : piece.data(), rank_ == 0 ? piece.data() : nullptr,
+                  static_cast<int>(piece.size()), MPI_INT64_T, MPI_SUM, 0, MPI_COMM_WORLD,
+                  &requests.back());
+    }
+    Patience patience;
+    for (int done = 0; done == 0;) {
+      MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE);
+      if (done == 0) patience.wait();
+    }
   }
-  finish(request);
 }
 
 void Communicator::abort(int status) {

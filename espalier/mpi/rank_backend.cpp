@@ -32,9 +32,13 @@ struct RankBackend::Exchange {
   Dispatch dispatch;
   std::optional<round::Summing> summing;  // whether ranks add their updates
   uint64_t summed = 0;                    // updates that ranks have added
-  // Bodies that several clients share and all ranks have, by what they are; kept so that no other
-  // takes their place.
-  std::unordered_map<const Bytes*, std::pair<uint64_t, std::shared_ptr<const Bytes>>> bodies;
+  // Bodies that clients may share, by what they are; kept so that no other takes their place.
+  struct Body {
+    uint64_t id = 0;
+    std::shared_ptr<const Bytes> bytes;
+    int at = 0;  // the one rank that has it; 0: all have
+  };
+  std::unordered_map<const Bytes*, Body> bodies;
 };
 
 namespace {
@@ -51,6 +55,8 @@ RankBackend::RankBackend(Communicator& communicator, LocalClients& local,
       states_(states),
       inner_(inner),
       threads_(static_cast<size_t>(communicator.size()), 0) {
+  // As many parts of a sum can be added (ExactAccumulator::words).
+  if (communicator.size() > 1 << 14) fail("mpi", "a run takes at most ", 1 << 14, " ranks");
   threads_[0] = local.num_threads();
 }
 
@@ -107,7 +113,8 @@ void RankBackend::end_by(std::exception_ptr error) {
   std::rethrow_exception(error);
 }
 
-size_t RankBackend::num_threads() const {
+size_t RankBackend::num_threads() {
+  await_ranks();
   return std::accumulate(threads_.begin(), threads_.end(), size_t{0});
 }
 
@@ -132,22 +139,29 @@ void RankBackend::hand_out(Exchange& exchange, int rank, uint64_t client) {
   writer.put(static_cast<uint8_t>(exchange.summing && exchange.traffic.summable(client)));
   put_block(out, task.head);
   writer.put(static_cast<uint32_t>(task.bodies.size()));
-  for (const auto& body : task.bodies) {
+  for (const auto& bytes : task.bodies) {
     if (!task.shared) {
       writer.put(uint64_t{0});
-      put_block(out, *body);
+      put_block(out, *bytes);
       continue;
     }
-    const uint64_t fresh = exchange.bodies.size() + 1;
-    const auto [found, added] = exchange.bodies.try_emplace(body.get(), fresh, body);
-    if (added) {
-      Bytes next = begin(Say::kBody);
-      ByteWriter(next).put(fresh);
-      ByteWriter(next).put(static_cast<uint64_t>(body->size()));
+    auto& body = exchange.bodies[bytes.get()];
+    if (body.id == 0) {
+      // Perhaps nobody else gets it.
+      body = {exchange.bodies.size(), bytes, rank};
+      Bytes first = begin(Say::kBody);
+      ByteWriter(first).put(body.id);
+      put_block(first, *bytes);
+      communicator_.send(rank, std::move(first));
+    } else if (body.at != 0 && body.at != rank) {
+      body.at = 0;
+      Bytes next = begin(Say::kBroadcast);
+      ByteWriter(next).put(body.id);
+      ByteWriter(next).put(static_cast<uint64_t>(bytes->size()));
       say_all(next);
-      communicator_.broadcast(*body);
+      communicator_.broadcast(*bytes);
     }
-    writer.put(found->second.first);
+    writer.put(body.id);
   }
   communicator_.send(rank, std::move(out));
 }
@@ -169,9 +183,10 @@ void RankBackend::reduce(Exchange& exchange) {
       communicator_.reduce(block);
       sum->add_words(begin, block);
     }
-    // A rank that could not go on takes part with nothing.
-    if (sum->contributions() - before != exchange.summed)
-      fail("mpi", "a rank's part of the sums is missing");
+    // A rank that could not go on takes part with nothing, and has said why.
+    if (sum->contributions() - before == exchange.summed) continue;
+    while (const auto message = communicator_.receive()) handle(exchange, *message);
+    fail("mpi", "a rank's part of the sums is missing");
   }
 }
 
@@ -194,7 +209,7 @@ void RankBackend::handle(Exchange& exchange, const Message& message) {
       const auto size = in.get<uint64_t>();
       ++exchange.summed;
       if (exchange.traffic.summed(client, get_update(in), size) != round::Receipt::kCounted)
-        fail("mpi", "rank ", message.from, " has added an update that nobody waits for");
+        fail("mpi", "rank ", message.from, " has added an update that does not count");
       return;
     }
     case Say::kFailed: {
@@ -231,6 +246,49 @@ void RankBackend::handle(Exchange& exchange, const Message& message) {
   }
 }
 
+// What the threads of this rank do, while this one talks to the others.
+void RankBackend::work_and_talk(const std::function<void(size_t worker)>& work,
+                                const std::function<void()>& stop,
+                                const std::function<Talk(bool worked)>& talk) {
+  std::atomic<bool> worked = false, failed = false;
+  std::exception_ptr failure, broken;
+  std::thread here([&] {
+    try {
+      local_.in_threads([&](size_t worker) {
+        try {
+          work(worker);
+        } catch (...) {
+          stop();
+          failed = true;
+          throw;
+        }
+      });
+    } catch (...) {
+      failure = std::current_exception();
+      failed = true;
+    }
+    worked = true;
+  });
+  try {
+    Patience patience;
+    while (!failed) {
+      const Talk said = talk(worked);
+      if (said == Talk::kDone) break;
+      if (said == Talk::kIdle) {
+        patience.wait();
+      } else {
+        patience.reset();
+      }
+    }
+  } catch (...) {
+    broken = std::current_exception();
+    stop();
+  }
+  here.join();
+  if (broken) end_by(broken);
+  if (failure) end_by(failure);
+}
+
 void RankBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) {
   await_ranks();
   Exchange exchange(clients, traffic, inner_, threads_);
@@ -246,8 +304,6 @@ void RankBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tr
     say_all(out);
   }
 
-  std::atomic<bool> local_done = false, failed = false;
-  std::exception_ptr failure;
   const auto answer_one = [&](uint64_t client, size_t worker) {
     wire::EncodedMessage update;
     try {
@@ -260,61 +316,36 @@ void RankBackend::run(std::span<const uint64_t> clients, round::RoundTraffic& tr
     }
     traffic.delivered(client, update);
   };
-  std::thread here([&] {
-    try {
-      local_.in_threads([&](size_t worker) {
-        try {
-          while (const auto client = exchange.dispatch.next()) answer_one(*client, worker);
-        } catch (...) {
-          exchange.dispatch.stop();
-          failed = true;
-          throw;
+  work_and_talk(
+      [&](size_t worker) {
+        while (const auto client = exchange.dispatch.next()) answer_one(*client, worker);
+      },
+      [&] { exchange.dispatch.stop(); },
+      [&](bool worked) {
+        bool idle = true;
+        for (int rank = 1; rank < communicator_.size(); ++rank) {
+          while (const auto client = exchange.dispatch.next_for(static_cast<size_t>(rank))) {
+            hand_out(exchange, rank, *client);
+            idle = false;
+          }
         }
-      });
-    } catch (...) {
-      failure = std::current_exception();
-      failed = true;
-    }
-    local_done = true;
-  });
-  std::exception_ptr broken;
-  try {
-    Patience patience;
-    while (!failed) {
-      bool idle = true;
-      for (int rank = 1; rank < communicator_.size(); ++rank) {
-        while (const auto client = exchange.dispatch.next_for(static_cast<size_t>(rank))) {
-          hand_out(exchange, rank, *client);
+        while (const auto message = communicator_.receive()) {
+          handle(exchange, *message);
           idle = false;
         }
-      }
-      while (const auto message = communicator_.receive()) {
-        handle(exchange, *message);
-        idle = false;
-      }
-      if (local_done && exchange.dispatch.over()) break;
-      if (idle) {
-        patience.wait();
-      } else {
-        patience.reset();
-      }
-    }
-  } catch (...) {
-    broken = std::current_exception();
-    exchange.dispatch.stop();
-  }
-  here.join();
-  if (exchange.summed > 0 && !broken && !failure) {
+        if (worked && exchange.dispatch.over()) return Talk::kDone;
+        return idle ? Talk::kIdle : Talk::kBusy;
+      });
+  if (exchange.summed > 0) {
     try {
       reduce(exchange);
     } catch (...) {
-      broken = std::current_exception();
+      end_by(std::current_exception());
     }
   }
+  // Not after a failure: ranks may be at work with what they would forget.
   say_all(begin(Say::kForget));
   local_.forget();
-  if (broken) end_by(broken);
-  if (failure) end_by(failure);
 }
 
 train::EvalSums RankBackend::evaluate(const ParameterSet& model) {
@@ -332,69 +363,54 @@ train::EvalSums RankBackend::evaluate(const ParameterSet& model) {
   shares.push_back(num_batches);
   const bool whole = model.layout() == *local_.layout({});
   const std::vector<int64_t> units = whole ? std::vector<int64_t>() : model.layout().group_sizes();
-  for (size_t rank = 1; rank + 1 < shares.size(); ++rank) {
-    Bytes out = begin(Say::kEvaluate);
-    ByteWriter head(out);
-    head.put(evaluations_);
-    head.put(static_cast<uint64_t>(shares[rank]));
-    head.put(static_cast<uint64_t>(shares[rank + 1]));
-    head.put(static_cast<uint32_t>(units.size()));
-    head.array(std::span<const int64_t>(units));
-    head.put(static_cast<uint64_t>(model.size()));
-    communicator_.send(static_cast<int>(rank), std::move(out));
-  }
+  const auto announce = [&] {
+    for (size_t rank = 1; rank + 1 < shares.size(); ++rank) {
+      Bytes out = begin(Say::kEvaluate);
+      ByteWriter head(out);
+      head.put(evaluations_);
+      head.put(static_cast<uint64_t>(shares[rank]));
+      head.put(static_cast<uint64_t>(shares[rank + 1]));
+      head.put(static_cast<uint32_t>(units.size()));
+      head.array(std::span<const int64_t>(units));
+      head.put(static_cast<uint64_t>(model.size()));
+      communicator_.send(static_cast<int>(rank), std::move(out));
+    }
+    communicator_.broadcast(
+        {reinterpret_cast<const uint8_t*>(model.values().data()), model.values().size_bytes()});
+  };
+  bool announced = false;
   size_t awaited = num_batches - shares[1];
   std::vector<train::EvalSums> sums(num_batches);
   std::atomic<size_t> next = 0;
-  std::atomic<bool> local_done = false, failure_here = false;
-  std::exception_ptr failure;
   const uint64_t version = local_.new_version();
-  std::thread here([&] {
-    try {
-      local_.in_threads([&](size_t worker) {
-        try {
-          for (size_t batch = next++; batch < shares[1]; batch = next++)
-            sums[batch] = local_.evaluate(model, version, batch, worker);
-        } catch (...) {
-          next = num_batches;
-          throw;
+  const auto handle_sums = [&](const Message& message) {
+    ByteReader in(message.bytes, "mpi");
+    const auto what = static_cast<Say>(in.get<uint8_t>());
+    if (what == Say::kBroken)
+      throw StorageError(concat("[mpi] rank ", message.from, ": ", text_of(get_block(in))));
+    if (what != Say::kSums || in.get<uint64_t>() != evaluations_) return;
+    const auto batch = in.get<uint64_t>();
+    if (batch >= num_batches) fail("mpi", "rank ", message.from, " evaluated another batch");
+    sums[batch] = get_sums(in);
+    --awaited;
+  };
+  work_and_talk(
+      [&](size_t worker) {
+        for (size_t batch = next++; batch < shares[1]; batch = next++)
+          sums[batch] = local_.evaluate(model, version, batch, worker);
+      },
+      [&] { next = num_batches; },
+      [&](bool worked) {
+        if (!announced) announce();
+        announced = true;
+        bool idle = true;
+        while (const auto message = communicator_.receive()) {
+          handle_sums(*message);
+          idle = false;
         }
+        if (worked && awaited == 0) return Talk::kDone;
+        return idle ? Talk::kIdle : Talk::kBusy;
       });
-    } catch (...) {
-      failure = std::current_exception();
-      failure_here = true;
-    }
-    local_done = true;
-  });
-  std::exception_ptr broken;
-  try {
-    communicator_.broadcast(
-        {reinterpret_cast<const uint8_t*>(model.values().data()), model.values().size_bytes()});
-    Patience patience;
-    while ((awaited > 0 && !failure_here) || !local_done) {
-      const auto message = communicator_.receive();
-      if (!message) {
-        patience.wait();
-        continue;
-      }
-      patience.reset();
-      ByteReader in(message->bytes, "mpi");
-      const auto what = static_cast<Say>(in.get<uint8_t>());
-      if (what == Say::kBroken)
-        throw StorageError(concat("[mpi] rank ", message->from, ": ", text_of(get_block(in))));
-      if (what != Say::kSums || in.get<uint64_t>() != evaluations_) continue;
-      const auto batch = in.get<uint64_t>();
-      if (batch >= num_batches) fail("mpi", "rank ", message->from, " evaluated another batch");
-      sums[batch] = get_sums(in);
-      --awaited;
-    }
-  } catch (...) {
-    broken = std::current_exception();
-    next = num_batches;
-  }
-  here.join();
-  if (broken) end_by(broken);
-  if (failure) end_by(failure);
   train::EvalSums total;
   for (const train::EvalSums& part : sums) total += part;
   return total;

@@ -14,15 +14,16 @@ namespace espalier::mpi {
 // The first byte of a message.
 enum class Say : uint8_t {
   // Rank 0 to the others.
-  kSetup,    // text
-  kSumming,  // u64 updates, f64 weight, u32 payloads: text each. The exchange's updates may be
-             // added here
-  kBody,     // u64 id, u64 bytes: what all ranks get is broadcast next
-  kTask,     // u64 client, u8 whether its update may be added here, the head, u32 bodies: u64 id,
-             // 0 when the body follows
-  kState,    // u64 client, u32 version, u8 whether there is one, the state
-  kForget,   // the exchange is over
-  kReduce,   // u64 words of each payload's sum, which are reduced next, block by block
+  kSetup,      // text
+  kSumming,    // u64 updates, f64 weight, u32 payloads: text each. The exchange's updates may be
+               // added here
+  kBody,       // u64 id, a body that tasks may name
+  kBroadcast,  // u64 id, u64 bytes: the same of a body for all ranks, which is broadcast next
+  kTask,       // u64 client, u8 whether its update may be added here, the head, u32 bodies: u64 id,
+               // 0 when the body follows
+  kState,      // u64 client, u32 version, u8 whether there is one, the state
+  kForget,     // the exchange is over
+  kReduce,     // u64 words of each payload's sum, which are reduced next, block by block
   // u64 evaluation, u64 first batch, u64 last, u32 groups: i64 units each; u64 values, which are
   // broadcast next
   kEvaluate,

@@ -66,7 +66,7 @@ namespace {
 struct Work {
   uint64_t client = 0;
   wire::EncodedMessage task;
-  bool sum = false;                                     // whether its update may be added here
+  std::shared_ptr<round::PartialSums> sums = nullptr;   // where its update is added, if anywhere
   std::shared_ptr<const ParameterSet> model = nullptr;  // null: a task
   uint64_t evaluation = 0, version = 0, batch = 0;
 };
@@ -132,10 +132,6 @@ class Desk final : public client::ClientStateStore {
     states_[client] = {std::move(state), std::move(why)};
     changed_.notify_all();
   }
-  void begin_sums(round::Summing summing) { sums_.emplace(std::move(summing)); }
-  void end_sums() { sums_.reset(); }
-  // Any thread, while tasks that may be added are under way.
-  round::PartialSums& sums() { return sums_.value(); }
   std::deque<Bytes> said() {
     const std::lock_guard lock(mutex_);
     return std::exchange(out_, {});
@@ -158,16 +154,16 @@ class Desk final : public client::ClientStateStore {
   std::deque<Bytes> out_;
   std::map<uint64_t, std::pair<std::shared_ptr<const client::ClientState>, std::string>> states_;
   std::map<uint64_t, Kept> kept_;
-  std::optional<round::PartialSums> sums_;  // of this exchange
   bool over_ = false;
 };
 
 using Bodies = std::map<uint64_t, std::shared_ptr<const Bytes>>;
 
-Work read_task(ByteReader& in, const Bodies& bodies) {
+Work read_task(ByteReader& in, const Bodies& bodies,
+               const std::shared_ptr<round::PartialSums>& sums) {
   Work work;
   work.client = in.get<uint64_t>();
-  work.sum = in.get<uint8_t>() != 0;
+  if (in.get<uint8_t>() != 0) work.sums = sums;
   const auto head = get_block(in);
   work.task.head.assign(head.begin(), head.end());
   const auto count = in.get<uint32_t>();
@@ -187,10 +183,11 @@ Work read_task(ByteReader& in, const Bodies& bodies) {
 }
 
 // Nothing when the update is no good, which rank 0 then finds as it would have without this.
-std::optional<wire::Update> add(Desk& desk, LocalClients& local, uint64_t client,
+std::optional<wire::Update> add(LocalClients& local, const Work& work,
                                 const wire::EncodedMessage& update) {
+  if (!work.sums) return std::nullopt;
   try {
-    return local.add(client, update, desk.sums());
+    return local.add(work.client, update, *work.sums);
   } catch (const StorageError&) {
     throw;
   } catch (const Error&) {
@@ -212,7 +209,7 @@ void answer_tasks(Desk& desk, LocalClients& local, size_t worker) {
         continue;
       }
       const wire::EncodedMessage update = local.answer(work->client, work->task, worker);
-      const auto summed = work->sum ? add(desk, local, work->client, update) : std::nullopt;
+      const auto summed = add(local, *work, update);
       out = begin(summed ? Say::kSummed : Say::kUpdate);
       ByteWriter(out).put(work->client);
       desk.put_remembered(work->client, out);
@@ -254,10 +251,12 @@ round::Summing read_summing(ByteReader& in) {
 }
 
 // This rank's part of the sums.
-void reduce(Communicator& communicator, round::PartialSums& sums, const ParameterLayout& layout) {
+void reduce(Communicator& communicator, ByteReader& in, round::PartialSums& sums,
+            const ParameterLayout& layout) {
   std::vector<int64_t> block;
   for (const std::string& payload : sums.payloads()) {
     const ExactAccumulator& sum = sums.sum(payload, layout);
+    if (in.get<uint64_t>() != sum.num_words()) fail("mpi", "this rank's sums are of another model");
     for (uint64_t begin = 0; begin < sum.num_words(); begin += kBlock) {
       block.resize(std::min(kBlock, sum.num_words() - begin));
       sum.words(begin, block);
@@ -271,7 +270,7 @@ void keep_company(Communicator& communicator, const Message& message) {
   ByteReader in(message.bytes, "mpi");
   Bytes bytes;
   switch (static_cast<Say>(in.get<uint8_t>())) {
-    case Say::kBody:
+    case Say::kBroadcast:
       static_cast<void>(in.get<uint64_t>());
       bytes.resize(in.get<uint64_t>());
       communicator.receive_broadcast(bytes);
@@ -307,6 +306,7 @@ void keep_company(Communicator& communicator, const Message& message) {
 void talk(Communicator& communicator, Desk& desk, LocalClients& local,
           const std::atomic<bool>& ended) {
   Bodies bodies;
+  std::shared_ptr<round::PartialSums> sums;  // of this exchange
   Patience patience;
   while (true) {
     bool idle = true;
@@ -320,7 +320,7 @@ void talk(Communicator& communicator, Desk& desk, LocalClients& local,
       ByteReader in(message->bytes, "mpi");
       switch (static_cast<Say>(in.get<uint8_t>())) {
         case Say::kTask:
-          desk.add(read_task(in, bodies));
+          desk.add(read_task(in, bodies, sums));
           break;
         case Say::kState: {
           const auto client = in.get<uint64_t>();
@@ -350,20 +350,26 @@ void talk(Communicator& communicator, Desk& desk, LocalClients& local,
         }
         case Say::kBody: {
           const auto id = in.get<uint64_t>();
+          const auto body = get_block(in);
+          bodies[id] = std::make_shared<const Bytes>(body.begin(), body.end());
+          break;
+        }
+        case Say::kBroadcast: {
+          const auto id = in.get<uint64_t>();
           Bytes body(in.get<uint64_t>());
           communicator.receive_broadcast(body);
           bodies[id] = std::make_shared<const Bytes>(std::move(body));
           break;
         }
         case Say::kSumming:
-          desk.begin_sums(read_summing(in));
+          sums = std::make_shared<round::PartialSums>(read_summing(in));
           break;
         case Say::kReduce:
-          reduce(communicator, desk.sums(), *local.layout({}));
+          reduce(communicator, in, *sums, *local.layout({}));
           break;
         case Say::kForget:
           bodies.clear();
-          desk.end_sums();
+          sums = nullptr;
           local.forget();
           break;
         case Say::kOver:

@@ -43,10 +43,10 @@ class LocalClients {
                                    size_t worker) = 0;
 };
 
-// Rank 0's backend. What several clients receive is broadcast once. Where sums are plain and there
-// are several clients for each rank, every rank adds its clients' updates, and the parts are
-// reduced as integers; else updates come to rank 0 one by one. Either way the bytes are those of
-// one process.
+// Rank 0's backend. What clients of several ranks receive is broadcast once. Where sums are plain
+// and there are several clients for each rank, every rank adds its clients' updates, and the parts
+// are reduced as integers; else updates come to rank 0 one by one. Either way the bytes are those
+// of one process.
 //
 // What clients remember stays with `states`, whichever rank trains them: it goes
 // out when a task asks for it and comes back with the update. `inner` says who the clients are and
@@ -65,8 +65,8 @@ class RankBackend final : public round::Backend {
                                uint64_t count) override {
     return inner_.select(key, eligible, count);
   }
-  // Threads of all ranks; from the first exchange or evaluation on.
-  size_t num_threads() const;
+  // Threads of all ranks, once they are ready: waits for them.
+  size_t num_threads();
   // Throws Error when a rank cannot go on.
   void run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) override;
   void make_durable() override { inner_.make_durable(); }
@@ -81,6 +81,10 @@ class RankBackend final : public round::Backend {
 
  private:
   struct Exchange;
+  enum class Talk : uint8_t { kIdle, kBusy, kDone };
+  void work_and_talk(const std::function<void(size_t worker)>& work,
+                     const std::function<void()>& stop,
+                     const std::function<Talk(bool worked)>& talk);
   [[noreturn]] void end_by(std::exception_ptr error);
   void await_ranks();
   void say_all(const Bytes& message);

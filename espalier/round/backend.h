@@ -64,7 +64,8 @@ class RoundTraffic {
   // ---- for backends that add updates elsewhere
   // Nothing: updates are wanted one by one.
   virtual std::optional<Summing> summing() const { return std::nullopt; }
-  // Whether this client's update may be added elsewhere; its task was fetched.
+  // Whether this client's update may be added elsewhere where there is a summing(); its task was
+  // fetched.
   virtual bool summable(uint64_t client) const {
     static_cast<void>(client);
     return false;

@@ -112,7 +112,7 @@ bool Exchange::summable(uint64_t client) const {
   const std::lock_guard lock(mutex_);
   const auto found = states_.find(client);
   return found != states_.end() && found->second.asked && found->second.sent.submodel == nullptr &&
-         found->second.sent.mask == nullptr && errand_.summing().has_value();
+         found->second.sent.mask == nullptr;
 }
 
 Receipt Exchange::summed(uint64_t client, const wire::Update& update, uint64_t size) {

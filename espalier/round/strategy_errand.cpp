@@ -47,7 +47,10 @@ Outgoing StrategyErrand::prepare(uint64_t client) {
   if (setup_.delta_sender != nullptr) {
     const auto held = task.state_version > 0 ? std::optional(task.state_version) : std::nullopt;
     const auto bytes = setup_.delta_sender->message_for(held);
-    out.model_delta = std::make_shared<Bytes>(bytes.begin(), bytes.end());
+    const std::lock_guard lock(extract_mutex_);
+    auto& shared = deltas_[bytes.data()];
+    if (!shared) shared = std::make_shared<const Bytes>(bytes.begin(), bytes.end());
+    out.model_delta = shared;
   }
   return out;
 }
@@ -89,7 +92,8 @@ void StrategyErrand::accept(uint64_t client, const Sent& sent, wire::Update& upd
 }
 
 std::optional<Summing> StrategyErrand::summing() const {
-  if (!setup_.strategy.traits().plain_sums || kind() != wire::TaskKind::kTrain || sums_.reweighs())
+  if (!setup_.strategy.traits().plain_sums || kind() != wire::TaskKind::kTrain ||
+      encoded_ != nullptr || sums_.reweighs())
     return std::nullopt;
   return Summing{sums_.max_clients(), sums_.max_weight(),
                  setup_.strategy.update_payloads(setup_.info)};

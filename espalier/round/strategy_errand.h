@@ -59,6 +59,7 @@ class StrategyErrand final : public Errand {
   // Strategies configure one task at a time; parts are cut once for all who get the same.
   std::mutex configure_mutex_, extract_mutex_;
   std::map<std::pair<const void*, const void*>, std::shared_ptr<const ParameterSet>> extracted_;
+  std::map<const uint8_t*, std::shared_ptr<const Bytes>> deltas_;  // of a delta downlink: two
 };
 
 }  // namespace espalier::round

@@ -124,7 +124,8 @@ data::DataSource RankRun::load(const RunConfig& config, std::filesystem::path* f
   const bool first_here = communicator_.here().front() == communicator_.rank();
   if (!first_here) {
     const std::string text = mpi::receive_data(communicator_);
-    auto found = data::SharedData::open(text.empty() ? Json() : Json::parse(text));
+    if (text.empty()) fail("run", "the run is over");
+    auto found = data::SharedData::open(Json::parse(text));
     if (found) return std::move(*found);
     return load_data(config, nullptr, folder);
   }

@@ -27,12 +27,12 @@ class FedNova : public FedAvg {
  public:
   using Options = FedNovaOptions;
   explicit FedNova(const Options& options) : FedAvg(options), server_lr_(options.server_lr) {}
+  Traits traits() const override { return {}; }  // accumulate() looks at each update
   // Throws Error for a client optimizer that is not SGD, or Nesterov's momentum.
   void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                  Task& task) override;
   // Throws Error for a normalizer that the stated steps cannot give: it is between 0 and weight ·
   // steps/(1 − ρ), of at most 10^9 steps.
-  Traits traits() const override { return {}; }
   void accumulate(const RoundInfo& round, uint64_t client, const Update& update,
                   RoundSums& sums) override;
   void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) override;
