@@ -29,6 +29,7 @@ namespace {
 // Thrown out of whatever is going on when somebody wants this to end.
 struct Stopped {};
 
+constexpr uint32_t kLongestWait = 86'400'000;  // ms, whatever a server says: a day
 constexpr uint64_t kStateMemory = uint64_t{1} << 30;
 
 bool is_stopped(const volatile std::sig_atomic_t* stop) { return stop != nullptr && *stop != 0; }
@@ -170,10 +171,24 @@ Joiner::~Joiner() = default;
 
 void Joiner::pause(uint32_t milliseconds) const {
   const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
+  // Looks up often enough for a person who wants it to stop, and seldom for a device that sleeps.
+  const std::chrono::milliseconds look(milliseconds > 10'000 ? 200 : 20);
   while (std::chrono::steady_clock::now() < until) {
     if (is_stopped(stop_)) throw Stopped();
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    std::this_thread::sleep_for(look);
   }
+}
+
+void Joiner::rest(const rpc::RetryWindow& window) {
+  constexpr uint32_t kWorthHangingUp = 5'000;
+  const uint32_t wait = std::min(drawn(window), kLongestWait);
+  if (wait >= kWorthHangingUp) {
+    connection_.hang_up();
+    options_.say(concat("not needed now; asks again in ",
+                        wait < 120'000 ? concat((wait + 999) / 1000, " s")
+                                       : concat((wait + 59'999) / 60'000, " min")));
+  }
+  pause(wait);
 }
 
 // Clients must not come in step; nothing that a run ends with depends on this.
@@ -188,19 +203,19 @@ Joiner::End Joiner::run(const volatile std::sig_atomic_t* stop) {
   models::configure_thread();
   stop_ = stop;
   const HangUp hang_up(connection_, stop);
-  uint32_t longest = 1000;  // of the next pause; doubles while nobody answers
   try {
     while (true) {
       try {
         check_in();
-        longest = 1000;
+        // What the server of many asks for, so that they do not all come at once after a restart.
+        longest_ms_ = std::clamp<uint32_t>(federation_->reply.retry.max_ms, 1000, kLongestWait);
         return serve_tasks(stop);
       } catch (const rpc::Unreachable& error) {
         if (is_stopped(stop)) throw Stopped();
-        const uint32_t wait = drawn({0, longest});
+        const uint32_t wait = drawn({0, longest_ms_});
         options_.say(concat(error.what(), "; trying again in ", (wait + 999) / 1000, " s"));
         pause(wait);
-        longest = std::min(2 * longest, options_.retry_max_ms);
+        longest_ms_ = std::max(longest_ms_, std::min(2 * longest_ms_, options_.retry_max_ms));
       } catch (const rpc::Refusal& refusal) {
         if (refusal.why() != rpc::Refused::kLater && refusal.why() != rpc::Refused::kTooMuch) throw;
         pause(drawn({500, 2000}));
@@ -340,7 +355,7 @@ Joiner::End Joiner::serve_tasks(const volatile std::sig_atomic_t* stop) {
     if (const auto* task = std::get_if<rpc::TaskNotice>(&reply.next)) {
       do_task(*task);
     } else {
-      pause(drawn(std::get<rpc::RetryWindow>(reply.next)));
+      rest(std::get<rpc::RetryWindow>(reply.next));
     }
   }
 }

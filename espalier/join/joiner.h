@@ -73,6 +73,8 @@ class Joiner {
   void push(const rpc::TaskNotice& task, const StoredStream& update);
   void wait_until_eligible(uint64_t bytes);
   void pause(uint32_t milliseconds) const;
+  // The server has no need of this client for now; who comes back late keeps no connection.
+  void rest(const rpc::RetryWindow& window);
   uint32_t drawn(const rpc::RetryWindow& window) const;
   train::DataSpec model_data() const;
   train::Trainer& trainer(std::span<const int64_t> units);
@@ -87,6 +89,7 @@ class Joiner {
   std::unique_ptr<Federation> federation_;
   std::map<std::vector<int64_t>, std::unique_ptr<train::Trainer>> trainers_;
   const volatile std::sig_atomic_t* stop_ = nullptr;
+  uint32_t longest_ms_ = 1000;  // of the next pause; doubles while nobody answers
   uint64_t rounds_done_ = 0;
 };
 

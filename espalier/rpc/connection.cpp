@@ -121,13 +121,16 @@ class RawCall {
 }  // namespace
 
 struct Connection::Impl {
-  explicit Impl(const ConnectionOptions& given)
-      : options(given),
-        channel(grpc::CreateCustomChannel(
-            options.server, client_credentials(options.credentials),
-            client_arguments(options.window_bytes, options.keepalive_ms))),
-        stub(v1::Federation::NewStub(channel)),
-        raw(channel) {}
+  explicit Impl(const ConnectionOptions& given) : options(given) { connect(); }
+
+  // Nothing is sent before the first call.
+  void connect() {
+    const auto channel =
+        grpc::CreateCustomChannel(options.server, client_credentials(options.credentials),
+                                  client_arguments(options.window_bytes, options.keepalive_ms));
+    stub = v1::Federation::NewStub(channel);
+    raw = std::make_unique<grpc::GenericStub>(channel);
+  }
 
   // A call's context, known to cancel() while it lives.
   class Call {
@@ -155,9 +158,8 @@ struct Connection::Impl {
   }
 
   const ConnectionOptions options;
-  const std::shared_ptr<grpc::Channel> channel;
-  const std::unique_ptr<v1::Federation::Stub> stub;
-  grpc::GenericStub raw;
+  std::unique_ptr<v1::Federation::Stub> stub;
+  std::unique_ptr<grpc::GenericStub> raw;
   uint32_t chunk_bytes = 256 << 10;  // until the server says more
   std::mutex mutex;
   std::set<grpc::ClientContext*> calls;
@@ -196,7 +198,7 @@ ReportReply Connection::report(const ReportRequest& request) {
 void Connection::fetch(const FetchRequest& request,
                        const std::function<void(uint64_t offset, const Pieces& data)>& take) {
   Impl::Call call(*impl_, std::nullopt);
-  RawCall stream(impl_->raw, call.context, "/espalier.v1.Federation/Fetch");
+  RawCall stream(*impl_->raw, call.context, "/espalier.v1.Federation/Fetch");
   grpc::ByteBuffer buffer;
   uint64_t expected = request.offset;
   if (stream.write(write_proto(to_proto(request))) && stream.writes_done()) {
@@ -216,7 +218,7 @@ PushReply Connection::push(
     const PushOpen& open,
     const std::function<void(uint64_t offset, std::span<uint8_t> out)>& read) {
   Impl::Call call(*impl_, std::nullopt);
-  RawCall stream(impl_->raw, call.context, "/espalier.v1.Federation/Push");
+  RawCall stream(*impl_->raw, call.context, "/espalier.v1.Federation/Push");
   v1::PushPart opening;
   *opening.mutable_open() = to_proto(open);
   v1::PushReply said;
@@ -244,6 +246,8 @@ PushReply Connection::push(
   impl_->check(stream.finish());
   return reply;
 }
+
+void Connection::hang_up() { impl_->connect(); }
 
 void Connection::cancel() {
   const std::lock_guard lock(impl_->mutex);

@@ -21,6 +21,10 @@ NetworkConfig read_network_config(const Json& tree) {
     fill(security.key, "server.key");
     fill(security.revoked, "index.json");
   }
+  if (config.server.over_selection > 0 && config.server.over_selection < 1)
+    fail("config",
+         "server.over_selection: expected 0 (by the measured drop-out) or at least 1, got ",
+         config.server.over_selection);
   const NetworkSection& network = config.network;
   if (network.lease_s <= network.heartbeat_s || network.lease_s <= network.poll_s)
     fail("config", "network.lease_s = ", network.lease_s,

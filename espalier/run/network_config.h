@@ -14,7 +14,7 @@ struct ServerSection {
   std::string listen = "127.0.0.1:8443";
   double enrol_deadline_s = 600, round_deadline_s = 3600, goodbye_s = 10, drain_s = 30;
   std::string population = "fixed";
-  double min_fraction = 0.8, over_selection = 1.3, select_window_s = 60;
+  double min_fraction = 0.8, over_selection = 0, select_window_s = 60;
   int64_t max_attempts = 5;
   int64_t threads = 0;
   std::string status_listen = "127.0.0.1:9464", status_token_file;
@@ -34,9 +34,10 @@ struct ServerSection {
                 "are there.")
               .one_of({"fixed", "open"}));
     visit("over_selection", self.over_selection,
-          Field("open: so many times the clients of a round are asked, and the first of them that "
-                "answer are enough.")
-              .at_least(1)
+          Field("open: so many times the clients of a round are asked, 1 or more, and the first of "
+                "them that answer are enough; 0: 1.3 times as many at first, then as many as the "
+                "share of clients that were seen to drop out asks for.")
+              .at_least(0)
               .at_most(100));
     visit("select_window_s", self.select_window_s,
           Field("open: seconds for which a round waits for that many; then min_fraction of its "

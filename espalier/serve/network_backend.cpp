@@ -15,7 +15,14 @@ namespace fs = std::filesystem;
 NetworkBackend::NetworkBackend(const NetworkOptions& options)
     : options_(options),
       registry_(options.folder / "registry.jsonl", options.num_clients),
-      spool_(options.folder / "spool", options.spool_bytes) {
+      spool_(options.folder / "spool", options.spool_bytes),
+      pace_(options.pace),
+      cohort_({.over_selection = options.over_selection,
+               .min_fraction = options.min_fraction,
+               .select_window_s = options.select_window_s,
+               .patience_s = options.round_deadline_s}) {
+  if (options_.open)
+    for (const uint64_t client : registry_.clients()) population_.know(client, 0);
   jobs_ = std::make_unique<JobQueue>(options_.workers);
   time_ = std::thread([this] { keep_time(); });
 }
@@ -57,41 +64,46 @@ bool NetworkBackend::wait_for_clients(double deadline_s, const volatile std::sig
   return true;
 }
 
-std::vector<uint64_t> NetworkBackend::present(std::span<const uint64_t> eligible) const {
-  std::vector<uint64_t> here;
+double NetworkBackend::now_s() const {
+  return std::chrono::duration<double>(Clock::now() - begin_).count();
+}
+
+std::vector<uint64_t> NetworkBackend::present(std::span<const uint64_t> eligible) {
+  std::vector<uint64_t> present;
   const auto now = Clock::now();
-  for (const auto& [client, session] : sessions_) {
-    const bool may =
-        eligible.empty() || std::binary_search(eligible.begin(), eligible.end(), client);
-    const bool lately = now - session.seen < std::chrono::milliseconds(options_.lease_ms);
+  for (auto one = here_.begin(); one != here_.end();) {
+    const uint64_t client = *one;
+    const bool lately =
+        now - sessions_.at(client).seen < std::chrono::milliseconds(options_.lease_ms);
     // Whoever waits for a task is there, however long it waits.
-    if (may && !session.left && (lately || waiting_.has(client))) here.push_back(client);
+    if (!lately && !waiting_.has(client)) {
+      one = here_.erase(one);
+      continue;
+    }
+    ++one;
+    if (eligible.empty() || std::binary_search(eligible.begin(), eligible.end(), client))
+      present.push_back(client);
   }
-  return here;
+  return present;
 }
 
 std::vector<uint64_t> NetworkBackend::select(Key key, std::span<const uint64_t> eligible,
                                              uint64_t count) {
   if (!options_.open) return Backend::select(key, eligible, count);
-  const auto more =
-      static_cast<size_t>(std::ceil(options_.over_selection * static_cast<double>(count)));
-  const auto least = std::max<size_t>(
-      1, static_cast<size_t>(std::ceil(options_.min_fraction * static_cast<double>(count))));
-  const auto window = Clock::now() + std::chrono::duration_cast<Clock::duration>(
-                                         std::chrono::duration<double>(options_.select_window_s));
+  const auto goal = static_cast<size_t>(count);
+  const double begun = now_s();
   Lock lock(mutex_);
+  pace_.selecting(cohort_.wanted(goal));
   std::vector<uint64_t> here = present(eligible);
-  while (here.size() < more && (Clock::now() < window || here.size() < least)) {
+  while (!cohort_.may_begin(goal, here.size(), now_s() - begun)) {
     if (options_.stop != nullptr && *options_.stop != 0)
-      throw round::RoundFailed(
-          concat("[serve] stopped while ", here.size(), " of ", more, " clients were there"));
+      throw round::RoundFailed(concat("[serve] stopped while ", here.size(), " of ",
+                                      cohort_.wanted(goal), " clients were there"));
     changed_.wait_for(lock, std::chrono::milliseconds(100));
     here = present(eligible);
   }
-  std::vector<uint64_t> clients =
-      sample_without_replacement(key, here.size(), std::min(more, here.size()));
-  for (uint64_t& client : clients) client = here[client];
-  wanted_ = std::min<uint64_t>(count, clients.size());
+  std::vector<uint64_t> clients = cohort_.draw(key, here, goal);
+  wanted_ = Cohort::enough(goal, clients.size());
   return clients;
 }
 
@@ -119,6 +131,15 @@ void NetworkBackend::run(std::span<const uint64_t> clients, round::RoundTraffic&
   if (wanted_ > 0) exchange->wanted = std::min<size_t>(exchange->wanted, wanted_);
   wanted_ = 0;
   exchange->attempt = attempt_;
+  const bool trains = exchange->id.kind == wire::TaskKind::kTrain;
+  if (options_.open && trains) {
+    pace_.opened(now_s());
+    cohort_.ask(clients, now_s());
+    if (exchange->id.round > 0) release(exchange->id.round - 1);
+    for (const uint64_t client : clients) sessions_.at(client).used_in = exchange->id.round;
+  } else {
+    pace_.not_opened();
+  }
   say({{"event", "opened"},
        {"round", exchange->id.round},
        {"exchange", exchange->id.number},
@@ -157,6 +178,7 @@ void NetworkBackend::run(std::span<const uint64_t> clients, round::RoundTraffic&
   for (const auto& [client, part] : exchange->parts) {
     // Of what is not whole; who still writes writes into nothing.
     if (part.update_bytes > 0) spool_.discard(spooled(*exchange, client));
+    if (!part.asked) cohort_.withdrawn(client);
   }
   if (broken_) std::rethrow_exception(broken_);
   require_enough(*exchange, stopped, lock);
@@ -175,15 +197,13 @@ void NetworkBackend::require_enough(const Exchange& exchange, bool stopped, cons
       if (!part.asked) unasked.push_back(client);
     }
   }
-  const auto asked = static_cast<double>(exchange.wanted);
   // What a round has trained counts, whoever answers what is asked afterwards.
   const bool optional =
       exchange.id.kind != wire::TaskKind::kTrain && exchange.id.kind != wire::TaskKind::kExplore;
   const bool cut_short =
       stopped && answered < exchange.wanted && exchange.settled < exchange.parts.size();
   const bool counts =
-      optional || missing.empty() ||
-      (!cut_short && static_cast<double>(answered) >= options_.min_fraction * asked);
+      optional || missing.empty() || (!cut_short && cohort_.counts(answered, exchange.wanted));
   say({{"event", "closed"},
        {"round", exchange.id.round},
        {"exchange", exchange.id.number},
@@ -206,6 +226,61 @@ void NetworkBackend::commit(uint32_t round, const std::map<uint64_t, uint32_t>& 
   const std::lock_guard lock(mutex_);
   for (const auto& [client, version] : versions) committed_[client] = version;
   spool_.forget_through(round);
+  release(round);
+}
+
+// With the mutex held, as the three below.
+std::optional<rpc::RetryWindow> NetworkBackend::send_away(uint64_t client, Session& session) {
+  if (!options_.open || finished_) return std::nullopt;
+  if (exchange_) {
+    const auto part = exchange_->parts.find(client);
+    if (part != exchange_->parts.end() && part->second.wait == Part::Wait::kAwaited)
+      return std::nullopt;
+  }
+  // Whom a round has used it may ask again: to evaluate.
+  if (session.used_in && *session.used_in > over_) return std::nullopt;
+  Pace::Asking asking{.population = population_.active(now_s()),
+                      .waiting = 0,
+                      .just_used = session.used_in.has_value()};
+  session.used_in.reset();
+  for (const uint64_t other : waiting_.clients())
+    if (other != client && !sessions_.at(other).used_in) ++asking.waiting;
+  const auto window = pace_.answer(asking, now_s());
+  if (!window) return std::nullopt;
+  here_.erase(client);
+  const auto ms = [](double seconds) { return static_cast<uint32_t>(std::lround(seconds * 1000)); };
+  return rpc::RetryWindow{ms(window->min_s), ms(window->max_s)};
+}
+
+void NetworkBackend::asks(uint64_t client) {
+  population_.seen(client, now_s());
+  // A broken connection asks for the same task again.
+  const bool at_work = exchange_ && exchange_->parts.contains(client);
+  if (!at_work) cohort_.dropped(client);
+}
+
+// They hear it from the clock's thread.
+void NetworkBackend::release(uint32_t round) {
+  if (!options_.open || round <= over_) return;
+  over_ = round;
+  const bool go = pace_.answer({population_.active(now_s()), 0, true}, now_s()).has_value();
+  for (const uint64_t client : waiting_.clients()) {
+    Session& session = sessions_.at(client);
+    if (!session.used_in || *session.used_in > round) continue;
+    if (go) {
+      waiting_.end(client, Clock::now());
+    } else {
+      session.used_in.reset();
+    }
+  }
+  if (go) time_changed_.notify_all();
+}
+
+rpc::AwaitReply NetworkBackend::reply_to(uint64_t client) const {
+  rpc::AwaitReply reply;
+  const auto committed = committed_.find(client);
+  if (committed != committed_.end()) reply.committed_version = committed->second;
+  return reply;
 }
 
 void NetworkBackend::finish(bool completed, const std::string& reason, double grace_s) {
@@ -374,6 +449,8 @@ void NetworkBackend::settle(Exchange& exchange, uint64_t client, const Verdict& 
   } else if (verdict.settled) {
     last_failures_[client] = verdict.reply.detail;
   }
+  if (verdict.counted) cohort_.answered(client);
+  if (verdict.settled && !verdict.counted) cohort_.dropped(client);
   say({{"event", verdict.counted   ? "accepted"
                  : verdict.settled ? "failed"
                                    : "refused"},
@@ -392,7 +469,10 @@ void NetworkBackend::deliver(uint64_t client, uint64_t digest, bool intact,
   {
     const std::lock_guard lock(mutex_);
     exchange = exchange_;
-    if (!exchange) --working_;
+    if (!exchange) {
+      --working_;
+      cohort_.answered(client);
+    }
     if (exchange) task_digest = exchange->parts.at(client).task->digest();
     changed_.notify_all();
   }

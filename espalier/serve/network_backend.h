@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -17,7 +18,10 @@
 #include "espalier/base/options.h"
 #include "espalier/round/backend.h"
 #include "espalier/rpc/service.h"
+#include "espalier/serve/cohort.h"
 #include "espalier/serve/job_queue.h"
+#include "espalier/serve/pace.h"
+#include "espalier/serve/population.h"
 #include "espalier/serve/registry.h"
 #include "espalier/serve/spool.h"
 #include "espalier/serve/waiting_room.h"
@@ -39,10 +43,12 @@ struct NetworkOptions {
   double round_deadline_s = 3600;            // who has not answered an exchange by then has failed
   double recall_deadline_s = 60;  // the same where clients are asked for what they remember
   double min_fraction = 0;        // of the clients of a round that have to answer for it to count
-  // Clients come and go: a round draws among those that are there, over_selection times as many as
-  // it needs, and ends when it has enough.
+  // Clients come and go: a round draws among those that are there, more than it needs (cohort.h),
+  // and ends when it has enough; clients that are not needed are told when to come back (pace.h).
   bool open = false;
-  double over_selection = 1, select_window_s = 60;
+  double over_selection = 0;  // times the clients of a round; 0: by the measured drop-out
+  double select_window_s = 60;
+  PaceOptions pace;
   uint64_t spool_bytes = uint64_t{4} << 30;  // of counted updates that are not in a checkpoint yet
   // When it becomes nonzero, the exchange in progress has so many seconds left; null: never.
   const volatile std::sig_atomic_t* stop = nullptr;
@@ -141,8 +147,18 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   static Verdict again();
   Verdict count(Exchange& exchange, uint64_t client, const FileReader& file);
   void settle(Exchange& exchange, uint64_t client, const Verdict& verdict, uint64_t digest);
-  // Who is there: joined, not left, and heard of lately. Ascending.
-  std::vector<uint64_t> present(std::span<const uint64_t> eligible) const;
+  // Who is there: joined, not left, not sent away, and heard of lately. Ascending.
+  std::vector<uint64_t> present(std::span<const uint64_t> eligible);
+  // Seconds since this began, for what has no clock of its own.
+  double now_s() const;
+  // What a client of an open population hears that waits or would wait: nothing, or when to come
+  // back; it counts as away then.
+  std::optional<rpc::RetryWindow> send_away(uint64_t client, Session& session);
+  // A client asks for work: those that were asked before and have not answered have dropped out.
+  void asks(uint64_t client);
+  // The round is over: those that it used and that wait are sent away.
+  void release(uint32_t round);
+  rpc::AwaitReply reply_to(uint64_t client) const;
   void require_enough(const Exchange& exchange, bool stopped, const Lock& lock) const;
   void say(Json event) const;
   void answer_overdue();
@@ -157,6 +173,13 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   std::condition_variable changed_, time_changed_;  // the round's thread waits; the clock's
   std::map<uint64_t, Session> sessions_;
   WaitingRoom waiting_;
+  // Of an open population.
+  const Clock::time_point begin_ = Clock::now();
+  Population population_;
+  Pace pace_;
+  Cohort cohort_;
+  uint32_t over_ = 0;        // the last round that is over
+  std::set<uint64_t> here_;  // joined, not left, not sent away; some are heard of no more
   std::shared_ptr<Exchange> exchange_;  // the open one; null between two
   round::ExchangeId last_;              // the one that was opened last
   uint32_t attempt_ = 0;                // how often its round was begun

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 
 #include "espalier/base/error.h"
 #include "espalier/base/file_writer.h"
@@ -67,6 +68,10 @@ class NetworkBackend::Incoming final : public rpc::Upload {
       }
     }
     discard_unless_repeated();
+    {
+      const std::lock_guard lock(owner_.mutex_);
+      owner_.cohort_.answered(client_);
+    }
     done({rpc::Verdict::kStale, received_, {}, "the exchange is over"});
   }
 
@@ -153,6 +158,12 @@ rpc::CheckInReply NetworkBackend::check_in(const rpc::Caller& caller,
   session = {};
   session.id = request.session;
   session.seen = now;
+  here_.insert(caller.client);
+  rpc::RetryWindow after_break;
+  if (options_.open) {
+    const Window window = pace_.reconnect(population_.active(now_s()));
+    after_break.max_ms = static_cast<uint32_t>(std::lround(window.max_s * 1000));
+  }
   changed_.notify_all();
   say({{"event", "joined"},
        {"client", caller.client},
@@ -166,7 +177,7 @@ rpc::CheckInReply NetworkBackend::check_in(const rpc::Caller& caller,
           options_.version,
           options_.heartbeat_ms,
           options_.lease_ms,
-          {},
+          after_break,
           0};  // the transport says how long chunks are
 }
 
@@ -198,6 +209,17 @@ uint64_t NetworkBackend::await(const rpc::Caller& caller, const rpc::AwaitReques
   Session& session = session_of(caller, request.session);
   session.phase = rpc::Phase::kIdle;
   session.progress = 0;
+  here_.insert(caller.client);
+  if (options_.open) {
+    asks(caller.client);
+    if (const auto window = send_away(caller.client, session)) {
+      rpc::AwaitReply reply = reply_to(caller.client);
+      reply.next = *window;
+      lock.unlock();
+      answer(reply);
+      return 0;  // nobody's ticket
+    }
+  }
   const auto wait =
       std::chrono::milliseconds(std::min<uint32_t>(request.wait_ms, options_.poll_ms));
   const auto until = Clock::now() + (finished_ ? std::chrono::milliseconds(0) : wait);
@@ -259,11 +281,15 @@ std::unique_ptr<rpc::Upload> NetworkBackend::push(const rpc::Caller& caller,
       reply = {what, 0, {1000, 5000}, detail};
       return nullptr;
     };
-    if (!exchange_ || open.ticket.run != options_.run)
+    if (!exchange_ || open.ticket.run != options_.run) {
+      cohort_.answered(caller.client);
       return verdict(rpc::Verdict::kStale, "no such exchange is open");
+    }
     const auto found = exchange_->parts.find(caller.client);
-    if (found == exchange_->parts.end())
+    if (found == exchange_->parts.end()) {
+      cohort_.answered(caller.client);
       return verdict(rpc::Verdict::kStale, "this client is not asked in this exchange");
+    }
     Part& part = found->second;
     if (part.wait == Part::Wait::kDelivered || part.wait == Part::Wait::kDelivering) {
       return part.counted_digest == open.digest && part.wait == Part::Wait::kDelivered
@@ -308,6 +334,7 @@ rpc::ReportReply NetworkBackend::report(const rpc::Caller& caller,
   session.detail = request.detail;
   if (request.phase == rpc::Phase::kLeaving) {
     session.left = true;
+    here_.erase(caller.client);
     say({{"event", "left"}, {"client", caller.client}});
     changed_.notify_all();
     return {false, {}};
@@ -327,6 +354,7 @@ rpc::ReportReply NetworkBackend::report(const rpc::Caller& caller,
   found->second.wait = Part::Wait::kFailed;
   ++exchange->settled;
   last_failures_[caller.client] = request.detail;
+  cohort_.dropped(caller.client);
   say({{"event", "failed"},
        {"round", exchange->id.round},
        {"exchange", exchange->id.number},
@@ -350,13 +378,13 @@ void NetworkBackend::answer_overdue() {
   {
     const std::lock_guard lock(mutex_);
     for (WaitingRoom::Waiter& waiter : waiting_.leave_overdue(Clock::now())) {
-      rpc::AwaitReply reply;
-      const auto committed = committed_.find(waiter.client);
-      if (committed != committed_.end()) reply.committed_version = committed->second;
+      rpc::AwaitReply reply = reply_to(waiter.client);
+      Session& session = sessions_.at(waiter.client);
       if (finished_) {
         reply.next = *finished_;
-        const auto session = sessions_.find(waiter.client);
-        if (session != sessions_.end()) session->second.told_end = true;
+        session.told_end = true;
+      } else if (const auto window = send_away(waiter.client, session)) {
+        reply.next = *window;
       }
       answers.emplace_back(std::move(waiter), std::move(reply));
     }

@@ -38,6 +38,7 @@ struct NetworkBackend::Session {
   float progress = 0;
   std::string detail;
   bool told_end = false, left = false;
+  std::optional<uint32_t> used_in;  // the round that it takes part in, until that is over
 };
 
 }  // namespace espalier::serve

@@ -116,6 +116,13 @@ size_t Registry::size() const {
   return clients_.size();
 }
 
+std::vector<uint64_t> Registry::clients() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<uint64_t> out;
+  for (const auto& [client, enrolment] : clients_) out.push_back(client);
+  return out;
+}
+
 std::vector<uint64_t> Registry::missing(size_t most) const {
   const std::lock_guard lock(mutex_);
   std::vector<uint64_t> out;

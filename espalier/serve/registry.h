@@ -38,6 +38,8 @@ class Registry {
   uint64_t num_samples(uint64_t client) const;
   uint64_t num_clients() const { return num_clients_; }
   size_t size() const;
+  // Everybody who is enrolled, ascending.
+  std::vector<uint64_t> clients() const;
   // Up to `most` of those who are not enrolled, ascending.
   std::vector<uint64_t> missing(size_t most) const;
 

@@ -34,6 +34,7 @@ TEST_F(RegistryTest, AStatementStaysAlsoForTheNextProcess) {
   Registry registry(file_, 3);
   EXPECT_EQ(registry.num_samples(1), 600U);
   EXPECT_THAT(registry.missing(1), ElementsAre(0));
+  EXPECT_THAT(registry.clients(), ElementsAre(1));
   EXPECT_THAT(error_of([&] { registry.enrol(1, {601, 10, 77, ""}); }), HasSubstr("600 samples"));
   EXPECT_THAT(error_of([&] { registry.enrol(1, {600, 10, 78, ""}); }), HasSubstr("not those"));
   EXPECT_THAT(error_of([&] { registry.enrol(3, {1, 1, 1, ""}); }), HasSubstr("0 to 2"));

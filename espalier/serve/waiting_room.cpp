@@ -31,6 +31,15 @@ std::vector<WaitingRoom::Waiter> WaitingRoom::leave_overdue(Clock::time_point no
   return gone;
 }
 
+void WaitingRoom::end(uint64_t client, Clock::time_point now) {
+  for (const uint64_t ticket : tickets_of(client)) {
+    Waiter& waiter = waiters_.at(ticket);
+    ends_.erase({waiter.until, ticket});
+    waiter.until = now;
+    ends_.insert({now, ticket});
+  }
+}
+
 void WaitingRoom::end_all(Clock::time_point now) {
   ends_.clear();
   for (auto& [ticket, waiter] : waiters_) {
@@ -43,6 +52,12 @@ std::vector<uint64_t> WaitingRoom::tickets_of(uint64_t client) const {
   const auto found = tickets_.find(client);
   if (found == tickets_.end()) return {};
   return {found->second.begin(), found->second.end()};
+}
+
+std::vector<uint64_t> WaitingRoom::clients() const {
+  std::vector<uint64_t> out;
+  for (const auto& [client, tickets] : tickets_) out.push_back(client);
+  return out;
 }
 
 std::optional<WaitingRoom::Clock::time_point> WaitingRoom::next_end() const {

@@ -30,12 +30,15 @@ class WaitingRoom {
   std::optional<Waiter> leave(uint64_t ticket);
   // Everybody whose time is over leaves.
   std::vector<Waiter> leave_overdue(Clock::time_point now);
-  // From now on everybody's time is over.
+  // From now on this client's time is over, everybody's.
+  void end(uint64_t client, Clock::time_point now);
   void end_all(Clock::time_point now);
 
   bool has(uint64_t client) const { return tickets_.contains(client); }
   // Ascending; empty when the client does not wait.
   std::vector<uint64_t> tickets_of(uint64_t client) const;
+  // Those that wait, ascending.
+  std::vector<uint64_t> clients() const;
   // When the first one's time is over.
   std::optional<Clock::time_point> next_end() const;
 

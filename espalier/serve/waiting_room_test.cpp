@@ -45,6 +45,10 @@ TEST(WaitingRoom, WhoseTimeIsOverLeavesInThatOrder) {
   };
   EXPECT_TRUE(room.leave_overdue(start + seconds(1)).empty());
   EXPECT_EQ(clients(room.leave_overdue(start + seconds(3))), (std::vector<uint64_t>{2, 3}));
+  room.end(5, start);
+  EXPECT_EQ(room.clients(), (std::vector<uint64_t>{4, 5}));
+  EXPECT_EQ(clients(room.leave_overdue(start)), (std::vector<uint64_t>{5}));
+  room.enter(6, {}, start + seconds(9));
   room.end_all(start);
   EXPECT_EQ(room.leave_overdue(start).size(), 2U);
   EXPECT_EQ(room.next_end(), std::nullopt);
