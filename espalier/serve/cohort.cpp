@@ -10,7 +10,7 @@ namespace {
 constexpr double kFirst = 1.3;    // times the goal, before anything is measured
 constexpr size_t kMost = 3;       // times the goal
 constexpr double kSure = 0.99;    // that enough answer
-constexpr double kMemory = 1000;  // devices
+constexpr size_t kMemory = 1000;  // devices
 // Devices of which the share that drops out says something.
 constexpr size_t kLeastToKnow = 20, kEnoughToKnow = 500;
 
@@ -50,10 +50,15 @@ size_t Cohort::needed(size_t goal, double drop_out) {
 }
 
 bool Cohort::measured(size_t goal) const {
-  return settled_ >= static_cast<double>(std::clamp(goal, kLeastToKnow, kEnoughToKnow));
+  return known().asked >= std::clamp(goal, kLeastToKnow, kEnoughToKnow);
 }
 
-double Cohort::drop_out() const { return settled_ > 0 ? dropped_out_ / settled_ : 0; }
+double Cohort::drop_out() const {
+  const Round sum = known();
+  return sum.asked == 0
+             ? 0
+             : static_cast<double>(sum.asked - sum.answered) / static_cast<double>(sum.asked);
+}
 
 size_t Cohort::wanted(size_t goal) const {
   if (goal == 0) return 0;
@@ -62,8 +67,12 @@ size_t Cohort::wanted(size_t goal) const {
     const double factor = fixed ? options_.over_selection : kFirst;
     return std::max(goal, ceiling(factor * static_cast<double>(goal)));
   }
-  // One more of each kind than were seen: that nobody has dropped out yet proves little.
-  return needed(goal, (dropped_out_ + 1) / (settled_ + 2));
+  // One more of each kind than were seen, and one standard error: M has to suffice for what d is,
+  // and not only for what it was seen to be.
+  const Round sum = known();
+  const double n = static_cast<double>(sum.asked) + 2;
+  const double seen = static_cast<double>(sum.asked - sum.answered + 1) / n;
+  return needed(goal, std::min(0.99, seen + std::sqrt(seen * (1 - seen) / n)));
 }
 
 size_t Cohort::least(size_t goal) const {
@@ -86,23 +95,44 @@ bool Cohort::counts(size_t answered, size_t enough) const {
   return static_cast<double>(answered) >= options_.min_fraction * static_cast<double>(enough);
 }
 
-void Cohort::ask(std::span<const uint64_t> clients, double now_s) {
-  for (auto one = asked_.begin(); one != asked_.end();) {
-    const bool lost = now_s - one->second > options_.patience_s;
-    if (lost) learn(true);
-    one = lost ? asked_.erase(one) : std::next(one);
+Cohort::Round Cohort::known() const {
+  Round sum;
+  for (size_t i = 0; i + 1 < rounds_.size(); ++i) {
+    sum.asked += rounds_[i].asked;
+    sum.answered += rounds_[i].answered;
   }
-  for (const uint64_t client : clients) asked_[client] = now_s;
+  return sum;
 }
 
-void Cohort::settle(uint64_t client, bool dropped) {
-  if (asked_.erase(client) > 0) learn(dropped);
+void Cohort::ask(std::span<const uint64_t> clients) {
+  rounds_.push_back({clients.size(), 0});
+  ++begun_;
+  // The oldest goes when the others suffice.
+  bool shorter = false;
+  while (rounds_.size() > 2 && known().asked - rounds_.front().asked >= kMemory) {
+    rounds_.pop_front();
+    shorter = true;
+  }
+  if (shorter)
+    std::erase_if(asked_, [&](const auto& one) { return one.second + rounds_.size() <= begun_; });
+  for (const uint64_t client : clients) asked_[client] = begun_;
 }
 
-void Cohort::learn(bool dropped) {
-  constexpr double kKept = 1 - 1 / kMemory;
-  settled_ = settled_ * kKept + 1;
-  dropped_out_ = dropped_out_ * kKept + (dropped ? 1 : 0);
+// The round that awaits the client, which it does no more.
+Cohort::Round* Cohort::forget(uint64_t client) {
+  const auto found = asked_.find(client);
+  if (found == asked_.end()) return nullptr;
+  const uint64_t back = begun_ - found->second;
+  asked_.erase(found);
+  return &rounds_[rounds_.size() - 1 - back];
+}
+
+void Cohort::answered(uint64_t client) {
+  if (Round* round = forget(client)) ++round->answered;
+}
+
+void Cohort::withdrawn(uint64_t client) {
+  if (Round* round = forget(client)) --round->asked;
 }
 
 }  // namespace espalier::serve

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <span>
 #include <vector>
@@ -16,7 +17,6 @@ struct CohortOptions {
   double over_selection = 0;
   double min_fraction = 0.8;    // of a round's goal has to be there, and to answer
   double select_window_s = 60;  // for which a round waits for all that it would ask
-  double patience_s = 3600;     // after which who was asked and is not heard of has dropped out
 };
 
 // Who takes part in the rounds of an open population. A round has a goal, G updates; it waits until
@@ -24,11 +24,14 @@ struct CohortOptions {
 // those that are there; and it closes at G updates.
 //
 // M is the smallest number of which G answer with 99 %: P(Binomial(M, 1 − d) ≥ G) ≥ 0.99, where d
-// is the measured drop-out, at most 3·G. For G = 100 and d = 6, 10, 20, 30 %: 113, 120, 139, 162.
-// d counts devices, not answers that a round has waited for: who answers after the round has closed
-// has not dropped out. It forgets: the last thousand devices or so count.
+// is the measured drop-out and one standard error of it, at most 3·G. For G = 100 and d = 6, 10,
+// 20, 30 %: 113, 120, 139, 162.
 //
-// No clock and no thread: times are seconds of any clock that does not go back.
+// d is the share of the devices asked by the last rounds, a thousand devices or the last round if
+// that was larger, whose update has not come, in time or later. The newest round says nothing yet:
+// when it closes, many still work for whom it has not waited. What does not come is a drop-out from
+// the round after it on and not only when somebody's patience is over: to know the answers at once
+// and the silent late would make d too small, M too small, and rounds wait for their deadline.
 class Cohort {
  public:
   explicit Cohort(const CohortOptions& options);
@@ -48,30 +51,31 @@ class Cohort {
   bool counts(size_t answered, size_t enough) const;
 
   // ---- what became of those that were asked
-  // They are asked; whoever was asked more than patience_s ago and is not heard of has dropped out.
-  void ask(std::span<const uint64_t> clients, double now_s);
-  // Its update has come, for a round that waits for it or too late.
-  void answered(uint64_t client) { settle(client, false); }
-  // It says that it has failed, or asks for work and has not answered. Nothing when it was not
-  // asked.
-  void dropped(uint64_t client) { settle(client, true); }
-  // It never heard of it: the round was over before.
-  void withdrawn(uint64_t client) { asked_.erase(client); }
+  // A round begins with them.
+  void ask(std::span<const uint64_t> clients);
+  // Its update has come, for the round that has asked it last, or too late for it.
+  void answered(uint64_t client);
+  // It never heard that it was asked.
+  void withdrawn(uint64_t client);
   // d; 0 until it is measured.
   double drop_out() const;
-  // Whether as many devices are settled as a round of `goal` needs.
+  // Whether as many devices were asked as say something for a round of `goal`.
   bool measured(size_t goal) const;
 
   // M for G answers with 99 % when each of M drops out with probability `drop_out`, below 1.
   static size_t needed(size_t goal, double drop_out);
 
  private:
-  void settle(uint64_t client, bool dropped);
-  void learn(bool dropped);
+  struct Round {
+    size_t asked = 0, answered = 0;
+  };
+  Round* forget(uint64_t client);
+  Round known() const;  // of all rounds but the newest
 
   CohortOptions options_;
-  std::map<uint64_t, double> asked_;      // when; not settled
-  double settled_ = 0, dropped_out_ = 0;  // weights
+  std::deque<Round> rounds_;            // the last ones, the newest at the end
+  uint64_t begun_ = 0;                  // rounds ever
+  std::map<uint64_t, uint64_t> asked_;  // the round, counted from 1, that awaits the client
 };
 
 }  // namespace espalier::serve

@@ -19,8 +19,7 @@ NetworkBackend::NetworkBackend(const NetworkOptions& options)
       pace_(options.pace),
       cohort_({.over_selection = options.over_selection,
                .min_fraction = options.min_fraction,
-               .select_window_s = options.select_window_s,
-               .patience_s = options.round_deadline_s}) {
+               .select_window_s = options.select_window_s}) {
   if (options_.open)
     for (const uint64_t client : registry_.clients()) population_.know(client, 0);
   jobs_ = std::make_unique<JobQueue>(options_.workers);
@@ -134,7 +133,7 @@ void NetworkBackend::run(std::span<const uint64_t> clients, round::RoundTraffic&
   const bool trains = exchange->id.kind == wire::TaskKind::kTrain;
   if (options_.open && trains) {
     pace_.opened(now_s());
-    cohort_.ask(clients, now_s());
+    cohort_.ask(clients);
     if (exchange->id.round > 0) release(exchange->id.round - 1);
     for (const uint64_t client : clients) sessions_.at(client).used_in = exchange->id.round;
   } else {
@@ -250,13 +249,6 @@ std::optional<rpc::RetryWindow> NetworkBackend::send_away(uint64_t client, Sessi
   here_.erase(client);
   const auto ms = [](double seconds) { return static_cast<uint32_t>(std::lround(seconds * 1000)); };
   return rpc::RetryWindow{ms(window->min_s), ms(window->max_s)};
-}
-
-void NetworkBackend::asks(uint64_t client) {
-  population_.seen(client, now_s());
-  // A broken connection asks for the same task again.
-  const bool at_work = exchange_ && exchange_->parts.contains(client);
-  if (!at_work) cohort_.dropped(client);
 }
 
 // They hear it from the clock's thread.
@@ -450,7 +442,6 @@ void NetworkBackend::settle(Exchange& exchange, uint64_t client, const Verdict& 
     last_failures_[client] = verdict.reply.detail;
   }
   if (verdict.counted) cohort_.answered(client);
-  if (verdict.settled && !verdict.counted) cohort_.dropped(client);
   say({{"event", verdict.counted   ? "accepted"
                  : verdict.settled ? "failed"
                                    : "refused"},

@@ -154,8 +154,6 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   // What a client of an open population hears that waits or would wait: nothing, or when to come
   // back; it counts as away then.
   std::optional<rpc::RetryWindow> send_away(uint64_t client, Session& session);
-  // A client asks for work: those that were asked before and have not answered have dropped out.
-  void asks(uint64_t client);
   // The round is over: those that it used and that wait are sent away.
   void release(uint32_t round);
   rpc::AwaitReply reply_to(uint64_t client) const;

@@ -211,7 +211,7 @@ uint64_t NetworkBackend::await(const rpc::Caller& caller, const rpc::AwaitReques
   session.progress = 0;
   here_.insert(caller.client);
   if (options_.open) {
-    asks(caller.client);
+    population_.seen(caller.client, now_s());
     if (const auto window = send_away(caller.client, session)) {
       rpc::AwaitReply reply = reply_to(caller.client);
       reply.next = *window;
@@ -354,7 +354,6 @@ rpc::ReportReply NetworkBackend::report(const rpc::Caller& caller,
   found->second.wait = Part::Wait::kFailed;
   ++exchange->settled;
   last_failures_[caller.client] = request.detail;
-  cohort_.dropped(caller.client);
   say({{"event", "failed"},
        {"round", exchange->id.round},
        {"exchange", exchange->id.number},

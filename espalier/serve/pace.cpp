@@ -61,8 +61,7 @@ std::optional<Window> Pace::answer(const Asking& asking, double now_s) const {
   const auto until = until_opening_s(now_s);
   if (!until || *until <= options_.line_s) return std::nullopt;
   const double latest = std::clamp(*until, options_.shortest_s, options_.longest_s);
-  return Window{std::max(options_.shortest_s, latest - std::max(options_.shortest_s, latest / 10)),
-                latest};
+  return Window{std::max(options_.shortest_s, latest - options_.line_s), latest};
 }
 
 Window Pace::reconnect(double population) const {

@@ -28,13 +28,15 @@ struct Window {
 // steering"). With P devices about, M wanted by a round and `period` seconds from one round's
 // opening to the next, c·M check-ins a period are enough, so that a device comes every
 //   T = P·period / (c·M)   seconds, within [shortest_s, longest_s].
-//   Many (P ≥ c·M and T ≥ shortest_s): the devices are spread. Up to M wait on the line; the
-//   others, and who has just been used, draw from [¾T, 1¼T], which has the mean T and spreads a
-//   crowd that has come at one time over half of T. Cut to longest_s, the window is shorter and its
-//   mean is below T: at the limit of a day [18 h, 24 h]. Few: they come together. Who asks while
-//   the next round is near waits on the line; when it is further than line_s away, the window ends
-//   at the earliest time at which the round may open, by the shortest of the last periods, and
-//   begins a tenth earlier.
+//
+// Many (P ≥ c·M and T ≥ shortest_s): the devices are spread. Up to M wait on the line; the others,
+// and who has just been used, draw from [¾T, 1¼T], which has the mean T and spreads a crowd that
+// has come at one time over half of T. Cut to longest_s, the window is shorter and its mean is
+// below T: at the limit of a day [18 h, 24 h].
+//
+// Few: they come together. Who asks while the next round is near waits on the line; when it is
+// further than line_s away, the window is the last line_s before the earliest time at which the
+// round may open, by the shortest of the last periods.
 //
 // Example: P = 10^6, M = 130, period 60 s: T = 42.7 h, cut to 24 h; 10^6 / 24 h = 11.6 check-ins a
 // second, where the rounds need c·M/period = 6.5.
