@@ -21,10 +21,7 @@ std::string page(const Page& page) {
       "cy=\"8\" r=\"2.4\"/>"
       "<circle cx=\"16\" cy=\"4\" r=\"2.4\"/></svg><div><p class=\"product\">Espalier ",
       version(), " ", page.kind, "</p><h1>", title, "</h1>", page.subtitle, "</div></header>\n",
-      page.body,
-      "\n<footer>Bytes are those of the encoded messages, headers and indices included. Made by "
-      "Espalier ",
-      version(),
+      page.body, "\n<footer>", page.footer, " Made by Espalier ", version(),
       "; charts by uPlot (MIT).</footer></main>\n<script type=\"application/json\" id=\"data\">",
       script_json(page.data), "</script>\n<script>/*\n", assets::kUplotLicense, "\n*/\n",
       assets::kUplotScript, "</script>\n<script>", assets::kChartsScript, page.script,

@@ -19,6 +19,9 @@ struct Page {
   Json data;                 // for the script
   std::string_view style{};  // further CSS
   std::string_view script;
+  // HTML of the last line, before who made it.
+  std::string_view footer =
+      "Bytes are those of the encoded messages, headers and indices included.";
 };
 
 std::string page(const Page& page);

@@ -1,0 +1,9 @@
+#pragma once
+
+#include <string_view>
+
+namespace espalier::bench::assets {
+
+extern const std::string_view kFleetScript;
+
+}  // namespace espalier::bench::assets
