@@ -135,7 +135,10 @@ void NetworkBackend::run(std::span<const uint64_t> clients, round::RoundTraffic&
     pace_.opened(now_s());
     cohort_.ask(clients);
     if (exchange->id.round > 0) release(exchange->id.round - 1);
-    for (const uint64_t client : clients) sessions_.at(client).used_in = exchange->id.round;
+    for (const uint64_t client : clients) {
+      const auto session = sessions_.find(client);
+      if (session != sessions_.end()) session->second.used_in = exchange->id.round;
+    }
   } else {
     pace_.not_opened();
   }
