@@ -78,11 +78,17 @@ int main_of(int argc, char** argv) {
       "Examples:\n"
       "  fleet_sim --html fleet.html\n"
       "  fleet_sim --devices 20000 --restart-at 12 --json -\n"
-      "Exit codes: 0 done, 2 the input is wrong.");
+      "Exit codes: 0 done, 2 the input is wrong, 1 anything else.");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
+  }
+  try {
+    options.validate();
+  } catch (const Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 2;
   }
 
   const Stopwatch clock;
@@ -111,6 +117,6 @@ int main(int argc, char** argv) {
     return espalier::bench::main_of(argc, argv);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
-    return 2;
+    return 1;
   }
 }
