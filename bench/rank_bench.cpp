@@ -1,10 +1,12 @@
 // What handing out costs when a run is on many processes (docs/scaling.md), and how well work is
 // spread.
 //
+//   mpirun -n 2 build/release/bin/rank_bench collectives [--values N]
 //   mpirun -n 3 build/release/bin/rank_bench dispatch [--tasks N] [--bytes N] [--threads N]
 //   build/release/bin/rank_bench replay CONFIG.toml [--clients N] [--workers N] [--task-us N]
 //                                       [--gbit N]
 //
+// collectives: how long it takes to broadcast N float32 and to reduce N int64.
 // dispatch: tasks per second that rank 0 hands out and takes answers of, when clients take no time
 // and the other ranks stand for so many threads each.
 // replay: one round of the configuration's clients is run here and timed; then the rule by which
@@ -34,9 +36,43 @@ namespace espalier::bench {
 namespace {
 
 constexpr const char* kUsage =
-    "mpirun -n K rank_bench dispatch [--tasks N] [--bytes N] [--threads N], or rank_bench replay "
+    "mpirun -n K rank_bench collectives [--values N], mpirun -n K rank_bench dispatch [--tasks N] "
+    "[--bytes N] [--threads N], or rank_bench replay "
     "CONFIG.toml "
     "[--clients N] [--workers N] [--task-us N] [--gbit N]";
+
+// ---- collectives
+
+int collectives(size_t values) {
+  mpi::Communicator communicator;
+  std::vector<uint8_t> body(values * sizeof(float), 1);
+  std::vector<int64_t> sums(values, communicator.rank());
+  std::vector<double> broadcasts, reductions;
+  for (int repeat = 0; repeat < 6; ++repeat) {
+    int64_t together = 0;  // so that nobody is late
+    communicator.reduce({&together, 1});
+    const Stopwatch time;
+    if (communicator.rank() == 0) {
+      communicator.broadcast(body);
+    } else {
+      communicator.receive_broadcast(body);
+    }
+    communicator.reduce({&together, 1});  // rank 0 goes on when all have it
+    if (repeat > 0) broadcasts.push_back(time.seconds());
+    const Stopwatch reducing;
+    communicator.reduce(sums);
+    if (repeat > 0) reductions.push_back(reducing.seconds());
+  }
+  if (communicator.rank() != 0) return 0;
+  const double floats = median(broadcasts), integers = median(reductions);
+  std::printf(
+      "%d ranks, %zu values: broadcast %.1f ms (%.2f GB/s), reduction %.1f ms (%.2f GB/s); "
+      "medians of 5\n",
+      communicator.size(), values, floats * 1e3,
+      static_cast<double>(values * sizeof(float)) / floats / 1e9, integers * 1e3,
+      static_cast<double>(values * sizeof(int64_t)) / integers / 1e9);
+  return 0;
+}
 
 // ---- dispatch
 
@@ -279,7 +315,10 @@ int run_main(Arguments& arguments) {
                 task_us = arguments.number("--task-us", 50), gbit = arguments.number("--gbit", 10);
   const int64_t threads = arguments.number("--threads", 8);
   const std::vector<std::string> what = arguments.positional();
+  const int64_t values = arguments.number("--values", 1663370);
   arguments.finish(kUsage);
+  if (what == std::vector<std::string>{"collectives"})
+    return collectives(static_cast<size_t>(values));
   if (what == std::vector<std::string>{"dispatch"})
     return dispatch(static_cast<uint64_t>(tasks), static_cast<size_t>(bytes),
                     static_cast<size_t>(threads));
