@@ -231,7 +231,8 @@ void Communicator::abort(int status) {
   std::abort();  // MPI_Abort does not return
 }
 
-void Patience::wait() {
+void Patience::wait(bool sending) {
+  if (sending) reset();
   std::this_thread::sleep_for(std::chrono::microseconds(microseconds_));
   microseconds_ = std::min(microseconds_ * 2, 200U);
 }

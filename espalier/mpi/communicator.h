@@ -49,6 +49,8 @@ class Communicator {
   size_t share_of_processors() const { return share_; }
 
   void send(int to, Bytes bytes);
+  // Whether something is on its way still: it goes on with every call, so call soon.
+  bool sending() const { return !outgoing_.empty(); }
   // What has come, if anything.
   std::optional<Message> receive();
   // To be received again, before what comes later.
@@ -80,10 +82,10 @@ class Communicator {
   std::map<int, Bytes> incoming_;  // the parts of long messages that have come
 };
 
-// Sleeps that grow while nothing happens, to 200 µs.
+// Sleeps that grow while nothing happens, to 200 µs; short ones while something is on its way.
 class Patience {
  public:
-  void wait();
+  void wait(bool sending = false);
   void reset() { microseconds_ = 10; }
 
  private:

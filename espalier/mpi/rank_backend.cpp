@@ -275,7 +275,7 @@ void RankBackend::work_and_talk(const std::function<void(size_t worker)>& work,
       const Talk said = talk(worked);
       if (said == Talk::kDone) break;
       if (said == Talk::kIdle) {
-        patience.wait();
+        patience.wait(communicator_.sending());
       } else {
         patience.reset();
       }
@@ -352,36 +352,25 @@ train::EvalSums RankBackend::evaluate(const ParameterSet& model) {
   await_ranks();
   ++evaluations_;
   const size_t num_batches = local_.num_batches();
-  const size_t all_threads = num_threads();
-  size_t before = 0;
-  // Batches [shares[r], shares[r + 1]) are rank r's.
-  std::vector<size_t> shares;
-  for (const size_t threads : threads_) {
-    shares.push_back(num_batches * before / all_threads);
-    before += threads;
-  }
-  shares.push_back(num_batches);
   const bool whole = model.layout() == *local_.layout({});
   const std::vector<int64_t> units = whole ? std::vector<int64_t>() : model.layout().group_sizes();
   const auto announce = [&] {
-    for (size_t rank = 1; rank + 1 < shares.size(); ++rank) {
-      Bytes out = begin(Say::kEvaluate);
-      ByteWriter head(out);
-      head.put(evaluations_);
-      head.put(static_cast<uint64_t>(shares[rank]));
-      head.put(static_cast<uint64_t>(shares[rank + 1]));
-      head.put(static_cast<uint32_t>(units.size()));
-      head.array(std::span<const int64_t>(units));
-      head.put(static_cast<uint64_t>(model.size()));
-      communicator_.send(static_cast<int>(rank), std::move(out));
-    }
+    Bytes out = begin(Say::kEvaluate);
+    ByteWriter head(out);
+    head.put(evaluations_);
+    head.put(static_cast<uint32_t>(units.size()));
+    head.array(std::span<const int64_t>(units));
+    head.put(static_cast<uint64_t>(model.size()));
+    say_all(out);
     communicator_.broadcast(
         {reinterpret_cast<const uint8_t*>(model.values().data()), model.values().size_bytes()});
   };
   bool announced = false;
-  size_t awaited = num_batches - shares[1];
   std::vector<train::EvalSums> sums(num_batches);
-  std::atomic<size_t> next = 0;
+  std::vector<uint64_t> batches(num_batches);
+  std::iota(batches.begin(), batches.end(), uint64_t{0});
+  Dispatch dispatch(
+      std::move(batches), [](uint64_t) { return 1; }, threads_);
   const uint64_t version = local_.new_version();
   const auto handle_sums = [&](const Message& message) {
     ByteReader in(message.bytes, "mpi");
@@ -392,23 +381,31 @@ train::EvalSums RankBackend::evaluate(const ParameterSet& model) {
     const auto batch = in.get<uint64_t>();
     if (batch >= num_batches) fail("mpi", "rank ", message.from, " evaluated another batch");
     sums[batch] = get_sums(in);
-    --awaited;
+    dispatch.answered(static_cast<size_t>(message.from));
   };
   work_and_talk(
       [&](size_t worker) {
-        for (size_t batch = next++; batch < shares[1]; batch = next++)
-          sums[batch] = local_.evaluate(model, version, batch, worker);
+        while (const auto batch = dispatch.next())
+          sums[*batch] = local_.evaluate(model, version, *batch, worker);
       },
-      [&] { next = num_batches; },
+      [&] { dispatch.stop(); },
       [&](bool worked) {
         if (!announced) announce();
         announced = true;
         bool idle = true;
+        for (int rank = 1; rank < communicator_.size(); ++rank) {
+          while (const auto batch = dispatch.next_for(static_cast<size_t>(rank))) {
+            Bytes out = begin(Say::kBatch);
+            ByteWriter(out).put(*batch);
+            communicator_.send(rank, std::move(out));
+            idle = false;
+          }
+        }
         while (const auto message = communicator_.receive()) {
           handle_sums(*message);
           idle = false;
         }
-        if (worked && awaited == 0) return Talk::kDone;
+        if (worked && dispatch.over()) return Talk::kDone;
         return idle ? Talk::kIdle : Talk::kBusy;
       });
   train::EvalSums total;

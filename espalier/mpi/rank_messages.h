@@ -24,9 +24,9 @@ enum class Say : uint8_t {
   kState,      // u64 client, u32 version, u8 whether there is one, the state
   kForget,     // the exchange is over
   kReduce,     // u64 words of each payload's sum, which are reduced next, block by block
-  // u64 evaluation, u64 first batch, u64 last, u32 groups: i64 units each; u64 values, which are
-  // broadcast next
+  // u64 evaluation, u32 groups: i64 units each; u64 values, which are broadcast next
   kEvaluate,
+  kBatch,  // u64 batch, of that evaluation
   kOver,
   // The others to rank 0.
   kReady,        // u64 threads

@@ -276,7 +276,7 @@ void keep_company(Communicator& communicator, const Message& message) {
       communicator.receive_broadcast(bytes);
       break;
     case Say::kEvaluate: {
-      for (int i = 0; i < 3; ++i) static_cast<void>(in.get<uint64_t>());
+      static_cast<void>(in.get<uint64_t>());
       static_cast<void>(in.take(sizeof(int64_t) * in.get<uint32_t>()));
       bytes.resize(in.get<uint64_t>() * sizeof(float));
       communicator.receive_broadcast(bytes);
@@ -307,6 +307,7 @@ void talk(Communicator& communicator, Desk& desk, LocalClients& local,
           const std::atomic<bool>& ended) {
   Bodies bodies;
   std::shared_ptr<round::PartialSums> sums;  // of this exchange
+  Work evaluated;                            // of this evaluation
   Patience patience;
   while (true) {
     bool idle = true;
@@ -335,19 +336,21 @@ void talk(Communicator& communicator, Desk& desk, LocalClients& local,
           break;
         }
         case Say::kEvaluate: {
-          Work job;
-          job.evaluation = in.get<uint64_t>();
-          const auto first = in.get<uint64_t>(), last = in.get<uint64_t>();
+          evaluated.evaluation = in.get<uint64_t>();
           std::vector<int64_t> units(in.get<uint32_t>());
           in.array(std::span(units));
           AlignedVector<float> values(in.get<uint64_t>());
           communicator.receive_broadcast(
               {reinterpret_cast<uint8_t*>(values.data()), values.size() * sizeof(float)});
-          job.model = std::make_shared<const ParameterSet>(local.layout(units), std::move(values));
-          job.version = local.new_version();
-          for (job.batch = first; job.batch < last; ++job.batch) desk.add(job);
+          evaluated.model =
+              std::make_shared<const ParameterSet>(local.layout(units), std::move(values));
+          evaluated.version = local.new_version();
           break;
         }
+        case Say::kBatch:
+          evaluated.batch = in.get<uint64_t>();
+          desk.add(evaluated);
+          break;
         case Say::kBody: {
           const auto id = in.get<uint64_t>();
           const auto body = get_block(in);
@@ -379,7 +382,7 @@ void talk(Communicator& communicator, Desk& desk, LocalClients& local,
       }
     }
     if (idle) {
-      patience.wait();
+      patience.wait(communicator.sending());
     } else {
       patience.reset();
     }

@@ -75,7 +75,7 @@ class RankBackend final : public round::Backend {
   }
   void release_memory() override { inner_.release_memory(); }
 
-  // Every rank takes a share of the batches; their sums are added in the batches' order, so the
+  // Batches are handed out as clients are; their sums are added in the batches' order, so the
   // figures are those of one process.
   train::EvalSums evaluate(const ParameterSet& model);
 
