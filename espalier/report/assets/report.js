@@ -81,6 +81,9 @@
     exploration_macs: "Exploration MACs",
     macs: "Client MACs", lr: "Learning rate", peak_rss_bytes: "Peak memory", clients_selected: "Clients", clients_failed: "Failed clients",
   };
+  // Of what has no place of its own; strategies measure what they like.
+  const others = { num_never_found: "Classes that are never found", deliveries_refused: "Refused answers" };
+  const labelOf = (key) => labels[key] ?? others[key] ?? key[0].toUpperCase() + key.slice(1).replaceAll("_", " ");
   const seriesOf = (keys, xKey, log) => {
     const out = [];
     runs.forEach((run, r) => keys.forEach((key, k) => {
@@ -88,7 +91,7 @@
       if (!data[0].length) return;
       // Dashed: a color that is used twice, and the bytes up, which often equal the bytes down.
       const dash = several ? r >= 8 : key === "bytes_up";
-      out.push({ data, color: several ? r : k, label: several ? run.name : labels[key] ?? key, dash });
+      out.push({ data, color: several ? r : k, label: several ? run.name : labelOf(key), dash });
     }));
     return out;
   };
@@ -163,7 +166,7 @@
     const known = new Set(["round", "bytes_down_total", "bytes_up_total", "macs_total", "wall_seconds", "simulated_seconds_total",
       ...Object.keys(labels).filter((key) => !/^server_|^features_|^test_features|^client_accuracy$|^mask_kept$|^part_parameters$|^gate_ratio$|^sent_share$/.test(key))]);
     const extra = new Set(runs.flatMap((run) => Object.keys(run.columns)).filter((key) => !known.has(key)));
-    for (const key of extra) chart(all, [key], "round", labels[key] ?? key, "by round");
+    for (const key of extra) chart(all, [key], "round", labelOf(key), "by round");
     if (!all.childElementCount) more.box.remove();
     root.dataset.plots = String(plots.length);
   };
