@@ -4,14 +4,19 @@
 
 namespace espalier::models {
 
+namespace {
+
+ModelRow unusable_row() {
+  ModelRow row = torchscript_row();
+  row.summary += " This program was built without libtorch.";
+  return row;
+}
+
+}  // namespace
+
 const ForeignEngine& foreign_engine() {
   static const ForeignEngine none = {
-      {{{"torchscript",
-         "A scripted PyTorch module of your own; this program was built without libtorch.",
-         {"file", "output"}},
-        nullptr,
-        nullptr,
-        nullptr}},
+      {{unusable_row(), nullptr, nullptr, nullptr}},
       nullptr,
       [](const std::string& device) {
         if (device != "cpu") {

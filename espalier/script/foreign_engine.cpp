@@ -11,11 +11,7 @@ namespace espalier::models {
 
 const ForeignEngine& foreign_engine() {
   static const ForeignEngine libtorch = {
-      {{{"torchscript",
-         "A scripted PyTorch module of your own (`file`), trained as it is.",
-         {"file", "output"}},
-        script::make_script_net,
-        script::script_unit_notes,
+      {{torchscript_row(), script::make_script_net, script::script_unit_notes,
         script::script_model_notes}},
       torch::make_torch_graph_net,
       torch::check_device,

@@ -1,0 +1,7 @@
+// The one symbol of the module that a program loads when it needs libtorch.
+#include "espalier/models/torch_module.h"
+
+#include "espalier/base/version.h"
+
+extern "C" __attribute__((visibility("default"))) constinit const espalier::models::TorchModule
+    espalier_torch_module = {espalier::build_id, espalier::models::foreign_engine};
