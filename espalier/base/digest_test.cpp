@@ -33,5 +33,36 @@ TEST(Digest, GoesOnAfterItsValueWasAsked) {
   EXPECT_NE(one.value(), half);
 }
 
+#if defined(__x86_64__)
+// Scalar code after a digest would be slow (digest.cpp).
+TEST(Digest, LeavesNoUpperHalvesOfVectorsInUse) {
+  if (!__builtin_cpu_supports("avx")) GTEST_SKIP() << "this processor has none";
+  const auto expect_clear = [](const auto& digest) {
+    alignas(32) uint64_t registers[16][4] = {};
+    digest();
+    asm volatile(
+        "vmovdqa %%ymm0, 0(%0)\n vmovdqa %%ymm1, 32(%0)\n vmovdqa %%ymm2, 64(%0)\n"
+        "vmovdqa %%ymm3, 96(%0)\n vmovdqa %%ymm4, 128(%0)\n vmovdqa %%ymm5, 160(%0)\n"
+        "vmovdqa %%ymm6, 192(%0)\n vmovdqa %%ymm7, 224(%0)\n vmovdqa %%ymm8, 256(%0)\n"
+        "vmovdqa %%ymm9, 288(%0)\n vmovdqa %%ymm10, 320(%0)\n vmovdqa %%ymm11, 352(%0)\n"
+        "vmovdqa %%ymm12, 384(%0)\n vmovdqa %%ymm13, 416(%0)\n vmovdqa %%ymm14, 448(%0)\n"
+        "vmovdqa %%ymm15, 480(%0)\n"
+        :
+        : "r"(registers)
+        : "memory");
+    for (int i = 0; i < 16; ++i)
+      EXPECT_TRUE(registers[i][2] == 0 && registers[i][3] == 0) << "register " << i;
+  };
+  Bytes data(10'000);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<uint8_t>(i * i >> 3);
+  uint64_t sum = 0;
+  expect_clear([&] { sum += digest64(data); });
+  Digest digest;
+  expect_clear([&] { digest.update(data); });
+  expect_clear([&] { sum += digest.value(); });
+  EXPECT_NE(sum, 0u);
+}
+#endif
+
 }  // namespace
 }  // namespace espalier
