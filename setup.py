@@ -21,6 +21,9 @@ class Build(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         made = next((build / "python" / "espalier").glob("_engine*.so"))
         target.write_bytes(made.read_bytes())
+        # What brings libtorch, if there is one, lies beside it.
+        for module in (build / "python" / "espalier").glob("espalier_torch.so"):
+            (target.parent / module.name).write_bytes(module.read_bytes())
 
 
 version = re.search(r"project\(espalier VERSION ([0-9.]+)", (ROOT / "CMakeLists.txt").read_text())[1]

@@ -29,6 +29,9 @@ if(ESPALIER_PYTHON)
   # Where Debian's python3 looks; other Pythons build a wheel (pip install .).
   set(ESPALIER_PYTHON_DESTINATION lib/python3/dist-packages CACHE STRING "Where the Python package is installed, below the prefix")
   install(TARGETS espalier_python LIBRARY DESTINATION ${ESPALIER_PYTHON_DESTINATION}/espalier COMPONENT python3-espalier)
+  if(ESPALIER_TORCH)
+    install(TARGETS espalier_torch_module LIBRARY DESTINATION ${ESPALIER_PYTHON_DESTINATION}/espalier COMPONENT python3-espalier)
+  endif()
   install(DIRECTORY python/espalier DESTINATION ${ESPALIER_PYTHON_DESTINATION} COMPONENT python3-espalier FILES_MATCHING PATTERN "*.py" PATTERN "*.pyi" PATTERN "py.typed")
 endif()
 

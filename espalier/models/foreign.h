@@ -11,10 +11,10 @@
 #include "espalier/nn/graph.h"
 #include "espalier/nn/net.h"
 
-// The seam to an engine that is not ours. A program links exactly one of three libraries that define
-// foreign_engine(): espalier_with_torch, which brings libtorch; espalier_lazy_torch, which loads it
-// when something needs it; or espalier_no_torch, which brings nothing and says so. The rest of the
-// code knows none of them.
+// The seam to an engine that is not ours. A program links exactly one of three libraries that
+// define foreign_engine(): espalier_with_torch, which brings libtorch; espalier_lazy_torch, which
+// loads it when something needs it; or espalier_no_torch, which brings nothing and says so. The
+// rest of the code knows none of them.
 namespace espalier::models {
 
 // What all three say of the model that libtorch runs.

@@ -48,8 +48,8 @@ const ForeignEngine& load() {
   // its libraries meet nobody else's symbols; lazy, as the program's own libraries are bound.
   void* module = dlopen(file.c_str(), RTLD_LAZY | RTLD_LOCAL);
   if (module == nullptr)
-    fail("models/torch", "libtorch cannot be loaded: ", dlerror(), "; install libtorch (", file.string(),
-         ")");
+    fail("models/torch", "libtorch cannot be loaded: ", dlerror(),
+         "; install libtorch, or Espalier anew (", file.string(), ")");
   const auto* found = static_cast<const TorchModule*>(dlsym(module, kTorchModuleSymbol));
   if (found == nullptr || found->build_id() != build_id()) {
     fail("models/torch", file.string(), " is of another build than this program (",
@@ -75,29 +75,35 @@ const ForeignModel& torchscript() { return libtorch().models.front(); }
 template <auto kOwner, auto kMember>
 struct Loaded;
 template <auto kOwner, typename Owner, typename Result, typename... Arguments,
-          Result (*Owner::* kMember)(Arguments...)>
+          Result (*Owner::*kMember)(Arguments...)>
 struct Loaded<kOwner, kMember> {
   static Result call(Arguments... arguments) {
     return (kOwner().*kMember)(std::forward<Arguments>(arguments)...);
   }
 };
 
+// "cpu" needs no libtorch.
+void check_device(const std::string& device) {
+  if (device != "cpu") libtorch().check_device(device);
+}
+
+void configure_if_loaded() {
+  if (is_loaded) libtorch();
+}
+
 }  // namespace
 
 const ForeignEngine& foreign_engine() {
-  static const ForeignEngine lazy = {{{torchscript_row(),
-                                       Loaded<torchscript, &ForeignModel::make>::call,
-                                       Loaded<torchscript, &ForeignModel::unit_notes>::call,
-                                       Loaded<torchscript, &ForeignModel::model_notes>::call}},
-                                     Loaded<libtorch, &ForeignEngine::make_graph_net>::call,
-                                     [](const std::string& device) {
-                                       if (device != "cpu") libtorch().check_device(device);
-                                     },
-                                     Loaded<libtorch, &ForeignEngine::archive>::call,
-                                     [] {},
-                                     [] {
-                                       if (is_loaded) libtorch();
-                                     }};
+  static const ForeignEngine lazy = {
+      .models = {{.row = torchscript_row(),
+                  .make = Loaded<torchscript, &ForeignModel::make>::call,
+                  .unit_notes = Loaded<torchscript, &ForeignModel::unit_notes>::call,
+                  .model_notes = Loaded<torchscript, &ForeignModel::model_notes>::call}},
+      .make_graph_net = Loaded<libtorch, &ForeignEngine::make_graph_net>::call,
+      .check_device = check_device,
+      .archive = Loaded<libtorch, &ForeignEngine::archive>::call,
+      .configure_process = [] {},  // load() does
+      .configure_thread = configure_if_loaded};
   return lazy;
 }
 

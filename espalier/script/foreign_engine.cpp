@@ -10,14 +10,15 @@
 namespace espalier::models {
 
 const ForeignEngine& foreign_engine() {
-  static const ForeignEngine libtorch = {
-      {{torchscript_row(), script::make_script_net, script::script_unit_notes,
-        script::script_model_notes}},
-      torch::make_torch_graph_net,
-      torch::check_device,
-      script::torchscript_archive,
-      torch::configure_process,
-      torch::configure_thread};
+  static const ForeignEngine libtorch = {.models = {{.row = torchscript_row(),
+                                                     .make = script::make_script_net,
+                                                     .unit_notes = script::script_unit_notes,
+                                                     .model_notes = script::script_model_notes}},
+                                         .make_graph_net = torch::make_torch_graph_net,
+                                         .check_device = torch::check_device,
+                                         .archive = script::torchscript_archive,
+                                         .configure_process = torch::configure_process,
+                                         .configure_thread = torch::configure_thread};
   return libtorch;
 }
 

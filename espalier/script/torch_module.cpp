@@ -3,5 +3,5 @@
 
 #include "espalier/base/version.h"
 
-extern "C" __attribute__((visibility("default"))) constinit const espalier::models::TorchModule
-    espalier_torch_module = {espalier::build_id, espalier::models::foreign_engine};
+constinit const espalier::models::TorchModule espalier_torch_module = {
+    espalier::build_id, espalier::models::foreign_engine};
