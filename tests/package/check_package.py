@@ -9,6 +9,7 @@ import sys
 import tempfile
 
 build, source, kind = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
+torch = "ESPALIER_TORCH:BOOL=ON" in (build / "CMakeCache.txt").read_text()
 
 
 def run(*command, **options):
@@ -23,6 +24,9 @@ def works(espalier, folder):
                                       '[data.partition]\nclients = 2\n[strategy]\nclients_per_round = 2\n')
     run(espalier, "simulate", folder / "tiny.toml", "--out", folder / "run", "--quiet")
     assert (folder / "run/model.safetensors").exists(), "it trains"
+    if torch:
+        run(espalier, "export", folder / "run", "--out", folder / "net.pt")
+        assert (folder / "net.pt").exists(), "it finds the module that brings libtorch"
 
 
 with tempfile.TemporaryDirectory() as name:
@@ -33,7 +37,7 @@ with tempfile.TemporaryDirectory() as name:
     works(prefix / "bin/espalier", folder / "installed")
     assert not list(prefix.rglob("test_*.h")), "no headers of tests"
     # Nothing installed knows where it was built.
-    for file in [*prefix.rglob("*.cmake"), *prefix.rglob("*.service"), prefix / "bin/espalier"]:
+    for file in [*prefix.rglob("*.cmake"), *prefix.rglob("*.service"), *prefix.rglob("*.so"), prefix / "bin/espalier"]:
         assert str(source).encode() not in file.read_bytes(), f"{file} names {source}"
     run("cmake", "-S", source / "tests/package/consumer", "-B", folder / "consumer", "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}", f"-DCMAKE_BUILD_TYPE={kind}",
         f"-DSOURCE={source}/tests/link/client_link.cpp")
@@ -48,9 +52,11 @@ with tempfile.TemporaryDirectory() as name:
     assert {"espalier", "espalier-dev"} <= set(packages) <= {"espalier", "espalier-dev", "python3-espalier"}, packages
     if "python3-espalier" in packages:
         run("dpkg-deb", "--extract", packages["python3-espalier"], folder / "python-root")
-        said = run(sys.executable, "-c", "import espalier; print(espalier.__version__, espalier.codec('quantize:bits=4'))",
-                   env={**os.environ, "PYTHONPATH": str(folder / "python-root/usr/lib/python3/dist-packages")})
+        environment = {**os.environ, "PYTHONPATH": str(folder / "python-root/usr/lib/python3/dist-packages")}
+        said = run(sys.executable, "-c", "import espalier; print(espalier.__version__, espalier.codec('quantize:bits=4'))", env=environment)
         assert said.startswith("0."), said
+        if torch:
+            run(sys.executable, "-c", f"import espalier; espalier.simulate('{folder}/installed/tiny.toml', **{{'model.name': 'torchscript', 'model.file': '{folder}/installed/net.pt'}})", env=environment)
     about = run("dpkg-deb", "--info", packages["espalier"])
     assert re.search(r"^ Depends: .*libdnnl2", about, re.M), about
     root = folder / "root"
