@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 
 from common import ESPALIER, Folder, check, ok, run
 
@@ -32,15 +33,16 @@ def refused(program, *arguments):
     return result.stderr
 
 
-def processor_seconds(repetitions, make_command):
-    """The least of some repetitions, user and system, of all threads: a busy machine changes it little."""
-    least = float("inf")
+def least_seconds(repetitions, make_command):
+    """The least of some repetitions: processor time, user and system, of all threads, which a busy machine changes little, and wall time."""
+    processor = wall = float("inf")
     for index in range(repetitions):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         subprocess.run(make_command(index), check=True, capture_output=True)
+        wall = min(wall, time.perf_counter() - start)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        least = min(least, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return least
+        processor = min(processor, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return processor, wall
 
 
 with Folder() as folder:
@@ -97,7 +99,7 @@ with Folder() as folder:
         # Three times what they take.
         for bar, name, make in ((0.09, "--version", lambda index: [ESPALIER, "--version"]),
                                 (0.4, "a small run", lambda index: [ESPALIER, "simulate", config, "--threads", "2", "--quiet", "--out", folder / f"timed{index}"])):
-            seconds = processor_seconds(7, make)
-            check(seconds < bar, f"{name}: {seconds:.3f} s of processor time, not less than {bar}")
-            print(f"{name}: {seconds * 1000:.0f} ms of processor time")
+            processor, wall = least_seconds(7, make)
+            check(processor < bar, f"{name}: {processor:.3f} s of processor time, not less than {bar}")
+            print(f"{name}: {processor * 1000:.0f} ms of processor time, {wall * 1000:.0f} ms")
 print("1 passed, 0 failed")
