@@ -137,7 +137,8 @@ std::vector<wire::Payload> read_payloads(
            body->size());
     const auto decode = [&]() -> std::shared_ptr<const ParameterSet> {
       const bool masked = (flags & kMasked) != 0;
-      auto values = std::make_shared<ParameterSet>(masked ? mask->mask.compact_layout() : layout);
+      auto values = std::make_shared<ParameterSet>(
+          ParameterSet::unset(masked ? mask->mask.compact_layout() : layout));
       codec.decode(*body, *values);
       if (masked) return std::make_shared<ParameterSet>(mask->mask.expand(*values));
       return values;
