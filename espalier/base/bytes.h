@@ -20,6 +20,9 @@ static_assert(std::endian::native == std::endian::little, "Espalier's formats ar
 
 using Bytes = std::vector<uint8_t>;
 
+// Without setting the new bytes to zero before.
+void append_bytes(const void* data, size_t size, Bytes& out);
+
 class ByteWriter {
  public:
   explicit ByteWriter(Bytes& out) : out_(out) {}
@@ -41,10 +44,12 @@ class ByteWriter {
  private:
   void append(const void* data, size_t size) {
     if (size == 0) return;
+    if (size > kSmall) return append_bytes(data, size, out_);
     const size_t at = out_.size();
     out_.resize(at + size);
     std::memcpy(out_.data() + at, data, size);
   }
+  static constexpr size_t kSmall = 64;
   Bytes& out_;
 };
 

@@ -20,9 +20,13 @@ void Measured::report(const train::FitResult& fit, double macs, double num_sampl
 }
 
 std::shared_ptr<ParameterSet> change_since(const ParameterSet& before, train::Trainer& trainer) {
-  auto change = std::make_shared<ParameterSet>(before.shared_layout());
-  trainer.store(*change);
-  subtract(change->values(), before.values(), change->values());
+  auto change = std::make_shared<ParameterSet>(ParameterSet::unset(before.shared_layout()));
+  std::span<const float> after = trainer.weights();
+  if (after.empty()) {
+    trainer.store(*change);
+    after = change->values();
+  }
+  subtract(after, before.values(), change->values());
   return change;
 }
 

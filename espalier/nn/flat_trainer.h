@@ -25,6 +25,7 @@ class FlatTrainer final : public Trainer {
   uint64_t training_bytes(int64_t batch_size, const StepOptions& options) const override;
   void load(const ParameterSet& weights) override;
   void store(ParameterSet& weights) const override;
+  std::span<const float> weights() const override { return weights_; }
   FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
                 const StepOptions& options, const FitHooks& hooks, Key key) override;
   NormStatistics statistics(const data::Dataset& dataset, std::span<const uint32_t> samples,

@@ -229,39 +229,57 @@ float ExactAccumulator::check(std::span<const float> x, double weight,
   return largest;
 }
 
+void ExactAccumulator::count(double weight) {
+  const std::lock_guard lock(totals_mutex_);
+  if (contributions_ >= max_contributions_) {
+    fail("params/exact_sum", "more than the announced ", max_contributions_, " contributions");
+  }
+  ++contributions_;
+  weight_sum_ += std::llrint(weight * scale_);
+}
+
+bool ExactAccumulator::is_small(double weight, float largest) const {
+  return weight * scale_ * static_cast<double>(largest) < 0x1p50;
+}
+
 void ExactAccumulator::add_checked(std::span<const float> x, double weight, float largest,
                                    const CoordinateMap* map) {
-  {
-    const std::lock_guard lock(totals_mutex_);
-    if (contributions_ >= max_contributions_) {
-      fail("params/exact_sum", "more than the announced ", max_contributions_, " contributions");
-    }
-    ++contributions_;
-    weight_sum_ += std::llrint(weight * scale_);
+  if (map == nullptr) {
+    const Contribution one{x, weight, largest};
+    return add_checked({&one, 1});
   }
-  const double factor = weight * scale_;
-  const bool small = factor * static_cast<double>(largest) < 0x1p50;
+  count(weight);
   if (!wide_.empty()) add_wide(x, weight, map);
-  if (map != nullptr) return add_mapped(x, factor, small, *map);
+  add_mapped(x, weight * scale_, is_small(weight, largest), *map);
+}
+
+void ExactAccumulator::add_checked(std::span<const Contribution> contributions) {
+  for (const Contribution& one : contributions) {
+    count(one.weight);
+    if (!wide_.empty()) add_wide(one.x, one.weight, nullptr);
+  }
+  const auto add_range = [&](size_t begin, size_t end) {
+    for (const auto& [x, weight, largest] : contributions) {
+      (is_small(weight, largest) ? add_small : add_large)(x.data() + begin, weight * scale_,
+                                                          sums_.data() + begin, end - begin);
+    }
+  };
   const size_t num_stripes = (size_ + kStripe - 1) / kStripe;
   // Start at a place that differs between threads, so that concurrent adders rarely meet.
   const size_t start =
       num_stripes == 0 ? 0 : std::hash<std::thread::id>()(std::this_thread::get_id()) % num_stripes;
   for (size_t i = 0; i < num_stripes; ++i) {
     const size_t stripe = (start + i) % num_stripes;
-    const size_t begin = stripe * kStripe, count = std::min(size_ - begin, kStripe);
+    const size_t begin = stripe * kStripe, end = std::min(size_, begin + kStripe);
     const std::lock_guard lock(stripes_[stripe]);
     if (wide_.empty()) {
-      (small ? add_small : add_large)(x.data() + begin, factor, sums_.data() + begin, count);
+      add_range(begin, end);
       continue;
     }
     auto range = std::upper_bound(narrow_.begin(), narrow_.end(), begin,
                                   [](size_t at, const Range& r) { return at < r.end; });
-    for (; range != narrow_.end() && range->begin < begin + count; ++range) {
-      const size_t first = std::max(begin, range->begin),
-                   last = std::min(begin + count, range->end);
-      (small ? add_small : add_large)(x.data() + first, factor, sums_.data() + first, last - first);
-    }
+    for (; range != narrow_.end() && range->begin < end; ++range)
+      add_range(std::max(begin, range->begin), std::min(end, range->end));
   }
 }
 

@@ -62,6 +62,13 @@ class ExactAccumulator {
   float check(std::span<const float> x, double weight, const CoordinateMap* map = nullptr) const;
   void add_checked(std::span<const float> x, double weight, float largest,
                    const CoordinateMap* map = nullptr);
+  // Several that cover everything at once: each sum is read and written once for all of them.
+  struct Contribution {
+    std::span<const float> x;
+    double weight = 0;
+    float largest = 0;  // as check() has returned it
+  };
+  void add_checked(std::span<const Contribution> contributions);
 
   // out[i] = sum[i] / divisor, rounded once to float32; a sum of zero gives −0, because x + (−0) is
   // x bit for bit for every x, −0 too. Not while another thread adds. divisor > 0.
@@ -95,6 +102,8 @@ class ExactAccumulator {
   static constexpr size_t kStripe =
       1 << 11;  // values per lock, which is then held for well under a microsecond
 
+  void count(double weight);
+  bool is_small(double weight, float largest) const;
   void add_mapped(std::span<const float> x, double factor, bool small, const CoordinateMap& map);
   void add_wide(std::span<const float> x, double weight, const CoordinateMap* map);
   // body(place in x, place in the full buffer, how many) for every run of wide values.

@@ -3,15 +3,23 @@
 #include <bit>
 
 #include "espalier/base/error.h"
+#include "espalier/base/simd.h"
 
 namespace espalier {
+
+ParameterSet ParameterSet::unset(std::shared_ptr<const ParameterLayout> layout) {
+  ParameterSet set;
+  set.layout_ = std::move(layout);
+  set.values_.resize(static_cast<size_t>(set.layout_->size()));
+  return set;
+}
 
 ParameterSet::ParameterSet(std::shared_ptr<const ParameterLayout> layout)
     : layout_(std::move(layout)), values_(static_cast<size_t>(layout_->size()), 0.0f) {}
 
 ParameterSet::ParameterSet(std::shared_ptr<const ParameterLayout> layout,
-                           AlignedVector<float> values)
-    : layout_(std::move(layout)), values_(std::move(values)) {
+                           std::span<const float> values)
+    : layout_(std::move(layout)), values_(values.begin(), values.end()) {
   ESPALIER_CHECK(static_cast<int64_t>(values_.size()) == layout_->size(), values_.size(),
                  " values for ", layout_->size());
 }
@@ -40,9 +48,16 @@ void read_values(ByteReader& in, ParameterSet& set) {
   in.array(set.values());
 }
 
+namespace {
+// `out` may be `a`.
+ESPALIER_KERNEL void subtract_values(const float* a, const float* b, float* out, size_t count) {
+  for (size_t i = 0; i < count; ++i) out[i] = a[i] - b[i];
+}
+}  // namespace
+
 void subtract(std::span<const float> a, std::span<const float> b, std::span<float> out) {
   ESPALIER_CHECK(a.size() == b.size() && a.size() == out.size());
-  for (size_t i = 0; i < a.size(); ++i) out[i] = a[i] - b[i];
+  subtract_values(a.data(), b.data(), out.data(), a.size());
 }
 
 void add_scaled(std::span<float> y, float scale, std::span<const float> x) {

@@ -2,30 +2,19 @@
 
 #include <cstdint>
 #include <memory>
-#include <new>
 #include <span>
 #include <string_view>
 #include <vector>
 
 #include "espalier/base/bytes.h"
+#include "espalier/base/large_blocks.h"
 #include "espalier/params/layout.h"
 
 namespace espalier {
 
 // 64-byte aligned storage, so that vector kernels may use aligned loads.
 template <class T>
-struct AlignedAllocator {
-  using value_type = T;
-  static constexpr std::align_val_t kAlignment{64};
-  AlignedAllocator() = default;
-  template <class U>
-  AlignedAllocator(const AlignedAllocator<U>&) {}  // NOLINT(google-explicit-constructor)
-  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kAlignment)); }
-  void deallocate(T* pointer, size_t) { ::operator delete(pointer, kAlignment); }
-  friend bool operator==(AlignedAllocator, AlignedAllocator) { return true; }
-};
-template <class T>
-using AlignedVector = std::vector<T, AlignedAllocator<T>>;
+using AlignedVector = std::vector<T, BlockAllocator<T, 64>>;
 
 // The values of a model, an update, a control variate or any other named tensors: one contiguous
 // float32 buffer and the layout that says what stands where. Copyable; copying copies the values
@@ -35,7 +24,10 @@ class ParameterSet {
   ParameterSet() = default;
   // All zeros.
   explicit ParameterSet(std::shared_ptr<const ParameterLayout> layout);
-  ParameterSet(std::shared_ptr<const ParameterLayout> layout, AlignedVector<float> values);
+  // A copy of `values`, layout->size() of them.
+  ParameterSet(std::shared_ptr<const ParameterLayout> layout, std::span<const float> values);
+  // Unspecified values, for who writes all of them.
+  static ParameterSet unset(std::shared_ptr<const ParameterLayout> layout);
 
   bool empty() const { return layout_ == nullptr; }
   const ParameterLayout& layout() const { return *layout_; }
@@ -59,7 +51,7 @@ class ParameterSet {
 
  private:
   std::shared_ptr<const ParameterLayout> layout_;
-  AlignedVector<float> values_;
+  std::vector<float, UnsetAllocator<float, 64>> values_;
 };
 
 // The values as bytes (u64 count, then float32), for checkpoints; read_values throws Error when the

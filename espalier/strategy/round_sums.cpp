@@ -36,6 +36,21 @@ ExactAccumulator& RoundSums::made(const std::string& payload, const ParameterLay
   return *sum;
 }
 
+namespace {
+
+constexpr size_t kMostWaiting = 8, kMostWaitingBytes = size_t{32} << 20;
+
+}  // namespace
+
+void RoundSums::add(Waiting waiting) {
+  if (waiting.sum != nullptr) waiting.sum->add_checked(waiting.contributions);
+}
+
+void RoundSums::add_waiting() const {
+  for (auto& [payload, waiting] : waiting_) add(std::move(waiting));
+  waiting_.clear();
+}
+
 void RoundSums::add(uint64_t client, const wire::Update& update) {
   check(client, update);
   const CoordinateMap* map = update.submodel != nullptr ? &update.submodel->map() : nullptr;
@@ -55,8 +70,23 @@ void RoundSums::add(uint64_t client, const wire::Update& update) {
         targets[i]->check(update.payloads[i].values->values(), update.payloads[i].weight, map));
   }
   for (size_t i = 0; i < targets.size(); ++i) {
-    targets[i]->add_checked(update.payloads[i].values->values(), update.payloads[i].weight,
-                            largest[i], map);
+    const wire::Payload& payload = update.payloads[i];
+    if (map != nullptr) {
+      targets[i]->add_checked(payload.values->values(), payload.weight, largest[i], map);
+      continue;
+    }
+    Waiting full{};
+    {
+      const std::lock_guard lock(mutex_);
+      Waiting& waiting = waiting_[payload.name];
+      waiting.sum = targets[i];
+      waiting.values.push_back(payload.values);
+      waiting.contributions.push_back({payload.values->values(), payload.weight, largest[i]});
+      const size_t count = waiting.values.size(), bytes = payload.values->size() * sizeof(float);
+      if (count < kMostWaiting && (count + 1) * bytes <= kMostWaitingBytes) continue;
+      std::swap(full, waiting);
+    }
+    add(std::move(full));
   }
   const std::lock_guard lock(mutex_);
   keep(client, update);
@@ -72,10 +102,12 @@ void RoundSums::count(uint64_t client, const wire::Update& update) {
 ExactAccumulator& RoundSums::accumulator(const std::string& payload,
                                          const ParameterLayout& layout) {
   const std::lock_guard lock(mutex_);
+  add_waiting();
   return made(payload, layout);
 }
 
 const ExactAccumulator* RoundSums::find(const std::string& payload) const {
+  add_waiting();
   const auto found = sums_.find(payload);
   return found == sums_.end() || found->second->contributions() == 0 ? nullptr
                                                                      : found->second.get();
@@ -99,6 +131,7 @@ ParameterSet RoundSums::mean(const std::string& payload,
 }
 
 std::vector<std::string> RoundSums::payloads() const {
+  add_waiting();
   std::vector<std::string> names;
   for (const auto& [name, sum] : sums_) {
     if (sum->contributions() > 0) names.push_back(name);

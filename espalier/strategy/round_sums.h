@@ -23,7 +23,8 @@ namespace espalier::strategy {
 // else when all updates are in.
 //
 // Memory: 8 bytes per value and payload, as long as the whole model also where clients train parts
-// of it, and the scalars of every client.
+// of it, the scalars of every client, and up to eight updates of together 32 MiB (or one) that are
+// to be added at once.
 class RoundSums {
  public:
   // At most `max_clients` updates; no weight above `max_weight`. `rules` make the means.
@@ -72,6 +73,15 @@ class RoundSums {
   void begin(uint64_t client);
   void keep(uint64_t client, const wire::Update& update);
   ExactAccumulator& made(const std::string& payload, const ParameterLayout& layout);
+  // Updates of the whole model that were checked and wait for others, to be added with them: an
+  // accumulator is twice as long as what is added to it.
+  struct Waiting {
+    ExactAccumulator* sum;
+    std::vector<std::shared_ptr<const ParameterSet>> values;
+    std::vector<ExactAccumulator::Contribution> contributions;
+  };
+  static void add(Waiting waiting);
+  void add_waiting() const;
   struct Scalars {
     double num_samples;
     std::map<std::string, double> values;
@@ -83,6 +93,7 @@ class RoundSums {
   SumRules rules_;
   mutable std::mutex mutex_;  // of what stands below, while updates arrive
   std::map<std::string, std::unique_ptr<ExactAccumulator>> sums_;
+  mutable std::map<std::string, Waiting> waiting_;  // by payload
   std::map<uint64_t, Scalars> by_client_;
   std::set<uint64_t> answering_;  // who has answered or is being added
 };

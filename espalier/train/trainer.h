@@ -139,6 +139,9 @@ class Trainer {
 
   virtual void load(const ParameterSet& weights) = 0;
   virtual void store(ParameterSet& weights) const = 0;
+  // The same values where they lie, in the layout's order, valid until anything else is called.
+  // Empty: they lie in no such buffer.
+  virtual std::span<const float> weights() const { return {}; }
 
   // Trains the loaded weights on the given samples of `dataset`: `options.epochs` passes in an
   // order drawn from `key`, at the learning rate options.lr (schedules are applied by the caller).

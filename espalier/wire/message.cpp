@@ -137,7 +137,8 @@ std::vector<wire::Payload> read_payloads(
            body->size());
     const auto decode = [&]() -> std::shared_ptr<const ParameterSet> {
       const bool masked = (flags & kMasked) != 0;
-      auto values = std::make_shared<ParameterSet>(masked ? mask->mask.compact_layout() : layout);
+      auto values = std::make_shared<ParameterSet>(
+          ParameterSet::unset(masked ? mask->mask.compact_layout() : layout));
       codec.decode(*body, *values);
       if (masked) return std::make_shared<ParameterSet>(mask->mask.expand(*values));
       return values;
@@ -160,10 +161,17 @@ std::vector<wire::Payload> read_payloads(
   return payloads;
 }
 
+// Of the kept values alone when there is a mask.
+void encode_values(const ParameterSet& values, const prune::Mask* mask, const codec::Codec& codec,
+                   Key key, Bytes& out) {
+  if (mask == nullptr) return codec.encode(values, key, out);
+  codec.encode(mask->compact(values), key, out);
+}
+
 std::shared_ptr<const Bytes> encode_body(const ParameterSet& values, const prune::Mask* mask,
                                          const codec::Codec& codec, Key key) {
   auto bytes = std::make_shared<Bytes>();
-  codec.encode(mask != nullptr ? mask->compact(values) : values, key, *bytes);
+  encode_values(values, mask, codec, key, *bytes);
   return bytes;
 }
 
@@ -318,7 +326,7 @@ EncodedMessage encode_update(const wire::Update& update, const codec::Codec& cod
   return encode_update(
       update,
       [&](const wire::Payload& payload, const prune::Mask* mask, Key key, Bytes& out) {
-        codec.encode(mask != nullptr ? mask->compact(*payload.values) : *payload.values, key, out);
+        encode_values(*payload.values, mask, codec, key, out);
       },
       codec_key, limits);
 }
