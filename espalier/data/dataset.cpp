@@ -61,6 +61,26 @@ size_t Dataset::sample_size() const {
   return values;
 }
 
+Normalization Normalization::unit(size_t channels) {
+  return {std::vector<float>(channels, 0.0f), std::vector<float>(channels, 1.0f)};
+}
+
+Normalization Normalization::none(size_t channels) {
+  return {std::vector<float>(channels, 0.0f), std::vector<float>(channels, 1.0f / 255.0f)};
+}
+
+void set_normalization(Dataset& images, const Normalization& normalization) {
+  ESPALIER_CHECK(images.kind == Kind::kImage && normalization.mean.size() == images.mean.size(),
+                 normalization.mean.size(), " channels for ", images.mean.size());
+  std::vector<float> fill;
+  for (size_t c = 0; c < images.mean.size(); ++c)
+    fill.push_back((images.mean[c] - normalization.mean[c]) / normalization.stddev[c]);
+  const bool own = std::all_of(fill.begin(), fill.end(), [](float value) { return value == 0; });
+  images.fill = own ? std::vector<float>() : std::move(fill);
+  images.mean = normalization.mean;
+  images.stddev = normalization.stddev;
+}
+
 std::vector<uint32_t> Dataset::owners() const {
   std::vector<uint8_t> known(client_names.size(), 0);
   for (const uint32_t client : client_of_sample) known[client] = 1;
@@ -117,10 +137,11 @@ void Dataset::validate() const {
       }
     }
   }
-  if (!fill.empty() && (kind != Kind::kFloat || !has_images() ||
-                        fill.size() != static_cast<size_t>(sample_shape[0]))) {
-    fail(where, "expected a fill value per channel of float images, got ", fill.size(),
-         " for samples of shape ", shape_text(sample_shape));
+  if (!fill.empty() &&
+      (!has_images() || fill.size() != static_cast<size_t>(sample_shape[0]) ||
+       !std::all_of(fill.begin(), fill.end(), [](float value) { return std::isfinite(value); }))) {
+    fail(where, "expected a finite fill value per channel of images, got ", fill.size(),
+         " values for samples of shape ", shape_text(sample_shape));
   }
   check_owners(*this, where);
 }

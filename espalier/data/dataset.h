@@ -23,6 +23,9 @@ enum class Kind : uint8_t {
 // was trained with one is of no use with another.
 struct Normalization {
   std::vector<float> mean, stddev;
+  // x = pixel/255, and x = pixel (exactly).
+  static Normalization unit(size_t channels);
+  static Normalization none(size_t channels);
 };
 
 // Labeled samples, immutable once built and shared by every worker. Images stay uint8 in memory; a
@@ -48,8 +51,9 @@ struct Dataset {
   // Images: x = (pixel/255 − mean)/stddev per channel, computed as pixel·(1/(255·stddev)) −
   // mean/stddev.
   std::vector<float> mean, stddev;
-  // Float images, which are not normalized: the mean of each channel over the training samples,
-  // with which augmentation fills (what 0 is to normalized pixels). Empty: 0.
+  // Images that are not normalized by their own mean: the mean of each channel over the training
+  // samples as a net reads it, with which augmentation fills (what 0 is to pixels that are). Empty:
+  // 0.
   std::vector<float> fill;
 
   // The owner of each sample where the data set has natural clients (empty otherwise), as an index
@@ -75,13 +79,17 @@ struct DataSource {
 };
 
 // Random changes of training images; all off by default. Pixels that come from nowhere have their
-// channel's mean over the training samples: 0 after normalization, Dataset::fill of float images.
+// channel's mean over the training samples: Dataset::fill, or 0 where there is none.
 struct Augmentation {
   int64_t crop_padding = 0;  // pad by this many pixels, then crop back at a random place
   bool flip = false;         // mirror left-right with probability 1/2
   int64_t cutout = 0;        // side of a square that is blanked at a random place
   bool any() const { return crop_padding > 0 || flip || cutout > 0; }
 };
+
+// Normalizes uint8 images so instead of by their own mean and deviation, which decide what
+// augmentation fills with (Dataset::fill).
+void set_normalization(Dataset& images, const Normalization& normalization);
 
 // Throws Error when it is asked of samples that are no images.
 void check_augmentation(const Dataset& dataset, const Augmentation& augmentation);
@@ -93,8 +101,7 @@ void check_augmentation(const Dataset& dataset, const Augmentation& augmentation
 // none.
 void gather(const Dataset& dataset, std::span<const uint32_t> indices,
             const Augmentation* augmentation, Key key, std::span<float> out);
-// The largest magnitude among the values of these samples, for data that are used as they are
-// (kFloat); 0 for images and tokens.
+// The largest magnitude among the values of these samples as a net reads them; 0 for tokens.
 float largest_input(const Dataset& dataset, std::span<const uint32_t> samples);
 // Token ids (kTokens) and labels as the int64 that the trainer wants.
 void gather_tokens(const Dataset& dataset, std::span<const uint32_t> indices,

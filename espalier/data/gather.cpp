@@ -122,10 +122,20 @@ void reverse_pixels(float* row, size_t width, size_t channels) {
   }
 }
 
-// `source` copies whole pixels; those from outside the image are `fill`.
+// Whole pixels from begin to end.
+void blank(float* begin, float* end, std::span<const float> fill) {
+  if (fill.size() == 1) {
+    std::fill(begin, end, fill[0]);
+    return;
+  }
+  for (; begin < end; begin += fill.size()) std::copy(fill.begin(), fill.end(), begin);
+}
+
+// `source` copies whole pixels; those from outside the image are `fill`, a value per channel or one
+// for all.
 template <class Source>
 void gather_changed(const Source& source, const ImageChange& change, int64_t height, int64_t width,
-                    size_t channels, float fill, float* out) {
+                    size_t channels, std::span<const float> fill, float* out) {
   const int64_t first =
       std::clamp<int64_t>(-change.shift_x, 0, width);  // columns whose source is inside
   const int64_t last = std::clamp<int64_t>(width - change.shift_x, first, width);
@@ -133,21 +143,28 @@ void gather_changed(const Source& source, const ImageChange& change, int64_t hei
   for (int64_t y = 0; y < height; ++y, out += row_values) {
     const int64_t source_y = y + change.shift_y;
     if (source_y < 0 || source_y >= height || first == last) {
-      std::fill_n(out, row_values, fill);
+      blank(out, out + row_values, fill);
       continue;
     }
     const auto left = static_cast<size_t>(first) * channels,
                right = static_cast<size_t>(last) * channels;
-    std::fill_n(out, left, fill);
+    blank(out, out + left, fill);
     source.copy(static_cast<size_t>(source_y * width + first + change.shift_x) * channels,
                 out + left, right - left);
-    std::fill_n(out + right, row_values - right, fill);
+    blank(out + right, out + row_values, fill);
     if (change.flip) reverse_pixels(out, static_cast<size_t>(width), channels);
     if (y >= change.cut_top && y < change.cut_bottom) {
-      std::fill(out + static_cast<size_t>(change.cut_left) * channels,
-                out + static_cast<size_t>(change.cut_right) * channels, fill);
+      blank(out + static_cast<size_t>(change.cut_left) * channels,
+            out + static_cast<size_t>(change.cut_right) * channels, fill);
     }
   }
+}
+
+// What blanks the given channels, or all of them.
+std::span<const float> fill_of(const Dataset& dataset, size_t first, size_t count) {
+  static constexpr float kZero = 0;
+  if (dataset.fill.empty()) return {&kZero, 1};
+  return std::span(dataset.fill).subspan(first, count);
 }
 
 void gather_images(const Dataset& dataset, std::span<const uint32_t> indices,
@@ -162,7 +179,7 @@ void gather_images(const Dataset& dataset, std::span<const uint32_t> indices,
     if (change) {
       gather_changed(NormalizedPixels(normalizer, image),
                      ImageChange(*augmentation, key.child(i), height, width), height, width,
-                     channels, 0.0f, out);
+                     channels, fill_of(dataset, 0, channels), out);
     } else {
       normalizer.apply(image, out, values);
     }
@@ -182,8 +199,8 @@ void gather_changed_floats(const Dataset& dataset, std::span<const uint32_t> ind
         dataset.fetch ? fetched.data() : dataset.floats.data() + indices[i] * values;
     const ImageChange change(augmentation, key.child(i), height, width);
     for (size_t c = 0; c < channels; ++c, out += plane) {
-      gather_changed(Plane(image + c * plane), change, height, width, 1,
-                     dataset.fill.empty() ? 0.0f : dataset.fill[c], out);
+      gather_changed(Plane(image + c * plane), change, height, width, 1, fill_of(dataset, c, 1),
+                     out);
     }
   }
 }
@@ -224,7 +241,7 @@ void gather(const Dataset& dataset, std::span<const uint32_t> indices,
 }
 
 float largest_input(const Dataset& dataset, std::span<const uint32_t> samples) {
-  if (dataset.kind != Kind::kFloat) return 0;
+  if (dataset.kind == Kind::kTokens) return 0;
   const size_t size = dataset.sample_size();
   std::vector<float> values(size);
   float largest = 0;

@@ -64,11 +64,11 @@ std::vector<float> plain_gather(const Dataset& dataset, const std::vector<uint32
           const bool inside =
               source_y >= 0 && source_y < height && source_x >= 0 && source_x < width;
           const bool cut = y >= top && y < top + side && x >= left && x < left + side;
+          const auto channel = static_cast<size_t>(c);
           if (!inside || cut) {
-            out.push_back(0);
+            out.push_back(dataset.fill.empty() ? 0 : dataset.fill[channel]);
             continue;
           }
-          const auto channel = static_cast<size_t>(c);
           const auto at =
               ((static_cast<int64_t>(indices[i]) * height + source_y) * width + source_x) *
                   channels +
@@ -95,6 +95,58 @@ TEST(Gather, MatchesThePlainLoop) {
     }
     gather(dataset, indices, nullptr, Key(5), out);
     expect_near(out, plain_gather(dataset, indices, nullptr, Key(5)));
+  }
+}
+
+// Two channels, worked by hand. Blanked pixels are the data set's mean, as a net reads it.
+TEST(Gather, NormalizationsOfOnesChoice) {
+  Dataset own;
+  own.name = "two";
+  own.sample_shape = {2, 1, 2};
+  own.num_classes = 1;
+  own.pixels = AlignedVector<uint8_t>{0, 255, 51, 102};
+  own.labels = {0};
+  own.mean = {0.2f, 0.6f};
+  own.stddev = {0.5f, 0.25f};
+  const std::vector<uint32_t> indices = {0};
+  std::vector<float> out(4);
+  const auto read = [&](const Dataset& dataset, const Augmentation* augmentation) {
+    dataset.validate();
+    gather(dataset, indices, augmentation, Key(3), out);
+    return out;
+  };
+  const Augmentation blank{0, false, 90};
+  expect_near(read(own, nullptr), {-0.4f, 1.6f, 0, -0.8f});
+  EXPECT_EQ(read(own, &blank), (std::vector<float>{0, 0, 0, 0}));
+  Dataset unit = own;
+  set_normalization(unit, Normalization::unit(2));
+  expect_near(read(unit, nullptr), {0, 1, 0.2f, 0.4f});
+  EXPECT_EQ(read(unit, &blank), (std::vector<float>{0.2f, 0.6f, 0.2f, 0.6f}));
+  EXPECT_EQ(largest_input(unit, indices), 1);
+  Dataset none = own;
+  set_normalization(none, Normalization::none(2));
+  EXPECT_EQ(read(none, nullptr), (std::vector<float>{0, 255, 51, 102}));
+  const auto fill = read(none, &blank);
+  for (size_t i = 0; i < 4; ++i) EXPECT_FLOAT_EQ(fill[i], i % 2 == 0 ? 51 : 153);
+  EXPECT_EQ(largest_input(none, indices), 255);
+  Dataset same = own;
+  set_normalization(same, {own.mean, own.stddev});
+  EXPECT_TRUE(same.fill.empty());
+}
+
+// Every byte is itself, and padding with a mean per channel is as the plain loop pads.
+TEST(Gather, BytesAsTheyAre) {
+  Dataset bytes = random_images(3, 9, 6, 20);
+  set_normalization(bytes, Normalization::none(3));
+  std::vector<uint32_t> indices(20);
+  for (uint32_t i = 0; i < 20; ++i) indices[i] = i;
+  std::vector<float> out(indices.size() * bytes.sample_size());
+  gather(bytes, indices, nullptr, Key(1), out);
+  for (size_t i = 0; i < out.size(); ++i) ASSERT_EQ(out[i], static_cast<float>(bytes.pixels[i]));
+  for (const Augmentation& augmentation : {Augmentation{3, true, 4}, {40, true, 90}}) {
+    gather(bytes, indices, &augmentation, Key(5), out);
+    const auto expected = plain_gather(bytes, indices, &augmentation, Key(5));
+    for (size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(out[i], expected[i], 1e-4) << i;
   }
 }
 

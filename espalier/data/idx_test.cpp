@@ -99,6 +99,20 @@ TEST(Idx, LoadsPlainAndGzippedFiles) {
   EXPECT_EQ(source.test->labels, (std::vector<int32_t>{1}));
   EXPECT_EQ(source.test->pixels.size(), 6u);
   EXPECT_FLOAT_EQ(source.train->mean[0], 0.1307f);
+  EXPECT_TRUE(source.train->fill.empty());
+  options.normalize = "unit";
+  const DataSource unit = load_dataset(options, Key(1));
+  EXPECT_EQ(unit.test->mean, (std::vector<float>{0}));
+  EXPECT_EQ(unit.test->stddev, (std::vector<float>{1}));
+  EXPECT_FLOAT_EQ(unit.train->fill[0], 0.1307f);
+  options.normalize = "none";
+  EXPECT_FLOAT_EQ(load_dataset(options, Key(1)).train->fill[0], 255 * 0.1307f);
+  // A model's own is stronger.
+  const Normalization models = {{0.25f}, {2}};
+  const DataSource seen = load_dataset(options, Key(1), &models);
+  EXPECT_EQ(seen.test->mean, models.mean);
+  EXPECT_EQ(seen.test->stddev, models.stddev);
+  options.normalize = "dataset";
   Bytes damaged = gzip(kImages);
   damaged.resize(damaged.size() / 2);
   folder.write("train-images-idx3-ubyte.gz", damaged);

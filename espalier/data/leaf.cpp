@@ -297,6 +297,10 @@ LoadedData load_leaf(const DataOptions& options, Key) {
   }
   loaded.train.client_names = loaded.test.client_names = users.names;
   if (loaded.train.kind == Kind::kImage && !loaded.train.sample_shape.empty()) {
+    if (options.normalize == "none")
+      fail("data/leaf",
+           "LEAF's images are given as values from 0 to 1, which data.normalize = \"unit\" keeps; "
+           "\"none\" is for bytes");
     normalize_by_training_pixels(loaded.train, loaded.test);
   }
   loaded.folder = parts[0].parent_path();

@@ -114,6 +114,11 @@ TEST(Leaf, LoadsFolders) {
   EXPECT_EQ(source.test->client_names, (std::vector<std::string>{"f2", "f1", "f9"}));
   EXPECT_EQ(source.train->client_of_sample, (std::vector<uint32_t>{0, 1, 1, 0, 2, 2}));
   EXPECT_EQ(source.test->mean, source.train->mean);
+  options.normalize = "none";
+  EXPECT_THAT(error_of([&] { load_dataset(options, Key(1)); }), HasSubstr("values from 0 to 1"));
+  options.normalize = "unit";
+  EXPECT_EQ(load_dataset(options, Key(1)).test->stddev, (std::vector<float>{1}));
+  options.normalize = "dataset";
   std::filesystem::remove(folder.path() / "test/all_data.json");
   EXPECT_THAT(error_of([&] { load_dataset(options, Key(1)); }), HasSubstr("expected *.json files"));
   folder.write_text("test/all_data.json", kShakespeare);

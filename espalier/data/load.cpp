@@ -59,6 +59,24 @@ void set_fill(Dataset& train) {
     train.fill.push_back(static_cast<float>(sum / static_cast<double>(train.size() * plane)));
 }
 
+// Throws Error for what makes no sense of these samples.
+void normalize(const std::string& how, Dataset& part) {
+  if (how == "dataset") return;
+  ESPALIER_CHECK(how == "unit" || how == "none", how);
+  const std::string where = "data/" + part.name;
+  if (part.kind == Kind::kTokens)
+    fail(where, "tokens are no quantities and are never normalized; leave data.normalize out");
+  if (part.kind == Kind::kFloat) {
+    if (how == "none") return;
+    fail(where,
+         "float values are used as they are, and data.normalize = \"unit\" is for bytes; leave it "
+         "out, or store uint8 (samples, channels, height, width)");
+  }
+  const size_t channels = part.mean.size();
+  set_normalization(part,
+                    how == "unit" ? Normalization::unit(channels) : Normalization::none(channels));
+}
+
 std::shared_ptr<const Dataset> finish(Dataset dataset, int64_t skip, int64_t limit,
                                       const std::function<void(Dataset&)>& place) {
   dataset.validate();
@@ -106,8 +124,10 @@ DataSource load_dataset(const DataOptions& options, Key key, const Normalization
   LoadedData loaded = find_row(dataset_rows(), options.name, "data", "data set").load(options, key);
   if (folder != nullptr)
     *folder = loaded.folder.empty() ? "" : fs::absolute(loaded.folder).lexically_normal();
-  if (normalization != nullptr && loaded.train.kind == Kind::kImage) {
-    for (Dataset* part : {&loaded.train, &loaded.test})
+  for (Dataset* part : {&loaded.train, &loaded.test}) {
+    if (normalization == nullptr)
+      normalize(options.normalize, *part);
+    else if (part->kind == Kind::kImage)
       std::tie(part->mean, part->stddev) = std::tie(normalization->mean, normalization->stddev);
   }
   DataSource source{

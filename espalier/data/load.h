@@ -21,6 +21,7 @@ struct DataOptions {
   std::string name = "fashion-mnist";
   std::string root;
   std::string split = "balanced";
+  std::string normalize = "dataset";
   int64_t skip_train_samples = 0;
   int64_t max_train_samples = 0;
   int64_t max_test_samples = 0;
@@ -51,6 +52,11 @@ struct DataOptions {
           Field("emnist: which of its data sets.")
               .one_of({"balanced", "byclass", "bymerge", "digits", "letters", "mnist"})
               .needs(self.name == "emnist", "data.name = \"emnist\""));
+    visit("normalize", self.normalize,
+          Field("How a model reads the bytes of images, for the whole life of the run; dataset: "
+                "(byte/255 - mean)/deviation per channel, of the data set; unit: byte/255; none: "
+                "the byte, 0 to 255. Float values are read as they are (dataset, none).")
+              .one_of({"dataset", "none", "unit"}));
     visit("skip_train_samples", self.skip_train_samples,
           Field("Leave out the first so many training samples, which another run may have used.")
               .at_least(0));
@@ -124,9 +130,10 @@ struct DatasetRow {
 const std::vector<DatasetRow>& dataset_rows();
 
 // Throws Error on an unknown name (with the nearest known one) and on everything a reader finds
-// wrong. `normalization`: of the model that will see the images, instead of the data set's own; it
-// must have their channels. `folder` receives where the files were found, empty for data without.
-// `place`: may put a data set's inputs elsewhere (SharedData) before anybody shares it.
+// wrong. `normalization`: of the model that will see the images, instead of what
+// options.normalize says; it must have their channels. `folder` receives where the files were
+// found, empty for data without. `place`: may put a data set's inputs elsewhere (SharedData) before
+// anybody shares it.
 DataSource load_dataset(const DataOptions& options, Key key,
                         const Normalization* normalization = nullptr,
                         std::filesystem::path* folder = nullptr,

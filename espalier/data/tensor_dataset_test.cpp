@@ -154,6 +154,25 @@ TEST(TensorDataset, LoadsAFolder) {
   EXPECT_THAT(error_of([&] { load_dataset(options, Key(1)); }), HasSubstr("train.safetensors]"));
 }
 
+TEST(TensorDataset, WhatCanBeNormalized) {
+  const TestFolder folder;
+  DataOptions options;
+  options.name = "safetensors";
+  options.root = folder.root();
+  const auto refusal = [&](const char* how, const FileBuilder& part) {
+    folder.write("train.safetensors", part.bytes());
+    folder.write("test.safetensors", part.bytes());
+    options.normalize = how;
+    return error_of([&] { load_dataset(options, Key(1)); });
+  };
+  for (const char* how : {"dataset", "unit", "none"}) EXPECT_EQ(refusal(how, images({0, 1})), "");
+  EXPECT_EQ(refusal("none", floats({1, 2, 3, 4}, {1, 0})), "");
+  EXPECT_EQ(load_dataset(options, Key(1)).train->floats, (Values<float>{1, 2, 3, 4}));
+  EXPECT_THAT(refusal("unit", floats({1, 2, 3, 4}, {1, 0})), HasSubstr("used as they are"));
+  for (const char* how : {"unit", "none"})
+    EXPECT_THAT(refusal(how, tokens({3, 1, 4, 1}, {1, 0})), HasSubstr("tokens are no quantities"));
+}
+
 TEST(TensorDataset, AFaultHasAPlace) {
   const FileBuilder good = floats({1, 2, 3, 4}, {1, 0});
   EXPECT_THAT(message(floats({1, 2, 3, NAN}, {0, 1}), good),

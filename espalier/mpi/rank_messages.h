@@ -108,6 +108,7 @@ inline void put_sums(const train::EvalSums& sums, Bytes& out) {
   writer.put(sums.loss);
   writer.put(sums.correct);
   writer.put(sums.count);
+  writer.put(sums.macs);
   writer.put(static_cast<uint32_t>(sums.classes.size()));
   for (const train::ClassCount& one : sums.classes) {
     writer.put(one.label);
@@ -120,6 +121,7 @@ inline train::EvalSums get_sums(ByteReader& in) {
   sums.loss = in.get<double>();
   sums.correct = in.get<uint64_t>();
   sums.count = in.get<uint64_t>();
+  sums.macs = in.get<uint64_t>();
   const auto classes = in.get<uint32_t>();
   for (uint32_t i = 0; i < classes; ++i) {
     const auto label = in.get<int32_t>();

@@ -128,6 +128,7 @@ class ConvLayer final : public Layer {
       data_.run(DNNL_ARG_DIFF_SRC, frame.at<void>(slots.dx), DNNL_ARG_WEIGHTS, scratch,
                 DNNL_ARG_DIFF_DST, dy, 0, nullptr);
     }
+    frame.parameters_begin();
     gradient_.run(DNNL_ARG_SRC, frame.at<void>(slots.x), DNNL_ARG_DIFF_WEIGHTS, scratch,
                   DNNL_ARG_DIFF_DST, dy, DNNL_ARG_DIFF_BIAS,
                   bias_ == kNoSlot ? nullptr : frame.gradients + bias_);

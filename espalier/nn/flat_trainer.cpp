@@ -347,7 +347,8 @@ EvalSums FlatTrainer::evaluate(const data::Dataset& dataset, std::span<const uin
   if (samples.empty()) return {};
   const Batch batch = unaugmented(dataset, samples);
   const BatchSums sums = net_->evaluate(batch, weights_);
-  return {sums.loss, sums.correct, samples.size(), count_classes(batch.labels, net_->logits())};
+  return {sums.loss, sums.correct, samples.size(), count_classes(batch.labels, net_->logits()),
+          sums.macs};
 }
 
 }  // namespace espalier::nn

@@ -223,6 +223,21 @@ Frame GraphNet::start(const Plan& plan, const Batch& batch) {
   return frame;
 }
 
+namespace {
+
+// A layer's pass, as the frame's observer sees it.
+void run(Layer& layer, size_t index, Pass pass, const Frame& frame) {
+  if (frame.observer != nullptr) frame.observer->begin(index, pass);
+  if (pass == Pass::kForward) {
+    layer.forward(frame);
+  } else {
+    layer.backward(frame);
+  }
+  if (frame.observer != nullptr) frame.observer->end(index, layer);
+}
+
+}  // namespace
+
 BatchSums GraphNet::train(const Batch& batch, std::span<float> weights, std::span<float> gradients,
                           const SgdUpdate* update) {
   Plan& p = plan(batch.size, true);
@@ -230,16 +245,18 @@ BatchSums GraphNet::train(const Batch& batch, std::span<float> weights, std::spa
   frame.weights = weights.data();
   frame.gradients = gradients.data();
   frame.update = update;
-  for (auto& layer : p.layers) layer->forward(frame);
+  frame.observer = observer_;
+  for (size_t i = 0; i < p.layers.size(); ++i) run(*p.layers[i], i, Pass::kForward, frame);
   LossSums sums =
       batch_loss(batch, frame.at<float>(p.logits), num_classes(), frame.at<float>(p.dlogits));
   for (const auto& layer : p.layers) sums.loss += layer->penalty();
   uint64_t macs = 0;
-  for (auto layer = p.layers.rbegin(); layer != p.layers.rend(); ++layer) {
-    macs += (*layer)->forward_macs();
-    if ((*layer)->slots.dy == kNoSlot) continue;
-    (*layer)->backward(frame);
-    macs += (*layer)->backward_macs();
+  for (size_t i = p.layers.size(); i-- > 0;) {
+    Layer& layer = *p.layers[i];
+    macs += layer.forward_macs();
+    if (layer.slots.dy == kNoSlot) continue;
+    run(layer, i, Pass::kBackward, frame);
+    macs += layer.backward_macs();
   }
   return {sums.loss, sums.correct, macs};
 }
@@ -278,7 +295,9 @@ BatchSums GraphNet::evaluate(const Batch& batch, std::span<const float> weights)
   for (auto& layer : p.layers) layer->forward(frame);
   logits_ = {frame.at<float>(p.logits), static_cast<size_t>(batch.size) * num_classes()};
   const LossSums sums = batch_loss(batch, logits_.data(), num_classes(), nullptr);
-  return {sums.loss, sums.correct};
+  uint64_t macs = 0;
+  for (const auto& layer : p.layers) macs += layer->forward_macs();
+  return {sums.loss, sums.correct, macs};
 }
 
 void GraphNet::predict(const Batch& batch, std::span<const float> weights,

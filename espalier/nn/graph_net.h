@@ -38,6 +38,10 @@ class GraphNet final : public Net {
                std::span<float> logits) override;
   std::vector<int64_t> feature_shape() const override;
   std::vector<size_t> extractor_tensors() const override;
+  // Is told of every layer of train() from now on, and outlives the net; null for nobody.
+  void observe(LayerObserver* observer) { observer_ = observer; }
+  // Of a node's output, or of kGraphInput.
+  Type value_type(int node) const;
   // The arena and what the layers hold themselves: exact, but for oneDNN's generated code.
   uint64_t training_bytes(int64_t batch_size) const override;
 
@@ -55,7 +59,6 @@ class GraphNet final : public Net {
   // Assigns the gradients' slots, from the last layer to the first.
   void place_gradients(int64_t batch, Plan& plan, ArenaPlanner& arena) const;
   size_t value_bytes(int node, int64_t batch) const;
-  Type value_type(int node) const;
   Frame start(const Plan& plan, const Batch& batch);
   // The feature map as floats, channel by channel.
   void copy_features(const Plan& plan, const Frame& frame, int64_t batch,
@@ -68,6 +71,7 @@ class GraphNet final : public Net {
   uint64_t clock_ = 0;
   AlignedVector<uint8_t> arena_;
   std::span<const float> logits_;
+  LayerObserver* observer_ = nullptr;
 };
 
 }  // namespace espalier::nn

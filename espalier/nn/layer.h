@@ -47,13 +47,33 @@ struct Slots {
   size_t pooled = kNoSlot, argmax = kNoSlot;
 };
 
+class Layer;
+enum class Pass : uint8_t { kForward, kBackward };
+
+// Watches a net's layers at work, for measuring; called by the thread that works.
+class LayerObserver {
+ public:
+  virtual ~LayerObserver() = default;
+  // Node `index` of the graph begins a pass.
+  virtual void begin(size_t index, Pass pass) = 0;
+  // In the backward pass of a convolution or a linear layer that computes the gradients of its
+  // input and of its parameters one after the other: the second begins.
+  virtual void parameters() = 0;
+  virtual void end(size_t index, const Layer& layer) = 0;
+};
+
 // One pass over a batch.
 struct Frame {
   uint8_t* arena = nullptr;
   float* weights = nullptr;    // whole flat buffers
   float* gradients = nullptr;  // null in evaluation
   const SgdUpdate* update = nullptr;
+  LayerObserver* observer = nullptr;
 
+  // LayerObserver::parameters(), for the layer to say.
+  void parameters_begin() const {
+    if (observer != nullptr) observer->parameters();
+  }
   template <class T>
   T* at(size_t slot) const {
     return slot == kNoSlot ? nullptr : reinterpret_cast<T*>(arena + slot);

@@ -39,7 +39,7 @@ struct Batch {
 struct BatchSums {
   double loss = 0;  // sum over the samples, of all terms
   uint64_t correct = 0;
-  uint64_t macs = 0;  // train(): multiply-accumulates of the pass, forward and backward
+  uint64_t macs = 0;  // multiply-accumulates of the pass; train(): forward and backward
 };
 
 // w ← keep·w − rate·gradient, which a Net may apply itself to the tensors it says it fuses.

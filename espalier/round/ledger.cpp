@@ -23,6 +23,7 @@ void Ledger::add(const RoundRecord& record, double target_accuracy) {
   exploration_bytes_up += static_cast<int64_t>(record.exploration.bytes_up);
   exploration_macs += record.exploration.macs;
   macs += record.macs;
+  eval_macs += record.eval_macs;
   client_seconds += record.client_seconds;
   simulated_seconds += record.simulated.total();
   wall_seconds += record.seconds;

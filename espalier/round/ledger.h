@@ -39,7 +39,8 @@ struct RoundRecord {
     uint64_t clients = 0, bytes_down = 0, bytes_up = 0;
     double macs = 0;
   } exploration;
-  double lr = 0;  // the clients' learning rate, schedule and warm-up applied
+  double eval_macs = 0;  // of the evaluation, where it is the server's
+  double lr = 0;         // the clients' learning rate, schedule and warm-up applied
   // The whole round; what it took until the last update was in, exploration included; evaluation.
   double seconds = 0, train_seconds = 0, eval_seconds = 0;  // wall clock of this process
   // Exchanges follow each other, so each adds its own slowest client.
@@ -65,7 +66,7 @@ struct Ledger {
   // Contained in bytes and products, but in no count of clients.
   int64_t exploration_bytes_down = 0, exploration_bytes_up = 0;
   double exploration_macs = 0;
-  double macs = 0, client_seconds = 0;
+  double macs = 0, eval_macs = 0, client_seconds = 0;
   double simulated_seconds = 0;  // what the rounds would have taken on the devices of [[devices]]
   double wall_seconds = 0, train_seconds = 0, eval_seconds = 0;
   // As of the last evaluated round, and the highest of all; the last loss that was finite.
@@ -88,6 +89,7 @@ struct Ledger {
     visit("exploration_bytes_up", self.exploration_bytes_up, none);
     visit("exploration_macs", self.exploration_macs, none);
     visit("macs", self.macs, none);
+    visit("eval_macs", self.eval_macs, none);
     visit("client_seconds", self.client_seconds, none);
     visit("simulated_seconds", self.simulated_seconds, none);
     visit("wall_seconds", self.wall_seconds, none);

@@ -279,6 +279,7 @@ void RoundLoop::evaluate(const strategy::RoundInfo& info, std::span<const uint64
       : setup_.run.evaluate == "clients"
           ? ask_clients(info, clients, global_, record)
           : setup_.evaluator.evaluate(part ? part->extract(*global_) : *global_);
+  record.eval_macs += static_cast<double>(sums.macs);
   if (sums.count > 0) {
     record.accuracy = static_cast<double>(sums.correct) / static_cast<double>(sums.count);
     record.classes = sums.classes;
@@ -294,6 +295,7 @@ void RoundLoop::evaluate(const strategy::RoundInfo& info, std::span<const uint64
         collect_statistics(info, clients, width, model, record);
       if (plan_.options().scaler) scale_hidden(model, static_cast<float>(1 / width));
       narrow = setup_.evaluator.evaluate(model);
+      record.eval_macs += static_cast<double>(narrow.macs);
     }
     if (narrow.count > 0) {
       record.width_accuracy[width] =

@@ -84,6 +84,10 @@ TrainedModel open_model(const std::string& command, const ModelArguments& argume
   models::configure_thread();
 
   const std::optional<data::Dataset> made_for = samples_of(model.file);
+  for (const std::string& assignment : arguments.assignments) {
+    if (made_for && assignment.starts_with("data.normalize="))
+      fail(command, "a model reads its inputs as it was trained to; leave data.normalize out");
+  }
   const bool own_model = make_strategy(model.config)->capabilities().own_model != nullptr;
   if (made_for && !arguments.data.empty() && !own_model) {
     model.data.train = std::make_shared<data::Dataset>(*made_for);  // nothing of it is needed

@@ -414,6 +414,7 @@ Json Simulation::summary() const {
   out["downlink"] = assembly_->downlink().describe();
   out["uplink"] = assembly_->uplink().describe();
   out["client_macs_total"] = ledger.macs;
+  out["eval_macs_total"] = ledger.eval_macs;
   if (loop().devices().timed()) out["simulated_seconds"] = ledger.simulated_seconds;
   if (loop().submodels().active()) {
     out["submodel"] = config_.submodel.name;

@@ -124,8 +124,10 @@ class TorchNet final : public Net {
     return guarded([&] {
       const c10::NoGradGuard no_grad;
       const std::vector<at::Tensor> tensors = bind(const_cast<float*>(weights.data()), false);
-      return sums(batch, model_->forward(tensors, input(batch), pass(batch, false)).logits,
-                  nullptr);
+      BatchSums found =
+          sums(batch, model_->forward(tensors, input(batch), pass(batch, false)).logits, nullptr);
+      found.macs = macs_per_sample() * static_cast<uint64_t>(batch.size);
+      return found;
     });
   }
 

@@ -12,6 +12,7 @@ EvalSums& EvalSums::operator+=(const EvalSums& other) {
   loss += other.loss;
   correct += other.correct;
   count += other.count;
+  macs += other.macs;
   if (classes.empty()) {
     classes = other.classes;
     return *this;

@@ -98,6 +98,7 @@ struct EvalSums {
   // The same counts by class, ascending, for the classes that occur; empty when nobody has told
   // them apart. As long as the samples or the classes, whichever are fewer.
   std::vector<ClassCount> classes = {};
+  uint64_t macs = 0;  // multiply-accumulates, as executed; 0 where nobody counts them
 
   EvalSums& operator+=(const EvalSums& other);
 };

@@ -88,6 +88,7 @@ class Dataset:
     test: (inputs, labels), or a share of the samples, drawn by `seed`, that is held out for evaluation.
     clients: the owner of each sample, by number or name: the clients of a natural partition. With a data frame as inputs, `clients` and `labels` may name its columns.
     classes, vocabulary: numbers of classes and tokens; by default what the arrays need. mean, stddev: of pixels/255 per channel; by default those of the training images.
+    The configuration's `data.normalize` says whether images are normalized by these ("dataset"), divided by 255 ("unit") or read as they are ("none").
     """
 
     def __init__(self, inputs: Any, labels: Any, *, clients: Any = None, test: Union[None, float, Tuple[Any, Any], "Dataset"] = 0.1, layout: Optional[str] = None,

@@ -303,6 +303,21 @@ class Data(Base):
         tokens = espalier.Dataset(np.repeat(self.labels[:, None], 6, axis=1), self.labels)
         self.assertEqual(tokens.vocabulary, 3)
 
+    def test_bytes_are_read_as_the_run_says(self):
+        dataset = espalier.Dataset(self.images, self.labels, test=(self.images, self.labels))
+        settings = {"model.name": "mlp", "model.hidden": [16], "data.partition.clients": 4, "strategy.clients_per_round": 4, "train.lr": 0.1, "rounds": 2}
+        runs = {}
+        for how in ("dataset", "unit"):
+            run = runs[how] = self.run_tiny(how, {}, data=dataset, **settings, **{"data.normalize": how})
+            self.assertEqual(run.config["data"]["normalize"], how)
+            self.assertEqual(json.loads((run.folder / "data.json").read_text())["samples"]["stddev"] == [1], how == "unit")
+        self.assertNotEqual(runs["dataset"].rounds[-1]["loss"], runs["unit"].rounds[-1]["loss"])
+        with self.assertRaisesRegex(espalier.Error, "data.normalize was"):
+            espalier.simulate(resume=runs["unit"].folder, data=dataset, rounds=3, progress=False, **{"data.normalize": "none"})
+        self.assertEqual(len(espalier.simulate(resume=runs["unit"].folder, data=dataset, rounds=3, progress=False).rounds), 3)
+        with self.assertRaisesRegex(espalier.Error, "leave it out"):
+            self.run_tiny("wrong", {}, data=espalier.Dataset(self.floats, self.labels), **settings, **{"data.normalize": "unit"})
+
     def test_clients_and_partitions(self):
         owners = np.array(["ann", "bob", "cyd", "dan"])[np.arange(200) % 4]
         dataset = espalier.Dataset(self.images, self.labels, clients=owners, test=(self.images, self.labels))

@@ -4,7 +4,7 @@ import json
 from common import Folder, check, metrics, ok, read_safetensors, run
 
 SUMMARY_KEYS = ("strategy seed rounds_completed final_accuracy best_accuracy final_loss bytes_down_total bytes_up_total "
-                "bytes_down_per_client_round bytes_up_per_client_round dense_bytes_per_client_round client_macs_total "
+                "bytes_down_per_client_round bytes_up_per_client_round dense_bytes_per_client_round client_macs_total eval_macs_total "
                 "client_updates client_updates_per_second wall_seconds train_seconds peak_rss_bytes clients_failed").split()
 
 with Folder() as folder:
@@ -17,6 +17,9 @@ with Folder() as folder:
     for name in ("config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "checkpoint/checkpoint.safetensors", "report.html"):
         check((folder / "one" / name).exists(), f"{name} is missing")
     check(len(metrics(folder / "one")) == 6, "one metrics line per round")
+    # Every round evaluates the same samples, so that each layer's products of one are a whole number.
+    per_sample = json.loads(ok(run("evaluate", folder / "one", "--json")).stdout)
+    check(summary["eval_macs_total"] == 6 * per_sample["samples"] * per_sample["macs_per_sample"] > 0, f"products of evaluation: {summary} {per_sample}")
     check(summary["client_updates"] == 30 and summary["clients_failed"] == 0, "client updates")
     check(summary["bytes_down_total"] > 30 * summary["dense_bytes_per_client_round"], "dense bytes travel down")
 

@@ -65,6 +65,7 @@ CASES = {
     "fedgkt": ["data.synthetic_shape=[1,12,12]", "strategy.name=fedgkt", "model.name=small-client", "strategy.server_model=small-server",
                "strategy.server_epochs=1", "strategy.server_batch_size=20", "rounds=2", "uplink=[{stage=\"hadamard\"},{stage=\"quantize\",bits=4}]"],
     "evaluation at clients": ["evaluate=clients", "strategy.clients_per_round=2", "eval_clients=2"],
+    "bytes / 255, augmented": [*IMAGES, "data.normalize=unit", "train.crop_padding=1", "rounds=2"],
     "adam, augmented": [*IMAGES, "train.optimizer=adam", "train.lr=0.01", "train.crop_padding=1", "train.flip=true", "rounds=2"],
 }
 

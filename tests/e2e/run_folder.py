@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 
@@ -138,6 +139,7 @@ def depends_on_nothing_outside(folder):
         ok(run("export", folder / "cnn", "--out", folder / "a.pt"))
         ok(run("export", folder / "cnn", "--out", folder / "b.pt", *settings(f"data.root={folder}/clinic")))
         check((folder / "a.pt").read_bytes() == (folder / "b.pt").read_bytes(), "exports say the model's own normalization")
+    ways_to_read_bytes(folder, config)
 
     # A foreign test set must be one that the model can read.
     x, y = samples(50, (8,), 3, classes=5)
@@ -147,6 +149,38 @@ def depends_on_nothing_outside(folder):
     write(folder / "foreign.safetensors", inputs=x[y < 2], labels=y[y < 2])
     found = json.loads(ok(run("evaluate", folder / "begun", "--data", folder / "foreign.safetensors", "--json")).stdout)
     check(found["samples"] == int((y < 2).sum()), "fewer classes than the model knows")
+
+
+def ways_to_read_bytes(folder, config):
+    """data.normalize: what a run began with is what its model, its evaluations and its exports keep."""
+    start = ["simulate", config, *settings(f"data.root={folder}/photos", "model.name=cnn", "model.fc_units=16", "rounds=2", "train.lr=0.05", "train.crop_padding=1"), "--quiet"]
+    losses = {}
+    for name, deviation in (("dataset", None), ("unit", 1), ("none", 1 / 255)):
+        out = folder / f"read-{name}"
+        rate = settings("train.lr=0.000005") if name == "none" else []
+        ok(run(*start, *settings(f"data.normalize={name}"), *rate, "--out", out))
+        samples_seen = json.loads((out / "data.json").read_text())["samples"]
+        if deviation:
+            check(samples_seen["mean"] == [0] and abs(samples_seen["stddev"][0] - deviation) < 1e-9, f"{name}: {samples_seen}")
+        seen = json.loads(ok(run("evaluate", out, "--json")).stdout)
+        last = metrics(out)[-1]
+        check(all(abs(seen[key] - last[key]) < 1e-6 * max(1, abs(last[key])) for key in ("accuracy", "loss")), f"{name}: evaluated as in the run: {seen} {last}")
+        losses[name] = last["loss"]
+    check(len(set(losses.values())) == 3, f"three ways to read bytes: {losses}")
+    unit = folder / "read-unit"
+    begun = (unit / "config.toml").read_bytes()
+    refused(run("simulate", "--resume", unit, *settings("rounds=3", "data.normalize=dataset")), "data.normalize was \"unit\"", "is \"dataset\"")
+    check((unit / "config.toml").read_bytes() == begun, "a refusal writes nothing")
+    ok(run("simulate", "--resume", unit, *settings("rounds=3"), "--quiet"))
+    ok(run(*start, *settings("data.normalize=unit", "rounds=3"), "--out", folder / "at-once"))
+    check((unit / "model.safetensors").read_bytes() == (folder / "at-once/model.safetensors").read_bytes(), "gone on with as begun")
+    refused(run("evaluate", unit, *settings("data.normalize=none")), "leave data.normalize out")
+    refused(run("simulate", config, *settings(f"data.root={folder}/moved", "data.normalize=unit"), "--out", folder / "senseless"), "float values", "leave it out")
+    if os.environ.get("TORCH", "1") == "1":
+        ok(run("export", unit, "--out", folder / "unit.pt"))
+        with zipfile.ZipFile(folder / "unit.pt") as archive:
+            about = json.loads(archive.read(next(name for name in archive.namelist() if name.endswith("espalier.json"))))
+        check(about["normalization"]["mean"] == [0] and about["normalization"]["stddev"] == [1], f"the export says so: {about}")
 
 
 def schedules(folder):
