@@ -13,7 +13,8 @@ inline constexpr size_t kLargeBlock = size_t{1} << 18;  // from here on blocks a
 
 // Aligned to 64 bytes, contents unspecified. Throws std::bad_alloc. Any thread.
 void* take_block(size_t bytes);
-// `bytes`: as it was taken. At most 64 MiB, or the last two blocks that were larger, stay for others.
+// `bytes`: as it was taken. At most 64 MiB, or the last two blocks that were larger, stay for
+// others.
 void give_block(void* block, size_t bytes) noexcept;
 
 // For std::vector: large ones are taken from there. kAlignment: of the small ones.
@@ -31,7 +32,7 @@ struct BlockAllocator {
     const size_t bytes = n * sizeof(T);
     if (bytes >= kLargeBlock) return static_cast<T*>(take_block(bytes));
     if constexpr (kAlignment > alignof(std::max_align_t)) {
-      return static_cast<T*>(::operator new(bytes, std::align_val_t{kAlignment}));
+      return static_cast<T*>(::operator new (bytes, std::align_val_t{kAlignment}));
     } else {
       return static_cast<T*>(::operator new(bytes));
     }
@@ -39,7 +40,7 @@ struct BlockAllocator {
   void deallocate(T* pointer, size_t n) {
     if (n * sizeof(T) >= kLargeBlock) return give_block(pointer, n * sizeof(T));
     if constexpr (kAlignment > alignof(std::max_align_t)) {
-      ::operator delete(pointer, std::align_val_t{kAlignment});
+      ::operator delete (pointer, std::align_val_t{kAlignment});
     } else {
       ::operator delete(pointer);
     }
@@ -58,7 +59,9 @@ struct UnsetAllocator : BlockAllocator<T, kAlignment> {
   template <class U>
   UnsetAllocator(const UnsetAllocator<U, kAlignment>&) {}  // NOLINT(google-explicit-constructor)
   template <class U>
-  void construct(U* place) { ::new (static_cast<void*>(place)) U; }
+  void construct(U* place) {
+    ::new (static_cast<void*>(place)) U;
+  }
   template <class U, class... Arguments>
   void construct(U* place, Arguments&&... arguments) {
     ::new (static_cast<void*>(place)) U(static_cast<Arguments&&>(arguments)...);

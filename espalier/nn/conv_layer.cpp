@@ -22,7 +22,7 @@ class ConvLayer final : public Layer {
       : type_(c.out),
         relu_(c.node.relu),
         mask_(c.node.relu && c.pool == nullptr),
-        sparse_(c.pool != nullptr && sparse_backward(c.node, *c.pool, c.out)) {
+        sparse_(c.pool != nullptr && sparse_backward(c.node, *c.pool)) {
     const Node& n = c.node;
     weight_ = tensor_offset(c.layout, n.weight);
     bias_ = n.bias == kNone ? kNoSlot : tensor_offset(c.layout, n.bias);
@@ -203,17 +203,20 @@ class ConvLayer final : public Layer {
         std::memset(weights, 0, tap_bytes_);
       data_weights_.run(frame.weights + weight_, weights);
     }
-    sparse_conv_backward(
-        sparse_shape_,
-        SparseConvData{.x = frame.at<float>(slots.x),
-                       .dy = frame.at<float>(slots.dy),
-                       .y = relu_ ? frame.at<float>(slots.pooled) : nullptr,
-                       .argmax = frame.at<uint8_t>(slots.argmax),
-                       .weights = weights,
-                       .weight_gradient = gradient,
-                       .bias_gradient = bias_ == kNoSlot ? nullptr : frame.gradients + bias_,
-                       .dx = frame.at<float>(slots.dx)},
-        sparse_scratch_);
+    by_type(type_, [&](auto value) {
+      using T = decltype(value);
+      sparse_conv_backward(
+          sparse_shape_,
+          SparseConvData<T>{.x = frame.at<T>(slots.x),
+                            .dy = frame.at<T>(slots.dy),
+                            .y = relu_ ? frame.at<T>(slots.pooled) : nullptr,
+                            .argmax = frame.at<uint8_t>(slots.argmax),
+                            .weights = weights,
+                            .weight_gradient = gradient,
+                            .bias_gradient = bias_ == kNoSlot ? nullptr : frame.gradients + bias_,
+                            .dx = frame.at<T>(slots.dx)},
+          sparse_scratch_);
+    });
     gradient_weights_.run(gradient, frame.gradients + weight_);
   }
 
@@ -230,9 +233,8 @@ class ConvLayer final : public Layer {
 
 }  // namespace
 
-bool sparse_backward(const Node& conv, const Node& pool, Type type) {
-  return type == Type::kFloat && conv.stride == 1 && conv.in.channels >= 12 && pool.kernel >= 2 &&
-         pool.kernel <= 15;
+bool sparse_backward(const Node& conv, const Node& pool) {
+  return conv.stride == 1 && conv.in.channels >= 12 && pool.kernel >= 2 && pool.kernel <= 15;
 }
 
 std::unique_ptr<Layer> make_conv_layer(const LayerContext& context) {

@@ -139,7 +139,7 @@ std::unique_ptr<Layer> make_layer(const LayerContext& context);  // by the node'
 
 // Whether a convolution followed by `pool` takes its gradient from the pooled values
 // (sparse_conv.h).
-bool sparse_backward(const Node& conv, const Node& pool, Type type);
+bool sparse_backward(const Node& conv, const Node& pool);
 
 // Offset of a tensor of the layout, for addressing flat buffers.
 inline size_t tensor_offset(const ParameterLayout& layout, int tensor) {

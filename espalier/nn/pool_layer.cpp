@@ -11,7 +11,7 @@ class MaxPoolLayer final : public Layer {
       : type_(c.out),
         training_(c.training),
         positive_(c.front != nullptr && c.front->relu),
-        handed_on_(c.front != nullptr && sparse_backward(*c.front, c.node, c.in)) {
+        handed_on_(c.front != nullptr && sparse_backward(*c.front, c.node)) {
     const Node& n = c.node;
     const auto size = [](int64_t value) { return static_cast<size_t>(value); };
     shape_ = {size(c.batch),  size(n.in.height),  size(n.in.width), size(n.in.channels),

@@ -83,8 +83,8 @@ ESPALIER_INLINE void with_vectors(size_t vectors, Call call) {
 
 // The outputs with a gradient among pooled rows [begin, end) of image n, one list per output
 // channel.
-template <bool kRelu>
-ESPALIER_INLINE void list_outputs(const SparseConvShape& s, const SparseConvData& d, size_t n,
+template <bool kRelu, class T>
+ESPALIER_INLINE void list_outputs(const SparseConvShape& s, const SparseConvData<T>& d, size_t n,
                                   size_t begin, size_t end, SparseConvScratch& scratch) {
   const size_t padded = s.width + 2 * s.padding, capacity = (end - begin) * s.pooled_width,
                stride = padded_channels(s);
@@ -100,10 +100,10 @@ ESPALIER_INLINE void list_outputs(const SparseConvShape& s, const SparseConvData
             ((py * s.window + k / s.window) * padded + px * s.window + k % s.window) * stride);
       }
       for (size_t c = 0; c < s.out_channels; ++c) {
-        const float gradient = d.dy[at + c];
+        const float gradient = to_float(d.dy[at + c]);
         uint32_t& count = scratch.counts[c];
         scratch.entries[c * capacity + count] = {place[d.argmax[at + c]], gradient};
-        count += (!kRelu || d.y[at + c] > 0) && gradient != 0
+        count += (!kRelu || to_float(d.y[at + c]) > 0) && gradient != 0
                      ? 1U
                      : 0U;  // without a branch: it cannot be predicted
       }
@@ -111,17 +111,19 @@ ESPALIER_INLINE void list_outputs(const SparseConvShape& s, const SparseConvData
   }
 }
 
-ESPALIER_INLINE void copy_rows(const SparseConvShape& s, const float* image, float* padded) {
+template <class T>
+ESPALIER_INLINE void copy_rows(const SparseConvShape& s, const T* image, float* padded) {
   const size_t stride = padded_channels(s), line = (s.width + 2 * s.padding) * stride;
   for (size_t y = 0; y < s.height; ++y) {
     float* to = padded + (y + s.padding) * line + s.padding * stride;
-    const float* from = image + y * s.width * s.channels;
+    const T* from = image + y * s.width * s.channels;
     if (stride == s.channels) {
-      for (size_t i = 0; i < s.width * stride; ++i) to[i] = from[i];
+      for (size_t i = 0; i < s.width * stride; ++i) to[i] = to_float(from[i]);
       continue;
     }
     for (size_t x = 0; x < s.width; ++x) {
-      for (size_t c = 0; c < s.channels; ++c) to[x * stride + c] = from[x * s.channels + c];
+      for (size_t c = 0; c < s.channels; ++c)
+        to[x * stride + c] = to_float(from[x * s.channels + c]);
     }
   }
 }
@@ -134,7 +136,8 @@ size_t num_entries(const SparseConvShape& s, size_t rows) {
   return s.out_channels * rows * s.pooled_width + 1;
 }
 
-ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData& d,
+template <class T>
+ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>& d,
                               SparseConvScratch& scratch) {
   const size_t stride = padded_channels(s), line = (s.width + 2 * s.padding) * stride,
                image = (s.height + 2 * s.padding) * line;
@@ -189,13 +192,13 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData& d,
     for (size_t y = 0; y < s.height; ++y) {
       const float* from =
           scratch.input_gradient.data() + (y + s.padding) * line + s.padding * stride;
-      float* to = d.dx + (n * s.height + y) * inside;
+      T* to = d.dx + (n * s.height + y) * inside;
       if (stride == s.channels) {
-        for (size_t i = 0; i < inside; ++i) to[i] = from[i];
+        for (size_t i = 0; i < inside; ++i) put(to[i], from[i]);
         continue;
       }
       for (size_t x = 0; x < s.width; ++x) {
-        for (size_t c = 0; c < s.channels; ++c) to[x * s.channels + c] = from[x * stride + c];
+        for (size_t c = 0; c < s.channels; ++c) put(to[x * s.channels + c], from[x * stride + c]);
       }
     }
   }
@@ -203,7 +206,13 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData& d,
 
 }  // namespace
 
-ESPALIER_KERNEL void sparse_conv_backward(const SparseConvShape& shape, const SparseConvData& data,
+ESPALIER_KERNEL void sparse_conv_backward(const SparseConvShape& shape,
+                                          const SparseConvData<float>& data,
+                                          SparseConvScratch& scratch) {
+  backward(shape, data, scratch);
+}
+ESPALIER_KERNEL void sparse_conv_backward(const SparseConvShape& shape,
+                                          const SparseConvData<Bf16>& data,
                                           SparseConvScratch& scratch) {
   backward(shape, data, scratch);
 }
