@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <mutex>
+
+#include "espalier/base/heap.h"
 
 namespace espalier {
 
@@ -77,6 +80,8 @@ class FreeBlocks {
   size_t count_ = 0, held_ = 0;
 };
 
+std::atomic<size_t> taken_bytes = 0;
+
 // Never destroyed: vectors of static storage may outlive it otherwise.
 FreeBlocks& free_blocks() {
   static FreeBlocks* const blocks = new FreeBlocks;
@@ -88,13 +93,18 @@ FreeBlocks& free_blocks() {
 void* take_block(size_t bytes) {
   if (!kKeeps) return ::operator new(bytes, kAligned);
   const size_t size = rounded(bytes);
-  void* const block = free_blocks().take(size);
-  return block != nullptr ? block : map_block(size);
+  void* block = free_blocks().take(size);
+  if (block == nullptr) block = map_block(size);
+  taken_bytes += bytes;
+  return block;
 }
 
 void give_block(void* block, size_t bytes) noexcept {
   if (!kKeeps) return ::operator delete(block, kAligned);
+  taken_bytes -= bytes;
   free_blocks().give(block, rounded(bytes));
 }
+
+size_t taken_block_bytes() { return taken_bytes; }
 
 }  // namespace espalier

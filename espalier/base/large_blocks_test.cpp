@@ -8,6 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "espalier/base/heap.h"
+
 namespace espalier {
 namespace {
 
@@ -20,6 +22,7 @@ constexpr bool kKept = true;
 TEST(LargeBlocks, WhatIsGivenBackIsTakenAgain) {
   if (!kKept) GTEST_SKIP() << "sanitizers see every allocation";
   constexpr size_t kBytes = 5 << 20;
+  const size_t before = taken_block_bytes();
   void* const first = take_block(kBytes);
   void* const second = take_block(kBytes);
   EXPECT_NE(first, second);
@@ -28,8 +31,11 @@ TEST(LargeBlocks, WhatIsGivenBackIsTakenAgain) {
   void* const larger = take_block(2 * kBytes);
   EXPECT_NE(larger, first);
   EXPECT_EQ(take_block(kBytes - 100), first);  // of the same 64 KiB
-  for (void* block : {first, second}) give_block(block, kBytes);
+  give_block(first, kBytes - 100);
+  give_block(second, kBytes);
+  EXPECT_EQ(taken_block_bytes(), before + 2 * kBytes);
   give_block(larger, 2 * kBytes);
+  EXPECT_EQ(taken_block_bytes(), before);
 }
 
 TEST(LargeBlocks, AVectorsElementsAreZeroWhateverTheBlockHeld) {

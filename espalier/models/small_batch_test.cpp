@@ -110,10 +110,11 @@ TEST_P(SmallBatch, BackwardIsBothProductsAndOneDnnsBits) {
   EXPECT_EQ(p.w, expected);
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, SmallBatch, testing::ValuesIn(kShapes), [](const auto& info) {
-  const auto& [batch, in, out] = info.param;
-  return std::to_string(batch) + "x" + std::to_string(in) + "to" + std::to_string(out);
-});
+std::string name_of(const testing::TestParamInfo<LinearShape>& test) {
+  const LinearShape& s = test.param;
+  return std::to_string(s.batch) + "x" + std::to_string(s.in) + "to" + std::to_string(s.out);
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, SmallBatch, testing::ValuesIn(kShapes), name_of);
 
 TEST(SmallBatchChoice, OtherBatchesAreLeftToOneDnn) {
   EXPECT_FALSE(small_batch({1, 100, 100}));
