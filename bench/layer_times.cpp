@@ -86,8 +86,8 @@ void LayerTimes::end(size_t index, const nn::Layer& layer) {
     facts.has_dx = slots.dx != nn::kNoSlot;
     facts.in_place = facts.has_dx && slots.dx == slots.dy;
     facts.fused = fused_[index];
-    const bool pooled = slots.pooled != nn::kNoSlot &&
-                        nn::sparse_backward(node, graph_.nodes[index + 1], facts.out);
+    const bool pooled =
+        slots.pooled != nn::kNoSlot && nn::sparse_backward(node, graph_.nodes[index + 1]);
     facts.dy_values =
         slots.dy == nn::kNoSlot
             ? 0

@@ -122,7 +122,8 @@ TEST(Selection, NormsAreThoseOfTheWeightsThatComputeAUnit) {
           {.name = "down.weight", .shape = {2, 2}, .units = {{.axis = 0, .group = 0}}},
           {.name = "fc.weight", .shape = {3, 2}, .units = {{.axis = 1, .group = 0}}}},
       std::vector<UnitGroup>{{"conv", 2}});
-  const ParameterSet model(layout, {3, 4, 0, 0, 9, 9, 0, 12, 1, 0, 7, 7, 7, 7, 7, 7});
+  const ParameterSet model(layout,
+                           AlignedVector<float>{3, 4, 0, 0, 9, 9, 0, 12, 1, 0, 7, 7, 7, 7, 7, 7});
   EXPECT_EQ(incoming_norms(model), (UnitScores{{13, 1}}));
 }
 
