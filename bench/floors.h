@@ -48,8 +48,8 @@ struct Floor {
 Floor floor_of(const Work& work, const Peaks& peaks);
 
 // Parts of a training step at a layer. Convolutions and linear layers compute the gradients of
-// their input and of their parameters one after the other; of others, and of convolutions that do
-// both at once, there is one backward pass. A layer without a gradient of its input has no kData.
+// their input and of their parameters one after the other; of others, and of those that do both at
+// once, there is one backward pass. A layer without a gradient of its input has no kData.
 enum class Part : uint8_t { kForward, kData, kParameters, kBackward, kUpdate };
 const char* part_name(Part part);
 
@@ -59,8 +59,9 @@ struct LayerFacts {
   int64_t batch = 0;
   uint64_t forward_macs = 0, backward_macs = 0;  // as executed
   bool has_dx = false;                           // computes the gradient of its input
-  bool in_place = false;  // which replaces that of its output: nothing has to move
-  bool fused = false;     // the update of the weight is part of its gradient
+  bool in_place = false;       // which replaces that of its output: nothing has to move
+  bool fused = false;          // the update of the weight is part of its gradient
+  bool fp32_backward = false;  // a convolution that computes it in fp32 whatever its values are
   // Values of the gradient that it is given; fewer than the output's behind a pooling that hands
   // on its own.
   uint64_t dy_values = 0;

@@ -88,6 +88,7 @@ void LayerTimes::end(size_t index, const nn::Layer& layer) {
     facts.fused = fused_[index];
     const bool pooled =
         slots.pooled != nn::kNoSlot && nn::sparse_backward(node, graph_.nodes[index + 1]);
+    facts.fp32_backward = pooled;
     facts.dy_values =
         slots.dy == nn::kNoSlot
             ? 0

@@ -48,7 +48,7 @@ class LinearLayer final : public Layer {
       gemm('N', 'N', batch_, in_, out_, 1, dy, out_, weights, in_, 0, frame.at<float>(slots.dx),
            in_);
     }
-    frame.parameters_begin();
+    if (!small_) frame.parameters_begin();  // otherwise both are done at once
     column_sums(dy, static_cast<size_t>(batch_), static_cast<size_t>(out_),
                 frame.gradients + bias_);
     // With an update at hand the product is added to the weights themselves: the gradient is never
