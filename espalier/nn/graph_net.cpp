@@ -15,6 +15,8 @@ namespace espalier::nn {
 namespace {
 
 constexpr size_t kMaxPlans = 64;
+// Of an arena that need not save room: below, time is dearer.
+constexpr size_t kRoomyBytes = size_t{1} << 28;
 
 bool is_norm(Op op) { return op == Op::kBatchNorm || op == Op::kGroupNorm; }
 
@@ -123,13 +125,19 @@ int64_t GraphNet::slice_of(int64_t batch) const {
   return fitting >= batch ? batch : even_slices(batch, fitting);
 }
 
-GraphNet::Plan GraphNet::make_plan(int64_t whole, bool training) const {
+GraphNet::Plan GraphNet::make_plan(int64_t whole, bool training, bool repeats) const {
   const size_t count = graph_.nodes.size();
   std::vector<size_t> last_read(count, count);  // the logits are read after all layers
   std::vector<int> readers(count, 0), gates(count, 0);
   size_t input_read = 0;
+  std::vector<bool> residual_alone(count, true);  // nobody reads it otherwise
   for (size_t i = 0; i < count; ++i) {
     const Node& node = graph_.nodes[i];
+    for (const int from : {node.input, node.gate}) {
+      if (from >= 0) residual_alone[static_cast<size_t>(from)] = false;
+    }
+    if (node.residual >= 0 && node.gate >= 0)
+      residual_alone[static_cast<size_t>(node.residual)] = false;
     if (node.op == Op::kGate && node.input >= 0) ++gates[static_cast<size_t>(node.input)];
     for (const int from : {node.input, node.residual, node.gate}) {
       if (from >= 0) {
@@ -193,7 +201,21 @@ GraphNet::Plan GraphNet::make_plan(int64_t whole, bool training) const {
     }
     scratch_bytes = std::max(scratch_bytes, layer->scratch_bytes());
     plan.layers.push_back(std::move(layer));
-    if (training) continue;  // backward reads everything
+    if (training) {
+      // The backward pass reads everything, but for sums' terms that were only normalized.
+      for (size_t j = 0; j < i; ++j) {
+        const Node& read = graph_.nodes[j];
+        if (last_read[j] != i || !is_norm(read.op) || read.gate >= 0 || gates[j] > 0) continue;
+        if (residual_alone[j] && !read.relu) {
+          arena.release(values[j]);
+          plan.repeated.push_back({j, count, values[j]});  // for nobody
+        } else if (repeats && readers[j] == 1 && node.op == Op::kConv && read.residual < 0) {
+          arena.release(values[j]);
+          plan.repeated.push_back({j, i, values[j]});
+        }
+      }
+      continue;
+    }
     if (i == input_read) arena.release(plan.input);
     for (size_t j = 0; j < i; ++j) {
       if (last_read[j] == i) arena.release(values[j]);
@@ -204,6 +226,7 @@ GraphNet::Plan GraphNet::make_plan(int64_t whole, bool training) const {
   const size_t scratch = arena.append(scratch_bytes);
   for (auto& layer : plan.layers) layer->slots.scratch = scratch;
   plan.arena_bytes = arena.size();
+  if (training && !repeats && plan.arena_bytes > kRoomyBytes) return make_plan(whole, true, true);
   return plan;
 }
 
@@ -223,6 +246,11 @@ void GraphNet::place_gradients(int64_t batch, Plan& plan, ArenaPlanner& arena) c
     Layer& layer = *plan.layers[i];
     for (const size_t slot : spent) arena.release(slot);
     spent.clear();
+    size_t y = layer.slots.y;
+    for (Plan::Repeated& one : plan.repeated) {
+      if (one.reader == i) one.again = arena.allocate(value_bytes(static_cast<int>(one.norm), batch));
+      if (one.norm == i) y = one.again;
+    }
     ESPALIER_CHECK(parts[i].size() == 1 || (parts[i].size() == 2 && is_norm(node.op)),
                    "only a normalization's output may have two readers");
     layer.slots.dy = parts[i][0];
@@ -256,7 +284,7 @@ void GraphNet::place_gradients(int64_t batch, Plan& plan, ArenaPlanner& arena) c
     if (i + 1 == graph_.nodes.size()) continue;
     const bool in_front = i > 0 && plan.layers[i - 1]->slots.pooled == layer.slots.y;
     auto& now_or_later = in_front ? read_in_front : spent;
-    now_or_later.push_back(layer.slots.y);
+    if (y != kNoSlot) now_or_later.push_back(y);
     if (layer.slots.saved != kNoSlot) now_or_later.push_back(layer.slots.saved);
   }
 }
@@ -332,6 +360,14 @@ void GraphNet::infer(Plan& plan, const Batch& batch, std::span<const float> weig
     run(plan.sliced, plan.layers.size(), 0, plan.batch);
 }
 
+void GraphNet::run_forward(Plan& plan, const Frame& frame) {
+  for (const Plan::Repeated& one : plan.repeated) {  // the last backward pass has left them elsewhere
+    plan.layers[one.norm]->slots.y = one.first;
+    if (one.reader < plan.layers.size()) plan.layers[one.reader]->slots.x = one.first;
+  }
+  for (auto& layer : plan.layers) layer->forward(frame);
+}
+
 BatchSums GraphNet::train(const Batch& batch, std::span<float> weights, std::span<float> gradients,
                           const SgdUpdate* update) {
   Plan& p = plan(batch.size, true);
@@ -339,12 +375,18 @@ BatchSums GraphNet::train(const Batch& batch, std::span<float> weights, std::spa
   frame.weights = weights.data();
   frame.gradients = gradients.data();
   frame.update = update;
-  for (auto& layer : p.layers) layer->forward(frame);
+  run_forward(p, frame);
   LossSums sums =
       batch_loss(batch, frame.at<float>(p.logits), num_classes(), frame.at<float>(p.dlogits));
   for (const auto& layer : p.layers) sums.loss += layer->penalty();
   uint64_t macs = 0;
   for (auto layer = p.layers.rbegin(); layer != p.layers.rend(); ++layer) {
+    const auto index = static_cast<size_t>(p.layers.rend() - layer) - 1;
+    for (const Plan::Repeated& one : p.repeated) {
+      if (one.reader != index || one.again == kNoSlot) continue;
+      p.layers[one.norm]->slots.y = (*layer)->slots.x = one.again;
+      p.layers[one.norm]->repeat(frame);
+    }
     macs += (*layer)->forward_macs();
     if ((*layer)->slots.dy == kNoSlot) continue;
     (*layer)->backward(frame);
@@ -357,7 +399,7 @@ std::span<const float> GraphNet::forward_training(const Batch& batch, std::span<
   Plan& p = plan(batch.size, true);
   Frame frame = start(p, batch);
   frame.weights = weights.data();
-  for (auto& layer : p.layers) layer->forward(frame);
+  run_forward(p, frame);
   return {frame.at<float>(p.logits), static_cast<size_t>(batch.size) * num_classes()};
 }
 

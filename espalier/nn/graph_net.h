@@ -12,7 +12,8 @@ namespace espalier::nn {
 
 // The explicit engine: runs a Graph forward and backward without autograd. Every layer writes its
 // parameters' gradients straight into the flat gradient buffer, and all activations live in one
-// arena that every batch size shares. Batches without training go through the layers in front of the
+// arena that every batch size shares. Where training would take more than a quarter of a gigabyte,
+// normalizations that one convolution reads are computed a second time instead of being kept. Batches without training go through the layers in front of the
 // last linear ones in slices that stay in cache; what a sample gives does not depend on them.
 //
 // With Type::kBf16 the activations, their gradients and the weights' working copies of convolutions
@@ -51,13 +52,20 @@ class GraphNet final : public Net {
     int64_t batch = 0, slice = 0;
     size_t sliced = 0, joint = kNoSlot, joint_bytes = 0;  // bytes: of one sample
     std::vector<std::unique_ptr<Layer>> layers;
+    // Normalized values that are computed again for the backward pass of `reader`, the convolution
+    // that alone reads them, instead of being kept from the forward pass: there at `first`.
+    struct Repeated {
+      size_t norm, reader, first, again = kNoSlot;
+    };
+    std::vector<Repeated> repeated;  // ascending
     size_t input = kNoSlot;  // the batch, when it must be copied or converted
     size_t logits = kNoSlot, dlogits = kNoSlot;
     size_t arena_bytes = 0;
     uint64_t used = 0;
   };
   Plan& plan(int64_t batch, bool training);
-  Plan make_plan(int64_t batch, bool training) const;
+  Plan make_plan(int64_t batch, bool training, bool repeats = false) const;
+  static void run_forward(Plan& plan, const Frame& frame);
   // Assigns the gradients' slots, from the last layer to the first.
   void place_gradients(int64_t batch, Plan& plan, ArenaPlanner& arena) const;
   size_t vector_part() const;
