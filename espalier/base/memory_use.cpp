@@ -31,11 +31,10 @@ MemoryScope::MemoryScope(MemoryUse use) : before_(this_use) { this_use = use; }
 MemoryScope::~MemoryScope() { this_use = before_; }
 MemoryUse MemoryScope::current() { return this_use; }
 
-uint64_t BlockUse::total() const {
-  return std::accumulate(bytes.begin(), bytes.end(), recycled);
-}
+uint64_t BlockUse::total() const { return std::accumulate(bytes.begin(), bytes.end(), recycled); }
 
-// A mapping is a line "begin-end permissions offset device inode path", then lines "Name: value kB".
+// A mapping is a line "begin-end permissions offset device inode path", then lines "Name: value
+// kB".
 ResidentBytes resident_bytes() {
   ResidentBytes found;
   std::ifstream maps("/proc/self/smaps");

@@ -44,8 +44,8 @@ BlockUse peak_block_use();
 void free_kept_blocks();
 
 // What the system says is resident, by kind of mapping (/proc/self/smaps): malloc's heap, files
-// (programs, libraries, what else is mapped), memory shared with other processes. All 0 where it does
-// not say. Takes about a millisecond.
+// (programs, libraries, what else is mapped), memory shared with other processes. All 0 where it
+// does not say. Takes about a millisecond.
 struct ResidentBytes {
   uint64_t heap = 0, files = 0, shared = 0;
 };
@@ -53,8 +53,8 @@ ResidentBytes resident_bytes();
 // The same with the largest heap that give_memory_back() has found.
 ResidentBytes peak_resident_bytes();
 
-// Returns to the system what is free: large blocks that are kept, and the heap's pages. For the ends
-// of phases after which memory is used otherwise: it is zeroed anew when it is needed again.
+// Returns to the system what is free: large blocks that are kept, and the heap's pages. For the
+// ends of phases after which memory is used otherwise: it is zeroed anew when it is needed again.
 void give_memory_back();
 
 }  // namespace espalier

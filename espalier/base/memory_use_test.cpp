@@ -38,6 +38,10 @@ TEST(MemoryUse, LargeBlocksCountForTheirUseWhenTheyAreMost) {
     const MemoryScope scope(use);
     return take_block(bytes);
   };
+  // More than ever before in this process.
+  free_kept_blocks();
+  const size_t filling = peak_block_use().total() + kBytes;
+  void* const filler = take(MemoryUse::kUpdates, filling);
   const BlockUse before = peak_block_use();
   void* const data = take(MemoryUse::kData, kBytes);
   void* const sums = take(MemoryUse::kWeights, 2 * kBytes);
@@ -62,6 +66,8 @@ TEST(MemoryUse, LargeBlocksCountForTheirUseWhenTheyAreMost) {
   give_block(more, kBytes);
   give_block(sums, 2 * kBytes);
   give_block(other, 3 * kBytes);
+  give_block(filler, filling);
+  free_kept_blocks();
 }
 
 uint64_t resident() {

@@ -104,7 +104,8 @@ size_t GraphNet::value_bytes(int node, int64_t batch) const {
          (tokens ? sizeof(int64_t) : type_bytes(value_type(node)));
 }
 
-// Where the linear layers begin that end the graph one after the other; 0 when there is nothing else.
+// Where the linear layers begin that end the graph one after the other; 0 when there is nothing
+// else.
 size_t GraphNet::vector_part() const {
   size_t begin = graph_.nodes.size();
   const auto follows = [&](const Node& node) {
@@ -115,12 +116,13 @@ size_t GraphNet::vector_part() const {
   return begin;
 }
 
-// Samples of an evaluated batch that go through the layers before the vector part at a time: as many
-// as leave a layer's values, read and written, in cache.
+// Samples of an evaluated batch that go through the layers before the vector part at a time: as
+// many as leave a layer's values, read and written, in cache.
 int64_t GraphNet::slice_of(int64_t batch) const {
   size_t most = 1;
   for (size_t i = 0; i < vector_part(); ++i)
-    most = std::max(most, value_bytes(graph_.nodes[i].input, 1) + value_bytes(static_cast<int>(i), 1));
+    most =
+        std::max(most, value_bytes(graph_.nodes[i].input, 1) + value_bytes(static_cast<int>(i), 1));
   const auto fitting = static_cast<int64_t>(std::max<size_t>(1, slice_bytes_ / most));
   return fitting >= batch ? batch : even_slices(batch, fitting);
 }
@@ -248,7 +250,8 @@ void GraphNet::place_gradients(int64_t batch, Plan& plan, ArenaPlanner& arena) c
     spent.clear();
     size_t y = layer.slots.y;
     for (Plan::Repeated& one : plan.repeated) {
-      if (one.reader == i) one.again = arena.allocate(value_bytes(static_cast<int>(one.norm), batch));
+      if (one.reader == i)
+        one.again = arena.allocate(value_bytes(static_cast<int>(one.norm), batch));
       if (one.norm == i) y = one.again;
     }
     ESPALIER_CHECK(parts[i].size() == 1 || (parts[i].size() == 2 && is_norm(node.op)),
@@ -329,8 +332,8 @@ Frame GraphNet::start(const Plan& plan, const Batch& batch) {
   return frame;
 }
 
-// The forward pass without training: the layers before the vector part slice by slice, the others at
-// once. The last slice begins early enough to be as large as the others.
+// The forward pass without training: the layers before the vector part slice by slice, the others
+// at once. The last slice begins early enough to be as large as the others.
 void GraphNet::infer(Plan& plan, const Batch& batch, std::span<const float> weights,
                      std::span<float> features, bool logits) {
   Frame frame;
@@ -342,9 +345,9 @@ void GraphNet::infer(Plan& plan, const Batch& batch, std::span<const float> weig
       if (static_cast<int>(i) != graph_.features || features.empty()) continue;
       // At once: the arena gives the place to others when its last reader is done.
       const size_t map = features.size() / static_cast<size_t>(plan.batch);
-      copy_features(plan, frame, count,
-                    features.subspan(static_cast<size_t>(first) * map,
-                                     static_cast<size_t>(count) * map));
+      copy_features(
+          plan, frame, count,
+          features.subspan(static_cast<size_t>(first) * map, static_cast<size_t>(count) * map));
       if (!logits) return;
     }
   };
@@ -361,7 +364,8 @@ void GraphNet::infer(Plan& plan, const Batch& batch, std::span<const float> weig
 }
 
 void GraphNet::run_forward(Plan& plan, const Frame& frame) {
-  for (const Plan::Repeated& one : plan.repeated) {  // the last backward pass has left them elsewhere
+  for (const Plan::Repeated& one :
+       plan.repeated) {  // the last backward pass has left them elsewhere
     plan.layers[one.norm]->slots.y = one.first;
     if (one.reader < plan.layers.size()) plan.layers[one.reader]->slots.x = one.first;
   }

@@ -13,8 +13,9 @@ namespace espalier::nn {
 // The explicit engine: runs a Graph forward and backward without autograd. Every layer writes its
 // parameters' gradients straight into the flat gradient buffer, and all activations live in one
 // arena that every batch size shares. Where training would take more than a quarter of a gigabyte,
-// normalizations that one convolution reads are computed a second time instead of being kept. Batches without training go through the layers in front of the
-// last linear ones in slices that stay in cache; what a sample gives does not depend on them.
+// normalizations that one convolution reads are computed a second time instead of being kept.
+// Batches without training go through the layers in front of the last linear ones in slices that
+// stay in cache; what a sample gives does not depend on them.
 //
 // With Type::kBf16 the activations, their gradients and the weights' working copies of convolutions
 // are bf16; sums, statistics, weight gradients and vectors (linear layers, which a small batch
@@ -58,7 +59,7 @@ class GraphNet final : public Net {
       size_t norm, reader, first, again = kNoSlot;
     };
     std::vector<Repeated> repeated;  // ascending
-    size_t input = kNoSlot;  // the batch, when it must be copied or converted
+    size_t input = kNoSlot;          // the batch, when it must be copied or converted
     size_t logits = kNoSlot, dlogits = kNoSlot;
     size_t arena_bytes = 0;
     uint64_t used = 0;

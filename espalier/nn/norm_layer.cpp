@@ -44,8 +44,8 @@ class NormLayer final : public Layer {
     slope_.resize(channels_);
   }
 
-  // Each block's mean of every channel's group, then 1/σ likewise, then what x is multiplied with and
-  // what is added.
+  // Each block's mean of every channel's group, then 1/σ likewise, then what x is multiplied with
+  // and what is added.
   size_t saved_bytes() const override {
     return training_ ? 4 * blocks_ * channels_ * sizeof(float) : 0;
   }

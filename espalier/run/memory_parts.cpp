@@ -33,9 +33,8 @@ MemoryCounts count_memory(const data::DataSource& data) {
 
 MemoryParts memory_parts(const MemoryCounts& counts) {
   MemoryParts parts = {{"data", counts.data}};
-  for (const MemoryUse use :
-       {MemoryUse::kWeights, MemoryUse::kActivations, MemoryUse::kScratch, MemoryUse::kServer,
-        MemoryUse::kUpdates}) {
+  for (const MemoryUse use : {MemoryUse::kWeights, MemoryUse::kActivations, MemoryUse::kScratch,
+                              MemoryUse::kServer, MemoryUse::kUpdates}) {
     const auto index = static_cast<size_t>(use);
     parts.emplace_back(kMemoryUseNames[index], counts.blocks.bytes[index]);
   }
