@@ -99,6 +99,11 @@ class FreeBlocks {
     unmap(std::span(released).first(num_released));
   }
 
+  uint64_t taken() {
+    const std::lock_guard lock(mutex_);
+    return now_.total();
+  }
+
   BlockUse peak() {
     const std::lock_guard lock(mutex_);
     return peak_;
@@ -156,5 +161,6 @@ void give_block(void* block, size_t bytes) noexcept {
 
 void free_kept_blocks() { free_blocks().clear(); }
 BlockUse peak_block_use() { return free_blocks().peak(); }
+uint64_t taken_block_bytes() { return free_blocks().taken(); }
 
 }  // namespace espalier

@@ -40,6 +40,8 @@ struct BlockUse {
   uint64_t total() const;
 };
 BlockUse peak_block_use();
+// Of all that are taken now.
+uint64_t taken_block_bytes();
 // Returns those that are kept to the system.
 void free_kept_blocks();
 

@@ -9,6 +9,7 @@
 
 #include "espalier/base/bytes.h"
 #include "espalier/base/file.h"
+#include "espalier/base/memory_use.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/models.h"
 #include "espalier/models/process.h"
@@ -290,15 +291,16 @@ TEST(Lstm, TrainingBytesAreTheBuffersOfTheReplica) {
   make()->fit(set, first_samples(60), options, {}, Key(1));  // the libraries set themselves up
   const auto heap = [] {
     const struct mallinfo2 info = mallinfo2();
-    return info.uordblks + info.hblkhd;
+    return info.uordblks + info.hblkhd + taken_block_bytes();
   };
   const size_t before = heap();
-  if (before == 0) GTEST_SKIP() << "the sanitizer's heap does not count";
+  if (mallinfo2().uordblks == 0) GTEST_SKIP() << "the sanitizer's heap does not count";
   const auto replica = make();
   replica->fit(set, first_samples(60), options, {}, Key(1));
   const size_t taken = heap() - before;
   EXPECT_GE(taken, bytes);
-  EXPECT_LE(taken, bytes + (400U << 10));  // plans and oneDNN's primitives
+  // Plans, oneDNN's primitives, and what rounds large blocks up.
+  EXPECT_LE(taken, bytes + (800U << 10));
 }
 
 TEST(Lstm, SameBytesInAnyThreadAndAfterOtherWork) {

@@ -17,7 +17,10 @@ uint64_t sum(const MemoryParts& parts) {
 }
 
 MemoryCounts some_counts() {
-  MemoryCounts counts{.peak = 200'000'000, .data = 50'000'100, .data_in_heap = 200'100};
+  MemoryCounts counts;
+  counts.peak = 200'000'000;
+  counts.data = 50'000'100;
+  counts.data_in_heap = 200'100;
   counts.blocks.bytes[static_cast<size_t>(MemoryUse::kData)] = 49'807'360;  // in whole blocks
   counts.blocks.bytes[static_cast<size_t>(MemoryUse::kWeights)] = 30'000'000;
   counts.blocks.bytes[static_cast<size_t>(MemoryUse::kUpdates)] = 20'000'000;
