@@ -85,7 +85,8 @@ TEST(MemoryUse, TheSystemTellsHeapAndFilesApart) {
   if (kKept) {
     EXPECT_NEAR(static_cast<double>(resident_bytes().heap - before.heap), double{kBytes}, 3e6);
   }
-  EXPECT_LE(resident(), peak_rss_bytes());
+  // The system counts the peak by the way, some pages late.
+  EXPECT_LE(resident(), peak_rss_bytes() + (1U << 20));
 }
 
 TEST(MemoryUse, WhatIsFreeGoesBack) {
