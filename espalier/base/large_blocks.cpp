@@ -4,10 +4,11 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <mutex>
+#include <span>
+#include <unordered_map>
 
-#include "espalier/base/heap.h"
+#include "espalier/base/memory_use.h"
 
 namespace espalier {
 
@@ -40,13 +41,29 @@ struct Block {
 // The free blocks, the longest free first. A plain array: giving back must not allocate.
 class FreeBlocks {
  public:
-  // One of so many bytes, the last given back, or null.
+  // One of so many bytes, the last given back, or a new one.
   void* take(size_t bytes) {
+    const MemoryUse use = MemoryScope::current();
     const std::lock_guard lock(mutex_);
     for (size_t i = count_; i-- > 0;) {
-      if (blocks_[i].bytes == bytes) return remove(i).memory;
+      if (blocks_[i].bytes != bytes) continue;
+      uses_.insert_or_assign(blocks_[i].memory, use);
+      return used(remove(i), use);
     }
-    return nullptr;
+    void* const memory = map_block(bytes);
+    try {
+      uses_.insert_or_assign(memory, use);
+    } catch (...) {
+      munmap(memory, bytes);
+      throw;
+    }
+    used({memory, bytes}, use);
+    mapped_ += bytes;
+    if (mapped_ <= most_mapped_) return memory;
+    most_mapped_ = mapped_;
+    peak_ = now_;
+    peak_.recycled = held_;
+    return memory;
   }
 
   // Keeps it, and frees those that there is no room for.
@@ -55,13 +72,41 @@ class FreeBlocks {
     size_t num_released = 0;
     {
       const std::lock_guard lock(mutex_);
+      // One that another copy of this library has taken is ours from now on.
+      if (const auto known = uses_.find(block); known != uses_.end()) {
+        now_.bytes[static_cast<size_t>(known->second)] -= bytes;
+        uses_.erase(known);
+      } else {
+        mapped_ += bytes;
+      }
       const size_t room = std::max(kKeptBytes, 2 * bytes);
       while (count_ > 0 && (count_ == kMost || held_ + bytes > room))
         released[num_released++] = remove(0);
       blocks_[count_++] = {block, bytes};
       held_ += bytes;
     }
-    for (size_t i = 0; i < num_released; ++i) munmap(released[i].memory, released[i].bytes);
+    unmap(std::span(released).first(num_released));
+  }
+
+  // Unmaps all that are free.
+  void clear() {
+    std::array<Block, kMost> released;
+    size_t num_released = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      while (count_ > 0) released[num_released++] = remove(0);
+    }
+    unmap(std::span(released).first(num_released));
+  }
+
+  uint64_t taken() {
+    const std::lock_guard lock(mutex_);
+    return now_.total();
+  }
+
+  BlockUse peak() {
+    const std::lock_guard lock(mutex_);
+    return peak_;
   }
 
  private:
@@ -75,12 +120,26 @@ class FreeBlocks {
     --count_;
     return removed;
   }
+  void* used(Block block, MemoryUse use) {
+    now_.bytes[static_cast<size_t>(use)] += block.bytes;
+    return block.memory;
+  }
+  void unmap(std::span<const Block> blocks) {
+    size_t bytes = 0;
+    for (const Block& block : blocks) {
+      munmap(block.memory, block.bytes);
+      bytes += block.bytes;
+    }
+    const std::lock_guard lock(mutex_);
+    mapped_ -= bytes;
+  }
   std::mutex mutex_;
   std::array<Block, kMost> blocks_;
   size_t count_ = 0, held_ = 0;
+  std::unordered_map<void*, MemoryUse> uses_;  // of the blocks that are taken
+  size_t mapped_ = 0, most_mapped_ = 0;        // taken and free ones
+  BlockUse now_, peak_;
 };
-
-std::atomic<size_t> taken_bytes = 0;
 
 // Never destroyed: vectors of static storage may outlive it otherwise.
 FreeBlocks& free_blocks() {
@@ -92,19 +151,16 @@ FreeBlocks& free_blocks() {
 
 void* take_block(size_t bytes) {
   if (!kKeeps) return ::operator new(bytes, kAligned);
-  const size_t size = rounded(bytes);
-  void* block = free_blocks().take(size);
-  if (block == nullptr) block = map_block(size);
-  taken_bytes += bytes;
-  return block;
+  return free_blocks().take(rounded(bytes));
 }
 
 void give_block(void* block, size_t bytes) noexcept {
   if (!kKeeps) return ::operator delete(block, kAligned);
-  taken_bytes -= bytes;
   free_blocks().give(block, rounded(bytes));
 }
 
-size_t taken_block_bytes() { return taken_bytes; }
+void free_kept_blocks() { free_blocks().clear(); }
+BlockUse peak_block_use() { return free_blocks().peak(); }
+uint64_t taken_block_bytes() { return free_blocks().taken(); }
 
 }  // namespace espalier

@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-#include "espalier/base/heap.h"
+#include "espalier/base/memory_use.h"
 
 namespace espalier {
 namespace {

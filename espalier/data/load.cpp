@@ -23,6 +23,14 @@ namespace fs = std::filesystem;
 
 namespace {
 
+// `count` values from `first` on stay; what they took besides is freed.
+template <class T>
+void keep_values(Values<T>& values, size_t first, size_t count) {
+  if (values.borrowed()) return values.keep(first, count);
+  const T* begin = std::as_const(values).begin() + first;
+  values = Values<T>(AlignedVector<T>(begin, begin + count));
+}
+
 // Keeps `limit` samples (0: all) from `skip` on.
 void limit_samples(Dataset& dataset, int64_t skip, int64_t limit) {
   const size_t size = dataset.size(), width = dataset.sample_size();
@@ -37,9 +45,9 @@ void limit_samples(Dataset& dataset, int64_t skip, int64_t limit) {
     values.erase(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(first * per_sample));
     values.resize(count * per_sample);
   };
-  if (dataset.kind == Kind::kImage) dataset.pixels.keep(first * width, count * width);
-  if (dataset.kind == Kind::kFloat) dataset.floats.keep(first * width, count * width);
-  if (dataset.kind == Kind::kTokens) dataset.tokens.keep(first * width, count * width);
+  if (dataset.kind == Kind::kImage) keep_values(dataset.pixels, first * width, count * width);
+  if (dataset.kind == Kind::kFloat) keep_values(dataset.floats, first * width, count * width);
+  if (dataset.kind == Kind::kTokens) keep_values(dataset.tokens, first * width, count * width);
   keep(dataset.labels, 1);
   if (!dataset.client_of_sample.empty()) keep(dataset.client_of_sample, 1);
 }

@@ -215,6 +215,36 @@ TEST_P(GraphNets, FusedUpdateEqualsGradientThenStep) {
   }
 }
 
+// However a batch is cut: 1, 2, 3, … samples at a time, the last ones twice where it does not come
+// out even.
+TEST_P(GraphNets, SlicesChangeNothing) {
+  constexpr int64_t kSize = 13;
+  const Graph graph = graph_of(GetParam());
+  const Problem problem(graph, kSize);
+  for (const Type type : {Type::kFloat, Type::kBf16}) {
+    GraphNet whole(graph, type, size_t{1} << 40);
+    const BatchSums expected = whole.evaluate(problem.batch, problem.weights.values());
+    std::vector<float> features, other;
+    for (const int64_t extent : whole.feature_shape())
+      features.resize(std::max<size_t>(kSize, features.size()) * static_cast<size_t>(extent));
+    other.resize(features.size());
+    const std::vector<float> logits(whole.logits().begin(), whole.logits().end());
+    if (!features.empty()) whole.predict(problem.batch, problem.weights.values(), features, {});
+    for (const size_t bytes : {1U, 100'000U, 300'000U, 600'000U}) {
+      GraphNet sliced(graph, type, bytes);
+      const BatchSums sums = sliced.evaluate(problem.batch, problem.weights.values());
+      EXPECT_EQ(sums.loss, expected.loss) << bytes;
+      EXPECT_EQ(sums.correct, expected.correct);
+      EXPECT_TRUE(std::ranges::equal(sliced.logits(), logits)) << bytes;
+      if (features.empty()) continue;
+      std::vector<float> again(logits.size());
+      sliced.predict(problem.batch, problem.weights.values(), other, again);
+      EXPECT_EQ(other, features);
+      EXPECT_EQ(again, logits);
+    }
+  }
+}
+
 // bf16 has 8 significant bits: losses agree to about a percent, gradients point the same way,
 // logits keep their order of size.
 TEST_P(GraphNets, Bf16StaysNearFp32) {

@@ -9,7 +9,7 @@
 
 #include "espalier/base/bytes.h"
 #include "espalier/base/file.h"
-#include "espalier/base/heap.h"
+#include "espalier/base/memory_use.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/models.h"
 #include "espalier/models/process.h"
@@ -294,12 +294,13 @@ TEST(Lstm, TrainingBytesAreTheBuffersOfTheReplica) {
     return info.uordblks + info.hblkhd + taken_block_bytes();
   };
   const size_t before = heap();
-  if (before == 0) GTEST_SKIP() << "the sanitizer's heap does not count";
+  if (mallinfo2().uordblks == 0) GTEST_SKIP() << "the sanitizer's heap does not count";
   const auto replica = make();
   replica->fit(set, first_samples(60), options, {}, Key(1));
   const size_t taken = heap() - before;
   EXPECT_GE(taken, bytes);
-  EXPECT_LE(taken, bytes + (400U << 10));  // plans and oneDNN's primitives
+  // Plans, oneDNN's primitives, and what rounds large blocks up.
+  EXPECT_LE(taken, bytes + (800U << 10));
 }
 
 TEST(Lstm, SameBytesInAnyThreadAndAfterOtherWork) {

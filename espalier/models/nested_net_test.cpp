@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "espalier/base/error.h"
-#include "espalier/base/heap.h"
+#include "espalier/base/memory_use.h"
 #include "espalier/base/test_error.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/process.h"
@@ -422,20 +422,21 @@ TEST(TrainingBytes, AreTheBuffersOfTheReplica) {
     EXPECT_EQ(whole->training_bytes(30, other), bytes + 8 * values);
     other.amsgrad = true;
     EXPECT_EQ(whole->training_bytes(30, other), bytes + 12 * values);
-    // What a replica really takes from the heap, from nothing to trained; one before it lets the
-    // libraries set themselves up.
+    // What a replica really takes from the heap and in large blocks, from nothing to trained; one
+    // before it lets the libraries set themselves up.
     make({})->fit(set, first_samples(60), options, {}, Key(1));
     const auto heap = [] {
       const struct mallinfo2 info = mallinfo2();
       return info.uordblks + info.hblkhd + taken_block_bytes();
     };
     const size_t before = heap();
-    if (before == 0) GTEST_SKIP() << "the sanitizer's heap does not count";
+    if (mallinfo2().uordblks == 0) GTEST_SKIP() << "the sanitizer's heap does not count";
     const auto replica = make({});
     replica->fit(set, first_samples(60), options, {}, Key(1));
     const size_t taken = heap() - before;
     EXPECT_GE(taken, bytes) << name;
-    EXPECT_LE(taken, bytes + (400U << 10)) << name;  // plans and oneDNN's primitives
+    // Plans, oneDNN's primitives, and what rounds large blocks up.
+    EXPECT_LE(taken, bytes + (800U << 10)) << name;
   }
 }
 

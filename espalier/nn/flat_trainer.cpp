@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "espalier/base/memory_use.h"
 #include "espalier/nn/kernels.h"
 #include "espalier/params/safetensors.h"
 #include "espalier/train/evaluation.h"
@@ -109,6 +110,7 @@ Batch FlatTrainer::unaugmented(const data::Dataset& dataset, std::span<const uin
 
 Batch FlatTrainer::gather(const data::Dataset& dataset, std::span<const uint32_t> indices,
                           const data::Augmentation* augmentation, Key key) {
+  const MemoryScope scope(MemoryUse::kScratch);
   Batch batch;
   batch.size = static_cast<int64_t>(indices.size());
   labels_.resize(std::max(labels_.size(), indices.size()));
@@ -203,7 +205,10 @@ FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_
   const data::Augmentation augmentation{options.crop_padding, options.flip, options.cutout};
   data::check_augmentation(dataset, augmentation);
   check_loss(hooks);
-  optimizer_.start(options, weights_.size(), hooks.optimizer);
+  {
+    const MemoryScope scope(MemoryUse::kWeights);
+    optimizer_.start(options, weights_.size(), hooks.optimizer);
+  }
   NestedNet* const nest =
       hooks.submodel == nullptr ? nullptr : &nested(*hooks.submodel, dataset, samples, key);
   Net& net = nest == nullptr ? *net_ : *nest;

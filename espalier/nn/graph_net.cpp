@@ -1,8 +1,12 @@
 #include "espalier/nn/graph_net.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 
+#include "espalier/base/memory_use.h"
 #include "espalier/nn/kernels.h"
 #include "espalier/nn/loss.h"
 #include "espalier/nn/onednn.h"
@@ -11,11 +15,30 @@ namespace espalier::nn {
 namespace {
 
 constexpr size_t kMaxPlans = 64;
+// Of an arena that need not save room: below, time is dearer.
+constexpr size_t kRoomyBytes = size_t{1} << 28;
 
 bool is_norm(Op op) { return op == Op::kBatchNorm || op == Op::kGroupNorm; }
 
 size_t means_bytes(const Shape& shape, int64_t batch) {
   return static_cast<size_t>(batch * shape.channels) * sizeof(float);
+}
+
+// The part of a core's second-level cache that a slice's activations may fill; the rest is for
+// weights.
+size_t half_of_cache() {
+  const long level2 = ::sysconf(_SC_LEVEL2_CACHE_SIZE);  // 0 or −1: not known
+  return level2 > 0 ? static_cast<size_t>(level2) / 2 : size_t{1} << 19;
+}
+
+// Of at most `most` samples each, and of few that two slices share.
+int64_t even_slices(int64_t batch, int64_t most) {
+  int64_t best = most, twice = batch;
+  for (int64_t size = most; 2 * size > most; --size) {
+    const int64_t shared = (batch + size - 1) / size * size - batch;
+    if (shared < twice) std::tie(best, twice) = std::tuple(size, shared);
+  }
+  return best;
 }
 
 }  // namespace
@@ -47,7 +70,10 @@ std::unique_ptr<Layer> make_layer(const LayerContext& context) {
   return nullptr;
 }
 
-GraphNet::GraphNet(Graph graph, Type type) : graph_(std::move(graph)), type_(type) {
+GraphNet::GraphNet(Graph graph, Type type, size_t slice_bytes)
+    : graph_(std::move(graph)),
+      type_(type),
+      slice_bytes_(slice_bytes > 0 ? slice_bytes : half_of_cache()) {
   ESPALIER_CHECK(!graph_.nodes.empty() &&
                      value_type(static_cast<int>(graph_.nodes.size()) - 1) == Type::kFloat,
                  "a graph ends in a vector");
@@ -78,13 +104,42 @@ size_t GraphNet::value_bytes(int node, int64_t batch) const {
          (tokens ? sizeof(int64_t) : type_bytes(value_type(node)));
 }
 
-GraphNet::Plan GraphNet::make_plan(int64_t batch, bool training) const {
+// Where the linear layers begin that end the graph one after the other; 0 when there is nothing
+// else.
+size_t GraphNet::vector_part() const {
+  size_t begin = graph_.nodes.size();
+  const auto follows = [&](const Node& node) {
+    return node.op == Op::kLinear && node.residual < 0 && node.gate < 0 &&
+           node.input == static_cast<int>(begin) - 2;
+  };
+  while (begin > 0 && follows(graph_.nodes[begin - 1])) --begin;
+  return begin;
+}
+
+// Samples of an evaluated batch that go through the layers before the vector part at a time: as
+// many as leave a layer's values, read and written, in cache.
+int64_t GraphNet::slice_of(int64_t batch) const {
+  size_t most = 1;
+  for (size_t i = 0; i < vector_part(); ++i)
+    most =
+        std::max(most, value_bytes(graph_.nodes[i].input, 1) + value_bytes(static_cast<int>(i), 1));
+  const auto fitting = static_cast<int64_t>(std::max<size_t>(1, slice_bytes_ / most));
+  return fitting >= batch ? batch : even_slices(batch, fitting);
+}
+
+GraphNet::Plan GraphNet::make_plan(int64_t whole, bool training, bool repeats) const {
   const size_t count = graph_.nodes.size();
   std::vector<size_t> last_read(count, count);  // the logits are read after all layers
   std::vector<int> readers(count, 0), gates(count, 0);
   size_t input_read = 0;
+  std::vector<bool> residual_alone(count, true);  // nobody reads it otherwise
   for (size_t i = 0; i < count; ++i) {
     const Node& node = graph_.nodes[i];
+    for (const int from : {node.input, node.gate}) {
+      if (from >= 0) residual_alone[static_cast<size_t>(from)] = false;
+    }
+    if (node.residual >= 0 && node.gate >= 0)
+      residual_alone[static_cast<size_t>(node.residual)] = false;
     if (node.op == Op::kGate && node.input >= 0) ++gates[static_cast<size_t>(node.input)];
     for (const int from : {node.input, node.residual, node.gate}) {
       if (from >= 0) {
@@ -98,12 +153,23 @@ GraphNet::Plan GraphNet::make_plan(int64_t batch, bool training) const {
 
   Plan plan;
   ArenaPlanner arena;
-  plan.input = arena.allocate(value_bytes(kGraphInput, batch));
+  plan.batch = plan.slice = whole;
+  plan.sliced = vector_part();
+  if (plan.sliced > 0 && !training) plan.slice = slice_of(whole);
+  if (plan.slice == whole) plan.sliced = count;
   std::vector<size_t> values(count), means(count, kNoSlot);
+  // What the slices leave behind must outlast all of them.
+  const size_t joint = plan.slice < whole ? plan.sliced - 1 : count;
+  if (joint < count) {
+    plan.joint = values[joint] = arena.allocate(value_bytes(static_cast<int>(joint), whole));
+    plan.joint_bytes = value_bytes(static_cast<int>(joint), 1);
+  }
+  plan.input = arena.allocate(value_bytes(kGraphInput, plan.slice));
   size_t scratch_bytes = 0;
   for (size_t i = 0; i < count; ++i) {
     const Node& node = graph_.nodes[i];
     const int index = static_cast<int>(i);
+    const int64_t batch = i < plan.sliced ? plan.slice : whole;
     LayerContext context{node,     *graph_.layout,         batch,
                          training, value_type(node.input), value_type(index)};
     const auto pair = [&](size_t conv) {  // a convolution that only the max-pooling behind it reads
@@ -120,7 +186,8 @@ GraphNet::Plan GraphNet::make_plan(int64_t batch, bool training) const {
         node.input == kGraphInput ? plan.input : values[static_cast<size_t>(node.input)];
     if (node.residual >= 0) layer->slots.residual = values[static_cast<size_t>(node.residual)];
     if (node.gate >= 0) layer->slots.gate = values[static_cast<size_t>(node.gate)];
-    values[i] = layer->slots.y = arena.allocate(value_bytes(index, batch));
+    if (i != joint) values[i] = arena.allocate(value_bytes(index, batch));
+    layer->slots.y = values[i];
     if (context.gate_reads && layer->gives_means())
       means[i] = layer->slots.means = arena.allocate(means_bytes(node.out, batch));
     if (node.op == Op::kGate) {
@@ -136,17 +203,32 @@ GraphNet::Plan GraphNet::make_plan(int64_t batch, bool training) const {
     }
     scratch_bytes = std::max(scratch_bytes, layer->scratch_bytes());
     plan.layers.push_back(std::move(layer));
-    if (training) continue;  // backward reads everything
+    if (training) {
+      // The backward pass reads everything, but for sums' terms that were only normalized.
+      for (size_t j = 0; j < i; ++j) {
+        const Node& read = graph_.nodes[j];
+        if (last_read[j] != i || !is_norm(read.op) || read.gate >= 0 || gates[j] > 0) continue;
+        if (residual_alone[j] && !read.relu) {
+          arena.release(values[j]);
+          plan.repeated.push_back({j, count, values[j]});  // for nobody
+        } else if (repeats && readers[j] == 1 && node.op == Op::kConv && read.residual < 0) {
+          arena.release(values[j]);
+          plan.repeated.push_back({j, i, values[j]});
+        }
+      }
+      continue;
+    }
     if (i == input_read) arena.release(plan.input);
     for (size_t j = 0; j < i; ++j) {
       if (last_read[j] == i) arena.release(values[j]);
     }
   }
   plan.logits = values.back();
-  if (training) place_gradients(batch, plan, arena);
+  if (training) place_gradients(whole, plan, arena);
   const size_t scratch = arena.append(scratch_bytes);
   for (auto& layer : plan.layers) layer->slots.scratch = scratch;
   plan.arena_bytes = arena.size();
+  if (training && !repeats && plan.arena_bytes > kRoomyBytes) return make_plan(whole, true, true);
   return plan;
 }
 
@@ -157,10 +239,21 @@ void GraphNet::place_gradients(int64_t batch, Plan& plan, ArenaPlanner& arena) c
   std::vector<size_t> even(graph_.nodes.size(), kNoSlot);  // and that of a gate
   plan.dlogits = arena.allocate(value_bytes(static_cast<int>(graph_.nodes.size()) - 1, batch));
   parts.back().push_back(plan.dlogits);
+  // What the forward pass has left for layer i, the logits apart, makes room once nothing reads it:
+  // its readers stand behind it, but the convolution in front of a max-pooling may read that too.
+  std::vector<size_t> spent, read_in_front;
   for (size_t i = graph_.nodes.size(); i-- > 0;) {
     if (parts[i].empty()) continue;
     const Node& node = graph_.nodes[i];
     Layer& layer = *plan.layers[i];
+    for (const size_t slot : spent) arena.release(slot);
+    spent.clear();
+    size_t y = layer.slots.y;
+    for (Plan::Repeated& one : plan.repeated) {
+      if (one.reader == i)
+        one.again = arena.allocate(value_bytes(static_cast<int>(one.norm), batch));
+      if (one.norm == i) y = one.again;
+    }
     ESPALIER_CHECK(parts[i].size() == 1 || (parts[i].size() == 2 && is_norm(node.op)),
                    "only a normalization's output may have two readers");
     layer.slots.dy = parts[i][0];
@@ -188,6 +281,14 @@ void GraphNet::place_gradients(int64_t batch, Plan& plan, ArenaPlanner& arena) c
     if (!shares && layer.slots.dx != layer.slots.dy) arena.release(layer.slots.dy);
     if (parts[i].size() == 2) arena.release(parts[i][1]);
     if (even[i] != kNoSlot) arena.release(even[i]);
+
+    spent.insert(spent.end(), read_in_front.begin(), read_in_front.end());
+    read_in_front.clear();
+    if (i + 1 == graph_.nodes.size()) continue;
+    const bool in_front = i > 0 && plan.layers[i - 1]->slots.pooled == layer.slots.y;
+    auto& now_or_later = in_front ? read_in_front : spent;
+    if (y != kNoSlot) now_or_later.push_back(y);
+    if (layer.slots.saved != kNoSlot) now_or_later.push_back(layer.slots.saved);
   }
 }
 
@@ -195,6 +296,7 @@ GraphNet::Plan& GraphNet::plan(int64_t batch, bool training) {
   const auto key = std::make_pair(batch, training);
   auto found = plans_.find(key);
   if (found == plans_.end()) {
+    const MemoryScope scope(MemoryUse::kActivations);
     if (plans_.size() >= kMaxPlans) {
       plans_.erase(std::min_element(plans_.begin(), plans_.end(), [](const auto& a, const auto& b) {
         return a.second.used < b.second.used;
@@ -210,16 +312,23 @@ GraphNet::Plan& GraphNet::plan(int64_t batch, bool training) {
   return found->second;
 }
 
+// Puts the samples from `first` on in their place, as many as go through at a time.
+void GraphNet::put_input(const Plan& plan, const Batch& batch, int64_t first, const Frame& frame) {
+  const auto size = static_cast<size_t>(graph_.input.size());
+  const auto at = static_cast<size_t>(first) * size, count = static_cast<size_t>(plan.slice) * size;
+  if (graph_.tokens) {
+    std::memcpy(frame.at<int64_t>(plan.input), batch.tokens.data() + at, count * sizeof(int64_t));
+  } else if (value_type(kGraphInput) == Type::kFloat) {
+    std::memcpy(frame.at<float>(plan.input), batch.values.data() + at, count * sizeof(float));
+  } else {
+    convert(batch.values.data() + at, frame.at<Bf16>(plan.input), count);
+  }
+}
+
 Frame GraphNet::start(const Plan& plan, const Batch& batch) {
   Frame frame;
   frame.arena = arena_.data();
-  if (graph_.tokens) {
-    std::memcpy(frame.at<int64_t>(plan.input), batch.tokens.data(), batch.tokens.size_bytes());
-  } else if (value_type(kGraphInput) == Type::kFloat) {
-    std::memcpy(frame.at<float>(plan.input), batch.values.data(), batch.values.size_bytes());
-  } else {
-    convert(batch.values.data(), frame.at<Bf16>(plan.input), batch.values.size());
-  }
+  put_input(plan, batch, 0, frame);
   return frame;
 }
 
@@ -238,6 +347,47 @@ void run(Layer& layer, size_t index, Pass pass, const Frame& frame) {
 
 }  // namespace
 
+// The forward pass without training: the layers before the vector part slice by slice, the others
+// at once. The last slice begins early enough to be as large as the others.
+void GraphNet::infer(Plan& plan, const Batch& batch, std::span<const float> weights,
+                     std::span<float> features, bool logits) {
+  Frame frame;
+  frame.arena = arena_.data();
+  frame.weights = const_cast<float*>(weights.data());  // evaluation only reads
+  const auto forward = [&](size_t begin, size_t end, int64_t first, int64_t count) {
+    for (size_t i = begin; i < end; ++i) {
+      plan.layers[i]->forward(frame);
+      if (static_cast<int>(i) != graph_.features || features.empty()) continue;
+      // At once: the arena gives the place to others when its last reader is done.
+      const size_t map = features.size() / static_cast<size_t>(plan.batch);
+      copy_features(
+          plan, frame, count,
+          features.subspan(static_cast<size_t>(first) * map, static_cast<size_t>(count) * map));
+      if (!logits) return;
+    }
+  };
+  for (int64_t done = 0; done < plan.batch; done += plan.slice) {
+    const int64_t first = std::min(done, plan.batch - plan.slice);
+    put_input(plan, batch, first, frame);
+    if (plan.joint != kNoSlot)
+      plan.layers[plan.sliced - 1]->slots.y =
+          plan.joint + static_cast<size_t>(first) * plan.joint_bytes;
+    forward(0, plan.sliced, first, plan.slice);
+  }
+  if (logits || (!features.empty() && graph_.features >= static_cast<int>(plan.sliced)))
+    forward(plan.sliced, plan.layers.size(), 0, plan.batch);
+}
+
+void GraphNet::run_forward(Plan& plan, const Frame& frame) {
+  // The last backward pass has left them elsewhere.
+  for (const Plan::Repeated& one : plan.repeated) {
+    plan.layers[one.norm]->slots.y = one.first;
+    if (one.reader < plan.layers.size()) plan.layers[one.reader]->slots.x = one.first;
+  }
+  for (size_t i = 0; i < plan.layers.size(); ++i)
+    run(*plan.layers[i], i, Pass::kForward, frame);
+}
+
 BatchSums GraphNet::train(const Batch& batch, std::span<float> weights, std::span<float> gradients,
                           const SgdUpdate* update) {
   Plan& p = plan(batch.size, true);
@@ -246,13 +396,18 @@ BatchSums GraphNet::train(const Batch& batch, std::span<float> weights, std::spa
   frame.gradients = gradients.data();
   frame.update = update;
   frame.observer = observer_;
-  for (size_t i = 0; i < p.layers.size(); ++i) run(*p.layers[i], i, Pass::kForward, frame);
+  run_forward(p, frame);
   LossSums sums =
       batch_loss(batch, frame.at<float>(p.logits), num_classes(), frame.at<float>(p.dlogits));
   for (const auto& layer : p.layers) sums.loss += layer->penalty();
   uint64_t macs = 0;
   for (size_t i = p.layers.size(); i-- > 0;) {
     Layer& layer = *p.layers[i];
+    for (const Plan::Repeated& one : p.repeated) {
+      if (one.reader != i || one.again == kNoSlot) continue;
+      p.layers[one.norm]->slots.y = layer.slots.x = one.again;
+      p.layers[one.norm]->repeat(frame);
+    }
     macs += layer.forward_macs();
     if (layer.slots.dy == kNoSlot) continue;
     run(layer, i, Pass::kBackward, frame);
@@ -265,7 +420,7 @@ std::span<const float> GraphNet::forward_training(const Batch& batch, std::span<
   Plan& p = plan(batch.size, true);
   Frame frame = start(p, batch);
   frame.weights = weights.data();
-  for (auto& layer : p.layers) layer->forward(frame);
+  run_forward(p, frame);
   return {frame.at<float>(p.logits), static_cast<size_t>(batch.size) * num_classes()};
 }
 
@@ -290,29 +445,21 @@ std::vector<size_t> GraphNet::fused_tensors() const {
 
 BatchSums GraphNet::evaluate(const Batch& batch, std::span<const float> weights) {
   Plan& p = plan(batch.size, false);
-  Frame frame = start(p, batch);
-  frame.weights = const_cast<float*>(weights.data());  // evaluation only reads
-  for (auto& layer : p.layers) layer->forward(frame);
-  logits_ = {frame.at<float>(p.logits), static_cast<size_t>(batch.size) * num_classes()};
+  infer(p, batch, weights, {}, true);
+  logits_ = {logits_of(p), static_cast<size_t>(batch.size) * num_classes()};
   const LossSums sums = batch_loss(batch, logits_.data(), num_classes(), nullptr);
+  const auto slices = static_cast<uint64_t>((p.batch + p.slice - 1) / p.slice);
   uint64_t macs = 0;
-  for (const auto& layer : p.layers) macs += layer->forward_macs();
+  for (size_t i = 0; i < p.layers.size(); ++i)
+    macs += (i < p.sliced ? slices : 1) * p.layers[i]->forward_macs();
   return {sums.loss, sums.correct, macs};
 }
 
 void GraphNet::predict(const Batch& batch, std::span<const float> weights,
                        std::span<float> features, std::span<float> logits) {
   Plan& p = plan(batch.size, false);
-  Frame frame = start(p, batch);
-  frame.weights = const_cast<float*>(weights.data());  // evaluation only reads
-  for (size_t i = 0; i < p.layers.size(); ++i) {
-    p.layers[i]->forward(frame);
-    if (static_cast<int>(i) != graph_.features || features.empty()) continue;
-    // At once: the arena gives the place to others when its last reader is done.
-    copy_features(p, frame, batch.size, features);
-    if (logits.empty()) return;
-  }
-  std::copy_n(frame.at<float>(p.logits), logits.size(), logits.begin());
+  infer(p, batch, weights, features, !logits.empty());
+  std::copy_n(logits_of(p), logits.size(), logits.begin());
 }
 
 void GraphNet::copy_features(const Plan& p, const Frame& frame, int64_t batch,

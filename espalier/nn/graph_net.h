@@ -12,15 +12,19 @@ namespace espalier::nn {
 
 // The explicit engine: runs a Graph forward and backward without autograd. Every layer writes its
 // parameters' gradients straight into the flat gradient buffer, and all activations live in one
-// arena that every batch size shares.
+// arena that every batch size shares. Where training would take more than a quarter of a gigabyte,
+// normalizations that one convolution reads are computed a second time instead of being kept.
+// Batches without training go through the layers in front of the last linear ones in slices that
+// stay in cache; what a sample gives does not depend on them.
 //
 // With Type::kBf16 the activations, their gradients and the weights' working copies of convolutions
 // are bf16; sums, statistics, weight gradients and vectors (linear layers, which a small batch
 // makes memory-bound anyway) stay fp32.
 class GraphNet final : public Net {
  public:
-  // Throws Error when the processor cannot do `type`.
-  GraphNet(Graph graph, Type type);
+  // Throws Error when the processor cannot do `type`. slice_bytes: what a layer of a slice may read
+  // and write of activations; 0: half of a core's second-level cache.
+  GraphNet(Graph graph, Type type, size_t slice_bytes = 0);
 
   const std::shared_ptr<const ParameterLayout>& layout() const override { return graph_.layout; }
   uint64_t macs_per_sample() const override { return graph_.macs; }
@@ -46,20 +50,39 @@ class GraphNet final : public Net {
   uint64_t training_bytes(int64_t batch_size) const override;
 
  private:
-  // The layers of one batch size with their places in the arena.
+  // The layers of one batch size with their places in the arena. Without training a large batch
+  // goes through the first `sliced` layers in slices, which leave their outputs side by side at
+  // `joint`; otherwise there is one slice, of all layers.
   struct Plan {
+    int64_t batch = 0, slice = 0;
+    size_t sliced = 0, joint = kNoSlot, joint_bytes = 0;  // bytes: of one sample
     std::vector<std::unique_ptr<Layer>> layers;
-    size_t input = kNoSlot;  // the batch, when it must be copied or converted
+    // Normalized values that are computed again for the backward pass of `reader`, the convolution
+    // that alone reads them, instead of being kept from the forward pass: there at `first`.
+    struct Repeated {
+      size_t norm, reader, first, again = kNoSlot;
+    };
+    std::vector<Repeated> repeated;  // ascending
+    size_t input = kNoSlot;          // the batch, when it must be copied or converted
     size_t logits = kNoSlot, dlogits = kNoSlot;
     size_t arena_bytes = 0;
     uint64_t used = 0;
   };
   Plan& plan(int64_t batch, bool training);
-  Plan make_plan(int64_t batch, bool training) const;
+  Plan make_plan(int64_t batch, bool training, bool repeats = false) const;
+  static void run_forward(Plan& plan, const Frame& frame);
   // Assigns the gradients' slots, from the last layer to the first.
   void place_gradients(int64_t batch, Plan& plan, ArenaPlanner& arena) const;
+  size_t vector_part() const;
+  int64_t slice_of(int64_t batch) const;
   size_t value_bytes(int node, int64_t batch) const;
+  void put_input(const Plan& plan, const Batch& batch, int64_t first, const Frame& frame);
   Frame start(const Plan& plan, const Batch& batch);
+  void infer(Plan& plan, const Batch& batch, std::span<const float> weights,
+             std::span<float> features, bool logits);
+  const float* logits_of(const Plan& plan) const {
+    return reinterpret_cast<const float*>(arena_.data() + plan.logits);
+  }
   // The feature map as floats, channel by channel.
   void copy_features(const Plan& plan, const Frame& frame, int64_t batch,
                      std::span<float> out) const;
@@ -67,6 +90,7 @@ class GraphNet final : public Net {
 
   Graph graph_;
   Type type_;
+  size_t slice_bytes_;
   std::map<std::pair<int64_t, bool>, Plan> plans_;
   uint64_t clock_ = 0;
   AlignedVector<uint8_t> arena_;

@@ -117,6 +117,9 @@ class Layer {
   virtual size_t owned_bytes() const { return 0; }
 
   virtual void forward(const Frame& frame) = 0;
+  // Normalizations without residual and gate, between forward() and backward(): writes the same y
+  // again, to where slots.y is now.
+  virtual void repeat(const Frame& frame) { static_cast<void>(frame); }
   // Writes the gradients of the layer's parameters (no accumulation) and dx.
   virtual void backward(const Frame& frame) = 0;
 

@@ -44,9 +44,10 @@ class NormLayer final : public Layer {
     slope_.resize(channels_);
   }
 
-  // Each block's mean of every channel's group, then 1/σ likewise.
+  // Each block's mean of every channel's group, then 1/σ likewise, then what x is multiplied with
+  // and what is added.
   size_t saved_bytes() const override {
-    return training_ ? 2 * blocks_ * channels_ * sizeof(float) : 0;
+    return training_ ? 4 * blocks_ * channels_ * sizeof(float) : 0;
   }
   bool backward_in_place() const override { return true; }
   size_t owned_bytes() const override {
@@ -55,6 +56,17 @@ class NormLayer final : public Layer {
 
   void forward(const Frame& frame) override {
     by_type(type_, [&](auto value) { run_forward<decltype(value)>(frame); });
+  }
+  void repeat(const Frame& frame) override {
+    const float* saved = frame.at<float>(slots.saved);
+    by_type(type_, [&](auto value) {
+      using T = decltype(value);
+      for (size_t block = 0; block < blocks_; ++block) {
+        affine(block_, frame.at<T>(slots.x) + block * block_values(), nullptr,
+               saved + (2 * blocks_ + block) * channels_, saved + (3 * blocks_ + block) * channels_,
+               relu_, frame.at<T>(slots.y) + block * block_values());
+      }
+    });
   }
   void backward(const Frame& frame) override {
     by_type(type_, [&](auto value) { run_backward<decltype(value)>(frame); });
@@ -93,6 +105,8 @@ class NormLayer final : public Layer {
         if (saved != nullptr) {
           saved[block * channels_ + c] = static_cast<float>(first_[c]);
           saved[(blocks_ + block) * channels_ + c] = static_cast<float>(inverse);
+          saved[(2 * blocks_ + block) * channels_ + c] = scale_[c];
+          saved[(3 * blocks_ + block) * channels_ + c] = shift_[c];
         }
       }
       affine(block_, x, residual == nullptr ? nullptr : residual + block * block_values(),

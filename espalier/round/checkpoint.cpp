@@ -105,10 +105,11 @@ Bytes encode_checkpoint(const Checkpoint& checkpoint) {
   return write_safetensors(tensors, metadata);
 }
 
-Checkpoint decode_checkpoint(std::span<const uint8_t> bytes,
-                             const std::shared_ptr<const ParameterLayout>& layout,
-                             std::string_view where) {
-  const auto file = SafetensorsFile::parse(Bytes(bytes.begin(), bytes.end()), where);
+namespace {
+
+Checkpoint decode(Bytes bytes, const std::shared_ptr<const ParameterLayout>& layout,
+                  std::string_view where) {
+  const auto file = SafetensorsFile::parse(std::move(bytes), where);
   const auto text = [&](const std::string& key) -> const std::string& {
     const auto found = file.metadata().find(key);
     if (found == file.metadata().end())
@@ -159,6 +160,14 @@ Checkpoint decode_checkpoint(std::span<const uint8_t> bytes,
   return checkpoint;
 }
 
+}  // namespace
+
+Checkpoint decode_checkpoint(std::span<const uint8_t> bytes,
+                             const std::shared_ptr<const ParameterLayout>& layout,
+                             std::string_view where) {
+  return decode(Bytes(bytes.begin(), bytes.end()), layout, where);
+}
+
 void write_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint) {
   write_file_atomic(path, encode_checkpoint(checkpoint));
 }
@@ -168,7 +177,7 @@ Checkpoint read_checkpoint(const std::filesystem::path& path,
   if (!std::filesystem::exists(path)) {
     fail("round/checkpoint", "there is no checkpoint at ", path.string(), kAdvice);
   }
-  return decode_checkpoint(read_file(path), layout, path.string());
+  return decode(read_file(path), layout, path.string());
 }
 
 }  // namespace espalier::round

@@ -6,6 +6,7 @@
 
 #include "espalier/base/clock.h"
 #include "espalier/base/error.h"
+#include "espalier/base/memory_use.h"
 #include "espalier/round/client_errands.h"
 #include "espalier/round/statistics_errand.h"
 #include "espalier/round/strategy_errand.h"
@@ -259,6 +260,7 @@ RoundRecord RoundLoop::train_clients(const strategy::RoundInfo& info,
 // The strategy's server half. A server optimizer moves weights by its momentum too; what no client
 // of the round has trained keeps its bits all the same.
 void RoundLoop::finish(const strategy::RoundInfo& info, const strategy::RoundSums& sums) {
+  const MemoryScope scope(MemoryUse::kServer);
   const auto parts = sums.submodels();
   if (!parts) {
     setup_.strategy.finish(info, sums, *global_);

@@ -1,5 +1,6 @@
 #include "espalier/run/assembly.h"
 
+#include "espalier/base/memory_use.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/process.h"
 #include "espalier/round/refusals.h"
@@ -20,6 +21,7 @@ Assembly::Assembly(const RunConfig& config, Sources sources, const Options& opti
       downlink_(codec::make_codec(config.downlink, "downlink")),
       uplink_(codec::make_codec(config.uplink, "uplink")),
       states_(static_cast<uint64_t>(config.run.client_state_mb) * 1'000'000) {
+  const MemoryScope scope(MemoryUse::kServer);
   if (!options.states.empty()) states_.set_folder(options.states);
   const auto layout = sources.initial.shared_layout();
   workers_ = std::make_unique<train::Workers>(

@@ -15,6 +15,7 @@
 #include "espalier/report/human.h"
 #include "espalier/run/class_figures.h"
 #include "espalier/run/continuation.h"
+#include "espalier/run/memory_parts.h"
 
 namespace espalier::run {
 
@@ -440,6 +441,8 @@ Json Simulation::summary() const {
   out["train_seconds"] = ledger.train_seconds;
   out["eval_seconds"] = ledger.eval_seconds;
   out["peak_rss_bytes"] = peak_bytes();
+  Json& memory = out["memory_bytes"] = Json::object();
+  for (const auto& [use, bytes] : memory_parts(count_memory(data()))) memory[use] = bytes;
   out["threads"] = clients_at_a_time();
   if (hooks_.processes > 1) out["ranks"] = hooks_.processes;
   out["notes"] = notes();

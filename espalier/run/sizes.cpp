@@ -10,14 +10,10 @@
 
 namespace espalier::run {
 
-namespace {
-
 uint64_t bytes_of(const data::Dataset& set) {
   return set.pixels.size() + 4 * (set.floats.size() + set.tokens.size() + set.labels.size() +
                                   set.client_of_sample.size());
 }
-
-}  // namespace
 
 RunSizes run_sizes(const ParameterLayout& layout, const data::DataSource& data,
                    uint64_t activations) {

@@ -11,6 +11,9 @@
 // What a run takes, said before it is paid.
 namespace espalier::run {
 
+// Of the samples, their labels and owners.
+uint64_t bytes_of(const data::Dataset& set);
+
 // Bytes of the least that a simulation holds at once. What strategies keep besides (momenta,
 // estimates, masks, states of clients) is not in it.
 struct RunSizes {

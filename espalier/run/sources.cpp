@@ -7,6 +7,7 @@
 #include "espalier/base/config.h"
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
+#include "espalier/base/memory_use.h"
 #include "espalier/data/fingerprint.h"
 #include "espalier/data/load.h"
 #include "espalier/models/make_trainer.h"
@@ -70,7 +71,12 @@ std::unique_ptr<data::Partition> divide(const RunConfig& config, const data::Dat
 Sources load_sources(const RunConfig& config, size_t num_threads, const Json* kept,
                      const LoadData& load) {
   Sources sources;
-  sources.data = load ? load(config, &sources.folder) : load_data(config, nullptr, &sources.folder);
+  {
+    const MemoryScope scope(MemoryUse::kData);
+    sources.data =
+        load ? load(config, &sources.folder) : load_data(config, nullptr, &sources.folder);
+  }
+  give_memory_back();  // the files as they were read
   if (kept != nullptr) {
     for (const auto& [part, dataset] : {std::pair("train", sources.data.train.get()),
                                         std::pair("test", sources.data.test.get())}) {
@@ -93,6 +99,7 @@ Sources load_sources(const RunConfig& config, size_t num_threads, const Json* ke
                    machine_memory());
   }
   // One replica for the shapes and the initial weights; the workers make their own.
+  const MemoryScope scope(MemoryUse::kServer);
   const auto trainer = models::make_trainer(config.model, spec, config.train.hardware);
   refuse_idle_model_options(config);
   sources.sizes =

@@ -1,14 +1,11 @@
 #include "espalier/strategy/server_net.h"
 
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
 #include <algorithm>
 #include <condition_variable>
 #include <mutex>
 
 #include "espalier/base/error.h"
+#include "espalier/base/memory_use.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/process.h"
 #include "espalier/train/evaluation.h"
@@ -95,15 +92,12 @@ ServerNet::ServerNet(Setup setup, Key key)
 
 void ServerNet::release() {
   for (auto& trainer : replicas_) trainer.reset();
-#ifdef __GLIBC__
-  // The heap keeps its pages (models::configure_process), and clients' buffers do not fill the
-  // holes that a server's leave: without this the two add up.
-  ::malloc_trim(0);
-#endif
+  give_memory_back();  // clients' buffers have other sizes: without this the two add up
 }
 
 train::Trainer& ServerNet::replica(size_t index) {
   auto& trainer = replicas_[index];
+  const MemoryScope scope(MemoryUse::kWeights);
   if (!trainer) trainer = models::make_trainer(setup_.model, setup_.data, setup_.hardware);
   return *trainer;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "espalier/base/memory_use.h"
 #include "espalier/train/evaluation.h"
 
 namespace espalier::train {
@@ -27,6 +28,7 @@ Trainer& Workers::replica(Worker& worker, std::span<const int64_t> units) {
           std::min_element(replicas.begin(), replicas.end(),
                            [](const Replica& a, const Replica& b) { return a.used < b.used; }));
     }
+    const MemoryScope scope(MemoryUse::kWeights);
     replicas.push_back({{units.begin(), units.end()}, make_(units), 0});
     found = std::prev(replicas.end());
   }

@@ -12,8 +12,11 @@ with Folder() as folder:
     result = ok(run("simulate", config, "--out", folder / "one", "--threads", 1, "--json"))
     summary = json.loads(result.stdout)
     check(all(key in summary for key in SUMMARY_KEYS), f"summary keys: {sorted(summary)}")
-    check(summary == {**json.loads((folder / "one/summary.json").read_text()), **{k: summary[k] for k in ("run", "wall_seconds", "peak_rss_bytes")}},
+    check(summary == {**json.loads((folder / "one/summary.json").read_text()), **{k: summary[k] for k in ("run", "wall_seconds", "peak_rss_bytes", "memory_bytes")}},
           "summary.json differs from --json")
+    parts, peak = summary["memory_bytes"], summary["peak_rss_bytes"]
+    check(all(size >= 0 for size in parts.values()) and abs(sum(parts.values()) - peak) < 0.05 * peak and parts["other"] < 0.3 * peak,
+          f"the parts of the memory do not add up to {peak}: {parts}")
     for name in ("config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "checkpoint/checkpoint.safetensors", "report.html"):
         check((folder / "one" / name).exists(), f"{name} is missing")
     check(len(metrics(folder / "one")) == 6, "one metrics line per round")
