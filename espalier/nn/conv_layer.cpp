@@ -5,6 +5,7 @@
 #include "espalier/nn/layer.h"
 #include "espalier/nn/onednn.h"
 #include "espalier/nn/sparse_conv.h"
+#include "espalier/nn/thin_conv.h"
 
 // Convolutions by oneDNN on channels-last activations; bias and ReLU are part of the primitive.
 // Weights live in PyTorch's order [out, in, kh, kw] in the flat buffer and are brought into the
@@ -66,6 +67,8 @@ class ConvLayer final : public Layer {
       make_sparse(c, user);
       return;
     }
+    make_thin(c);
+    if (thin_) return;
 
     if (n.input != kGraphInput) {
       const dnnl::convolution_backward_data::primitive_desc backward(
@@ -129,6 +132,12 @@ class ConvLayer final : public Layer {
                 DNNL_ARG_DIFF_DST, dy, 0, nullptr);
     }
     frame.parameters_begin();
+    if (thin_) {
+      thin_conv_gradient(
+          thin_shape_, frame.at<Bf16>(slots.x), static_cast<Bf16*>(dy), frame.gradients + weight_,
+          bias_ == kNoSlot ? nullptr : frame.gradients + bias_, frame.at<float>(slots.scratch));
+      return;
+    }
     gradient_.run(DNNL_ARG_SRC, frame.at<void>(slots.x), DNNL_ARG_DIFF_WEIGHTS, scratch,
                   DNNL_ARG_DIFF_DST, dy, DNNL_ARG_DIFF_BIAS,
                   bias_ == kNoSlot ? nullptr : frame.gradients + bias_);
@@ -177,6 +186,18 @@ class ConvLayer final : public Layer {
     size_t weight_bytes_ = 0;
   };
 
+  // What reads the samples, in bf16 (thin_conv.h).
+  void make_thin(const LayerContext& c) {
+    const auto size = [](int64_t value) { return static_cast<size_t>(value); };
+    const Node& n = c.node;
+    thin_shape_ = {size(c.batch),        size(n.in.height),  size(n.in.width),  size(n.in.channels),
+                   size(n.out.channels), size(n.out.height), size(n.out.width), size(n.kernel),
+                   size(n.stride),       size(n.padding)};
+    thin_ = type_ == Type::kBf16 && c.in == Type::kBf16 && n.input == kGraphInput &&
+            thin_conv(thin_shape_);
+    if (thin_) scratch_bytes_ = std::max(scratch_bytes_, thin_conv_scratch(thin_shape_));
+  }
+
   void make_sparse(const LayerContext& c, const memory::desc& user) {
     const auto size = [](int64_t value) { return static_cast<size_t>(value); };
     const Node &n = c.node, &pool = *c.pool;
@@ -221,7 +242,8 @@ class ConvLayer final : public Layer {
   }
 
   Type type_;
-  bool relu_, mask_, sparse_;
+  bool relu_, mask_, sparse_, thin_ = false;
+  ThinConvShape thin_shape_{};
   SparseConvShape sparse_shape_{};
   SparseConvScratch sparse_scratch_;
   size_t tap_bytes_ = 0;
