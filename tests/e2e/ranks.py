@@ -169,7 +169,7 @@ def broken(folder):
     finish(ranks(3, "--resume", out, "--quiet", "--set", "rounds=2"), "resumed without the file")
     # A rank that cannot have its memory.
     limited = subprocess.Popen(["mpirun", "--bind-to", "none", "--oversubscribe", "-n", "1", ESPALIER, "simulate", str(config), "--out", str(folder / "memory"), "--quiet", "--threads", "1",
-                                "--set", "model.hidden=[400000]", ":", "-n", "1", "bash", "-c", f"ulimit -v 900000; exec {ESPALIER} simulate x"],
+                                "--set", "model.hidden=[400000]", ":", "-n", "1", "bash", "-c", f"ulimit -v 500000; exec {ESPALIER} simulate x"],
                                env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     said = finish(limited, "a rank without memory", code=None)
     check("rank 1" in said or "bad_alloc" in said or "memory" in said, f"a rank without memory: {said}")
