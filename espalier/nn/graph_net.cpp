@@ -384,8 +384,7 @@ void GraphNet::run_forward(Plan& plan, const Frame& frame) {
     plan.layers[one.norm]->slots.y = one.first;
     if (one.reader < plan.layers.size()) plan.layers[one.reader]->slots.x = one.first;
   }
-  for (size_t i = 0; i < plan.layers.size(); ++i)
-    run(*plan.layers[i], i, Pass::kForward, frame);
+  for (size_t i = 0; i < plan.layers.size(); ++i) run(*plan.layers[i], i, Pass::kForward, frame);
 }
 
 BatchSums GraphNet::train(const Batch& batch, std::span<float> weights, std::span<float> gradients,
