@@ -45,15 +45,15 @@ def mnist(part):
         return np.frombuffer(content, np.uint8, offset=header), struct.unpack(">I", content[4:8])[0]
     images, count = values(f"{part}-images-idx3-ubyte", 16)
     labels, _ = values(f"{part}-labels-idx1-ubyte", 8)
-    x = torch.from_numpy(images.reshape(count, 1, 28, 28).copy()).float() / 255
-    return (x - 0.1307) / 0.3081, torch.from_numpy(labels.astype(np.int64))
+    x = torch.from_numpy(images.reshape(count, 1, 28, 28).copy()).float()
+    return x.div_(255).sub_(0.1307).div_(0.3081), torch.from_numpy(labels.astype(np.int64))
 
 
 def cifar10(names):
     rows = np.concatenate([np.frombuffer((FOLDER / "cifar10" / f"{name}.bin").read_bytes(), np.uint8).reshape(-1, 3073) for name in names])
-    x = torch.from_numpy(rows[:, 1:].reshape(-1, 3, 32, 32).copy()).float() / 255
+    x = torch.from_numpy(rows[:, 1:].reshape(-1, 3, 32, 32).copy()).float()
     mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)))
-    return (x - mean) / deviation, torch.from_numpy(rows[:, 0].astype(np.int64))
+    return x.div_(255).sub_(mean).div_(deviation), torch.from_numpy(rows[:, 0].astype(np.int64))
 
 
 if arguments.workload == "w1":
