@@ -63,15 +63,13 @@ namespace {
 
 #define ESPALIER_AVX512 __attribute__((target("avx512f")))
 
-// 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+// 8 + 8, 4 + 4, 2 + 2, 1 + 1. (Masked forms: GCC warns of the values that the others do not set.)
 ESPALIER_AVX512 float fold(__m512 sums) {
-  using Lanes = float __attribute__((vector_size(64)));
-  using Places = int __attribute__((vector_size(64)));
-  Lanes v = sums;
-  v += __builtin_shuffle(v, Places{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
-  v += __builtin_shuffle(v, Places{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
-  v += __builtin_shuffle(v, Places{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
-  return v[0] + v[1];
+  constexpr __mmask16 kAll = 0xffff;
+  sums = _mm512_add_ps(sums, _mm512_mask_shuffle_f32x4(sums, kAll, sums, sums, 0x4e));
+  sums = _mm512_add_ps(sums, _mm512_mask_shuffle_f32x4(sums, kAll, sums, sums, 0xb1));
+  sums = _mm512_add_ps(sums, _mm512_mask_permute_ps(sums, kAll, sums, 0x4e));
+  return sums[0] + sums[1];
 }
 
 ESPALIER_AVX512 __mmask16 first_lanes(size_t count) {
