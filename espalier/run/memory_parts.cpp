@@ -39,12 +39,15 @@ MemoryParts memory_parts(const MemoryCounts& counts) {
     parts.emplace_back(kMemoryUseNames[index], counts.blocks.bytes[index]);
   }
   parts.emplace_back("recycled", counts.blocks.recycled);
-  parts.emplace_back("heap",
-                     counts.resident.heap - std::min(counts.resident.heap, counts.data_in_heap));
   parts.emplace_back("code", counts.resident.files);
   uint64_t known = 0;
   for (const auto& part : parts) known += part.second;
-  parts.emplace_back("other", counts.peak - std::min(counts.peak, known));
+  const uint64_t rest = counts.peak - std::min(counts.peak, known);
+  // The heap may have been largest at another time than the blocks, while data were read.
+  const uint64_t heap =
+      std::min(rest, counts.resident.heap - std::min(counts.resident.heap, counts.data_in_heap));
+  parts.emplace_back("heap", heap);
+  parts.emplace_back("other", rest - heap);
   return parts;
 }
 

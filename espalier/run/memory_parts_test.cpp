@@ -40,6 +40,10 @@ TEST(MemoryParts, AddUpToThePeak) {
   EXPECT_EQ(part["heap"], 40'000'000U - 200'100U) << "labels are data";
   EXPECT_EQ(part["code"], 25'000'000U);
   EXPECT_EQ(part["other"], 25'200'000U);
+  // A heap that was largest at another time counts for no more than there is room for.
+  MemoryCounts other = some_counts();
+  other.resident.heap = 400'000'000;
+  EXPECT_EQ(sum(memory_parts(other)), 200'000'000U);
 }
 
 TEST(MemoryParts, AreNeverNegative) {
