@@ -9,18 +9,13 @@
 #include <vector>
 
 #include "espalier/base/memory_use.h"
+#include "espalier/base/test_blocks.h"
 
 namespace espalier {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kKept = false;
-#else
-constexpr bool kKept = true;
-#endif
-
 TEST(LargeBlocks, WhatIsGivenBackIsTakenAgain) {
-  if (!kKept) GTEST_SKIP() << "sanitizers see every allocation";
+  if (!kBlocksAreKept) GTEST_SKIP() << "sanitizers see every allocation";
   constexpr size_t kBytes = 5 << 20;
   const size_t before = taken_block_bytes();
   void* const first = take_block(kBytes);
@@ -50,7 +45,7 @@ TEST(LargeBlocks, AVectorsElementsAreZeroWhateverTheBlockHeld) {
 }
 
 TEST(LargeBlocks, AnUnsetVectorLeavesThemAsTheyAre) {
-  if (!kKept) GTEST_SKIP() << "sanitizers see every allocation";
+  if (!kBlocksAreKept) GTEST_SKIP() << "sanitizers see every allocation";
   using Vector = std::vector<float, UnsetAllocator<float, 64>>;
   constexpr size_t kSize = 3 << 18;
   { const Vector used(kSize, 3.5f); }
@@ -60,7 +55,7 @@ TEST(LargeBlocks, AnUnsetVectorLeavesThemAsTheyAre) {
 }
 
 TEST(LargeBlocks, OnlySoManyStay) {
-  if (!kKept) GTEST_SKIP() << "sanitizers see every allocation";
+  if (!kBlocksAreKept) GTEST_SKIP() << "sanitizers see every allocation";
   constexpr size_t kBytes = 8 << 20, kCount = 20;
   std::vector<void*> blocks;
   for (size_t i = 0; i < kCount; ++i) blocks.push_back(take_block(kBytes));

@@ -8,15 +8,10 @@
 #include "espalier/base/clock.h"
 #include "espalier/base/heap.h"
 #include "espalier/base/large_blocks.h"
+#include "espalier/base/test_blocks.h"
 
 namespace espalier {
 namespace {
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kKept = false;
-#else
-constexpr bool kKept = true;
-#endif
 
 uint64_t of(const BlockUse& use, MemoryUse which) { return use.bytes[static_cast<size_t>(which)]; }
 
@@ -32,7 +27,7 @@ TEST(MemoryUse, ScopesNestAndBelongToTheirThread) {
 }
 
 TEST(MemoryUse, LargeBlocksCountForTheirUseWhenTheyAreMost) {
-  if (!kKept) GTEST_SKIP() << "sanitizers see every allocation";
+  if (!kBlocksAreKept) GTEST_SKIP() << "sanitizers see every allocation";
   constexpr size_t kBytes = 32 << 20;
   const auto take = [](MemoryUse use, size_t bytes) {
     const MemoryScope scope(use);
@@ -82,7 +77,7 @@ TEST(MemoryUse, TheSystemTellsHeapAndFilesApart) {
   constexpr size_t kBytes = 24 << 20;
   auto block = std::make_unique<char[]>(kBytes);
   std::memset(block.get(), 1, kBytes);
-  if (kKept) {
+  if (kBlocksAreKept) {
     EXPECT_NEAR(static_cast<double>(resident_bytes().heap - before.heap), double{kBytes}, 3e6);
   }
   // The system counts the peak by the way, some pages late.
@@ -90,7 +85,7 @@ TEST(MemoryUse, TheSystemTellsHeapAndFilesApart) {
 }
 
 TEST(MemoryUse, WhatIsFreeGoesBack) {
-  if (!kKept) GTEST_SKIP() << "sanitizers keep what is freed";
+  if (!kBlocksAreKept) GTEST_SKIP() << "sanitizers keep what is freed";
   configure_heap();
   constexpr size_t kBytes = 24 << 20;
   auto small = std::make_unique<char[]>(kBytes), above = std::make_unique<char[]>(1000);
