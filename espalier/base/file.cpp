@@ -14,6 +14,7 @@
 #include <memory>
 #include <utility>
 
+#include "espalier/base/byte_source.h"
 #include "espalier/base/digest.h"
 #include "espalier/base/error.h"
 
@@ -177,13 +178,14 @@ Bytes read_file_maybe_gzip(const fs::path& path, uint64_t max_bytes) {
   return data;
 }
 
-void write_file_atomic(const fs::path& path, std::span<const uint8_t> data) {
+void write_file_atomic(const fs::path& path, const ByteSource& data) {
   // Of this process alone: two that write one file must not share it.
   const fs::path temporary = concat(path.string(), ".", ::getpid(), ".tmp");
   try {
     const FileDescriptor file(temporary, O_WRONLY | O_CREAT | O_TRUNC);
     if (!file.ok()) fail("base/file", "cannot write ", path.string(), ": ", reason());
-    write_all(file.get(), data, path);
+    data.for_each_piece(
+        [&](std::span<const uint8_t> piece) { write_all(file.get(), piece, path); });
     if (::fsync(file.get()) != 0) fail("base/file", "cannot sync ", path.string(), ": ", reason());
   } catch (...) {
     ::unlink(temporary.c_str());
@@ -197,6 +199,12 @@ void write_file_atomic(const fs::path& path, std::span<const uint8_t> data) {
   const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
   const FileDescriptor directory(folder, O_RDONLY | O_DIRECTORY);
   if (directory.ok()) ::fsync(directory.get());
+}
+
+void write_file_atomic(const fs::path& path, std::span<const uint8_t> data) {
+  ByteSource source;
+  source.append_view(data);
+  write_file_atomic(path, source);
 }
 
 void write_text_file_atomic(const fs::path& path, std::string_view text) {

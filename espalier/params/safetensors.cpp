@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <type_traits>
 
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
+#include "espalier/params/safetensors_source.h"
 
 namespace espalier {
 
@@ -142,98 +142,18 @@ std::string TensorView::value_text(size_t index) const {
 }
 
 SafetensorsFile SafetensorsFile::parse(Bytes bytes, std::string_view where) {
-  constexpr uint64_t kMaxHeader = 100'000'000;
   SafetensorsFile file;
   file.bytes_ = std::move(bytes);
   file.where_ = where;
-  // What people have instead.
-  const std::string_view head(reinterpret_cast<const char*>(file.bytes_.data()),
-                              std::min<size_t>(file.bytes_.size(), 4));
-  if (head.starts_with("PK\x03\x04") || head.starts_with("\x80\x02")) {
-    fail(where,
-         "expected a safetensors file, got one of torch.save; write it with "
-         "safetensors.torch.save_file(model.state_dict(), \"weights.safetensors\")");
+  const std::span<const uint8_t> all(file.bytes_);
+  ByteSource source;
+  source.append_view(all);
+  SafetensorsHeader header = read_safetensors_header(source, where);
+  for (auto& [name, tensor] : header.tensors) {
+    file.tensors_.emplace(name, TensorView{tensor.dtype, std::move(tensor.shape),
+                                           all.subspan(tensor.begin, tensor.end - tensor.begin)});
   }
-  ByteReader reader(file.bytes_, where);
-  const auto header_size = reader.get<uint64_t>();
-  if (header_size > kMaxHeader)
-    fail(where, "expected a safetensors header below 100 MB, got ", header_size, " bytes");
-  const auto header_bytes = reader.take(header_size);
-  const auto body = reader.take(reader.remaining());
-
-  // Duplicate keys would silently shadow each other; the parser callback sees every key of the top
-  // level.
-  std::map<std::string, int> seen;
-  bool too_deep = false;
-  const nlohmann::json header = nlohmann::json::parse(
-      header_bytes.begin(), header_bytes.end(),
-      [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
-        if (depth > 8) too_deep = true;
-        if (depth == 1 && event == nlohmann::json::parse_event_t::key)
-          ++seen[value.get<std::string>()];
-        return !too_deep;
-      },
-      /*allow_exceptions=*/false);
-  if (too_deep || header.is_discarded() || !header.is_object())
-    fail(where, "the safetensors header is not a JSON object");
-  for (const auto& [name, count] : seen) {
-    if (count > 1) fail(where, "the tensor '", name, "' occurs ", count, " times");
-  }
-
-  std::vector<std::pair<uint64_t, uint64_t>> ranges;
-  for (const auto& [name, entry] : header.items()) {
-    if (name == "__metadata__") {
-      if (!entry.is_object()) fail(where, "__metadata__ is not an object");
-      for (const auto& [key, value] : entry.items()) {
-        if (!value.is_string()) fail(where, "the metadata '", key, "' is not a string");
-        file.metadata_[key] = value.get<std::string>();
-      }
-      continue;
-    }
-    const auto bad = [&, &name = name](std::string_view what) {
-      fail(where, "tensor '", name, "': ", what);
-    };
-    if (!entry.is_object() || !entry.contains("dtype") || !entry.contains("shape") ||
-        !entry.contains("data_offsets")) {
-      bad("expected dtype, shape and data_offsets");
-    }
-    const auto& dtype = entry["dtype"];
-    const auto& shape = entry["shape"];
-    const auto& offsets = entry["data_offsets"];
-    if (!dtype.is_string() || !shape.is_array() || !offsets.is_array() || offsets.size() != 2) {
-      bad("dtype, shape or data_offsets has the wrong type");
-    }
-    TensorView view;
-    const auto* known = std::find_if(kDTypes.begin(), kDTypes.end(), [&](const DTypeRow& r) {
-      return r.name == dtype.get<std::string>();
-    });
-    if (known == kDTypes.end()) bad("unknown dtype " + dtype.get<std::string>());
-    view.dtype = known->dtype;
-    uint64_t expected = known->bytes;
-    for (const auto& dimension : shape) {
-      if (!dimension.is_number_unsigned()) bad("a dimension is not a whole number");
-      const auto size = dimension.get<uint64_t>();
-      if (size != 0 && expected > (uint64_t{1} << 48) / size) bad("the shape is impossibly large");
-      expected *= size;
-      view.shape.push_back(static_cast<int64_t>(size));
-    }
-    if (!offsets[0].is_number_unsigned() || !offsets[1].is_number_unsigned())
-      bad("an offset is not a whole number");
-    const auto begin = offsets[0].get<uint64_t>(), end = offsets[1].get<uint64_t>();
-    if (begin > end || end > body.size())
-      bad(concat("data offsets ", begin, "…", end, " lie outside the file; it may be truncated"));
-    if (end - begin != expected) bad(concat("expected ", expected, " bytes, got ", end - begin));
-    view.data = body.subspan(begin, end - begin);
-    ranges.emplace_back(begin, end);
-    file.tensors_.emplace(name, std::move(view));
-  }
-  std::sort(ranges.begin(), ranges.end());
-  uint64_t covered = 0;
-  for (const auto& [begin, end] : ranges) {
-    if (begin != covered) fail(where, "the tensors overlap or leave holes at byte ", covered);
-    covered = end;
-  }
-  if (covered != body.size()) fail(where, body.size() - covered, " bytes after the last tensor");
+  file.metadata_ = std::move(header.metadata);
   return file;
 }
 
@@ -248,25 +168,12 @@ const TensorView* SafetensorsFile::find(const std::string& name) const {
 
 Bytes write_safetensors(const std::vector<TensorData>& tensors,
                         const std::map<std::string, std::string>& metadata) {
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
-  uint64_t offset = 0;
+  std::vector<std::pair<std::string, TensorSource>> sources;
   for (const TensorData& tensor : tensors) {
-    header[tensor.name] = {{"dtype", dtype_name(tensor.dtype)},
-                           {"shape", tensor.shape},
-                           {"data_offsets", {offset, offset + tensor.data.size()}}};
-    offset += tensor.data.size();
+    auto& source = sources.emplace_back(tensor.name, TensorSource{tensor.dtype, tensor.shape, {}});
+    source.second.data.append_view(tensor.data);
   }
-  std::string text = header.dump();
-  text.resize((text.size() + 7) / 8 * 8,
-              ' ');  // The format asks for an aligned body; spaces are allowed at the end.
-  Bytes out;
-  out.reserve(8 + text.size() + offset);
-  ByteWriter writer(out);
-  writer.put(static_cast<uint64_t>(text.size()));
-  writer.bytes({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
-  for (const TensorData& tensor : tensors) writer.bytes(tensor.data);
-  return out;
+  return safetensors_source(sources, metadata).bytes();
 }
 
 Bytes write_safetensors(const ParameterSet& set,
