@@ -6,8 +6,7 @@
 
 #include "espalier/base/digest.h"
 #include "espalier/base/error.h"
-#include "espalier/base/file.h"
-#include "espalier/params/safetensors.h"
+#include "espalier/params/safetensors_source.h"
 
 namespace espalier::round {
 
@@ -20,44 +19,87 @@ constexpr const char* kHeldPrefix = "held/";
 constexpr const char* kEstimatePrefix = "estimate/";
 
 using Metadata = std::map<std::string, std::string>;
+using Tensors = std::vector<std::pair<std::string, TensorSource>>;
 
 std::span<const uint8_t> bytes_of(const auto& values) {
   return {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(values[0])};
 }
 
 // Every tensor of a set under a prefix, as float32 whatever its role, so that reading gives the
-// same bits.
-void append(const std::string& prefix, const ParameterSet& set, std::vector<TensorData>& tensors) {
+// same bits. The set outlives them.
+void append(const std::string& prefix, const ParameterSet& set, Tensors& tensors) {
   for (const ParameterInfo& info : set.layout().tensors()) {
-    tensors.push_back({prefix + info.name, DType::kF32, info.shape, bytes_of(set.values(info))});
+    TensorSource tensor{DType::kF32, info.shape, {}};
+    tensor.data.append_view(bytes_of(set.values(info)));
+    tensors.emplace_back(prefix + info.name, std::move(tensor));
   }
 }
 
-ParameterSet read_set(const SafetensorsFile& file, const std::string& prefix,
-                      const std::shared_ptr<const ParameterLayout>& layout) {
+const TensorSource* find(const SafetensorsSource& file, const std::string& name) {
+  const auto found = file.tensors.find(name);
+  return found == file.tensors.end() ? nullptr : &found->second;
+}
+
+ParameterSet read_set(const SafetensorsSource& file, const std::string& prefix,
+                      const std::shared_ptr<const ParameterLayout>& layout,
+                      std::string_view where) {
   ParameterSet set(layout);
   for (const ParameterInfo& info : layout->tensors()) {
-    const TensorView* tensor = file.find(prefix + info.name);
+    const TensorSource* tensor = find(file, prefix + info.name);
     if (tensor == nullptr || tensor->dtype != DType::kF32 || tensor->shape != info.shape) {
-      fail(file.where(), "the checkpoint has no tensor '", prefix, info.name, "' of shape ",
+      fail(where, "the checkpoint has no tensor '", prefix, info.name, "' of shape ",
            shape_text(info.shape), "; is this another model?");
     }
-    if (!tensor->data.empty())
-      std::memcpy(set.values(info).data(), tensor->data.data(), tensor->data.size());
+    SourceReader(tensor->data, where).array(set.values(info));
   }
   return set;
 }
 
-// Of metadata and contents; safetensors has no checksum of its own.
-std::string checksum_text(
-    const Metadata& metadata,
-    const std::vector<std::pair<std::string, std::span<const uint8_t>>>& tensors) {
+// Of metadata and contents, both by name; safetensors has no checksum of its own.
+std::string checksum_text(const Metadata& metadata,
+                          const std::map<std::string, TensorSource>& tensors) {
   std::string all;
   for (const auto& [key, value] : metadata) {
     if (key != "checksum") all += concat(key, "=", value, "\n");
   }
-  for (const auto& [name, data] : tensors) all += concat(name, "=", checksum32(data), "\n");
+  for (const auto& [name, tensor] : tensors) all += concat(name, "=", tensor.data.checksum(), "\n");
   return std::to_string(checksum32({reinterpret_cast<const uint8_t*>(all.data()), all.size()}));
+}
+
+// A checkpoint's file, without holding it; the checkpoint outlives it.
+ByteSource source_of(const Checkpoint& checkpoint) {
+  Json ledger = Json::object();
+  write_options(checkpoint.ledger, ledger);
+  std::string estimates;  // the payloads' names, one per line
+  Tensors tensors;
+  append(kModelPrefix, checkpoint.global, tensors);
+  for (const auto& [name, estimate] : checkpoint.estimates) {
+    estimates += name + "\n";
+    append(concat(kEstimatePrefix, name, "/"), estimate, tensors);
+  }
+  if (!checkpoint.downlink_state.empty()) append(kHeldPrefix, checkpoint.downlink_state, tensors);
+  tensors.emplace_back("strategy", TensorSource{DType::kU8,
+                                                {static_cast<int64_t>(checkpoint.strategy.size())},
+                                                checkpoint.strategy});
+  Bytes pairs;
+  ByteWriter versions(pairs);
+  for (const auto& [client, version] : checkpoint.state_versions) {
+    versions.put(client);
+    versions.put(uint64_t{version});
+  }
+  TensorSource state_versions{
+      DType::kU64, {static_cast<int64_t>(checkpoint.state_versions.size()), 2}, {}};
+  state_versions.data.append(std::move(pairs));
+  tensors.emplace_back("state_versions", std::move(state_versions));
+
+  Metadata metadata = {{"format", kFormat},
+                       {"configuration", std::to_string(checkpoint.configuration)},
+                       {"round", std::to_string(checkpoint.round)},
+                       {"ledger", ledger.dump()},
+                       {"estimates", estimates},
+                       {"held", checkpoint.downlink_state.empty() ? "no" : "yes"}};
+  metadata["checksum"] = checksum_text(metadata, {tensors.begin(), tensors.end()});
+  return safetensors_source(tensors, metadata);
 }
 
 }  // namespace
@@ -66,53 +108,16 @@ uint64_t fingerprint(std::string_view text) {
   return digest64({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
 }
 
-Bytes encode_checkpoint(const Checkpoint& checkpoint) {
-  Json ledger = Json::object();
-  write_options(checkpoint.ledger, ledger);
-  std::string estimates;  // the payloads' names, one per line
-  std::vector<TensorData> tensors;
-  append(kModelPrefix, checkpoint.global, tensors);
-  for (const auto& [name, estimate] : checkpoint.estimates) {
-    estimates += name + "\n";
-    append(concat(kEstimatePrefix, name, "/"), estimate, tensors);
-  }
-  if (!checkpoint.downlink_state.empty()) append(kHeldPrefix, checkpoint.downlink_state, tensors);
-  tensors.push_back({"strategy",
-                     DType::kU8,
-                     {static_cast<int64_t>(checkpoint.strategy.size())},
-                     checkpoint.strategy});
-  std::vector<uint64_t> versions;
-  for (const auto& [client, version] : checkpoint.state_versions) {
-    versions.push_back(client);
-    versions.push_back(version);
-  }
-  tensors.push_back({"state_versions",
-                     DType::kU64,
-                     {static_cast<int64_t>(versions.size() / 2), 2},
-                     bytes_of(versions)});
-
-  Metadata metadata = {{"format", kFormat},
-                       {"configuration", std::to_string(checkpoint.configuration)},
-                       {"round", std::to_string(checkpoint.round)},
-                       {"ledger", ledger.dump()},
-                       {"estimates", estimates},
-                       {"held", checkpoint.downlink_state.empty() ? "no" : "yes"}};
-  std::vector<std::pair<std::string, std::span<const uint8_t>>> contents;
-  for (const TensorData& tensor : tensors) contents.emplace_back(tensor.name, tensor.data);
-  std::sort(contents.begin(), contents.end(),
-            [](const auto& x, const auto& y) { return x.first < y.first; });
-  metadata["checksum"] = checksum_text(metadata, contents);
-  return write_safetensors(tensors, metadata);
-}
+Bytes encode_checkpoint(const Checkpoint& checkpoint) { return source_of(checkpoint).bytes(); }
 
 namespace {
 
-Checkpoint decode(Bytes bytes, const std::shared_ptr<const ParameterLayout>& layout,
+Checkpoint decode(const ByteSource& bytes, const std::shared_ptr<const ParameterLayout>& layout,
                   std::string_view where) {
-  const auto file = SafetensorsFile::parse(std::move(bytes), where);
+  const SafetensorsSource file = parse_safetensors(bytes, where);
   const auto text = [&](const std::string& key) -> const std::string& {
-    const auto found = file.metadata().find(key);
-    if (found == file.metadata().end())
+    const auto found = file.metadata.find(key);
+    if (found == file.metadata.end())
       fail(where, "the checkpoint is damaged: it has no '", key, "'", kAdvice);
     return found->second;
   };
@@ -134,27 +139,26 @@ Checkpoint decode(Bytes bytes, const std::shared_ptr<const ParameterLayout>& lay
   const Json ledger = Json::parse(text("ledger"), nullptr, /*allow_exceptions=*/false);
   if (!ledger.is_object()) fail(where, "the ledger of the checkpoint is damaged", kAdvice);
   read_options({&ledger, "ledger"}, {}, checkpoint.ledger);
-  checkpoint.global = read_set(file, kModelPrefix, layout);
+  checkpoint.global = read_set(file, kModelPrefix, layout, where);
   std::istringstream names(text("estimates"));
   for (std::string name; std::getline(names, name);) {
     checkpoint.estimates.insert_or_assign(
-        name, read_set(file, concat(kEstimatePrefix, name, "/"), layout));
+        name, read_set(file, concat(kEstimatePrefix, name, "/"), layout, where));
   }
-  if (text("held") == "yes") checkpoint.downlink_state = read_set(file, kHeldPrefix, layout);
-  const TensorView* strategy = file.find("strategy");
-  const TensorView* versions = file.find("state_versions");
+  if (text("held") == "yes") checkpoint.downlink_state = read_set(file, kHeldPrefix, layout, where);
+  const TensorSource* strategy = find(file, "strategy");
+  const TensorSource* versions = find(file, "state_versions");
   if (strategy == nullptr || versions == nullptr || versions->dtype != DType::kU64)
     fail(where, "the checkpoint is damaged", kAdvice);
-  checkpoint.strategy.assign(strategy->data.begin(), strategy->data.end());
-  ByteReader pairs(versions->data, where);
+  checkpoint.strategy = strategy->data;
+  const Bytes clients = versions->data.bytes();
+  ByteReader pairs(clients, where);
   while (pairs.remaining() > 0) {
     const auto client = pairs.get<uint64_t>();
     checkpoint.state_versions[client] = static_cast<uint32_t>(pairs.get<uint64_t>());
   }
   // Last, so that nothing above may rely on it.
-  std::vector<std::pair<std::string, std::span<const uint8_t>>> contents;
-  for (const auto& [name, tensor] : file.tensors()) contents.emplace_back(name, tensor.data);
-  if (checksum_text(file.metadata(), contents) != text("checksum")) {
+  if (checksum_text(file.metadata, file.tensors) != text("checksum")) {
     fail(where, "the checkpoint is damaged: its checksum does not match", kAdvice);
   }
   return checkpoint;
@@ -165,11 +169,13 @@ Checkpoint decode(Bytes bytes, const std::shared_ptr<const ParameterLayout>& lay
 Checkpoint decode_checkpoint(std::span<const uint8_t> bytes,
                              const std::shared_ptr<const ParameterLayout>& layout,
                              std::string_view where) {
-  return decode(Bytes(bytes.begin(), bytes.end()), layout, where);
+  ByteSource source;
+  source.append(Bytes(bytes.begin(), bytes.end()));
+  return decode(source, layout, where);
 }
 
 void write_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint) {
-  write_file_atomic(path, encode_checkpoint(checkpoint));
+  write_file_atomic(path, source_of(checkpoint));
 }
 
 Checkpoint read_checkpoint(const std::filesystem::path& path,
@@ -177,7 +183,7 @@ Checkpoint read_checkpoint(const std::filesystem::path& path,
   if (!std::filesystem::exists(path)) {
     fail("round/checkpoint", "there is no checkpoint at ", path.string(), kAdvice);
   }
-  return decode(read_file(path), layout, path.string());
+  return decode(file_source(path), layout, path.string());
 }
 
 }  // namespace espalier::round

@@ -15,6 +15,8 @@ namespace espalier::round {
 
 namespace {
 
+constexpr const char* kCheckpoint = "round/checkpoint";
+
 // Outputs of hidden layers times `scale`, as HeteroFL's scaler trains them.
 void scale_hidden(ParameterSet& model, float scale) {
   for (const ParameterInfo& tensor : model.layout().tensors()) {
@@ -383,8 +385,14 @@ Checkpoint RoundLoop::checkpoint(uint64_t configuration) const {
                         state_versions_, estimates_, {}};
   if (delta_sender_ && delta_sender_->version() > 0)
     checkpoint.downlink_state = delta_sender_->state();
-  ByteWriter out(checkpoint.strategy);
-  setup_.strategy.save(out);
+  if (can_.long_state != nullptr) {
+    checkpoint.strategy = can_.long_state->saved();
+  } else {
+    Bytes state;
+    ByteWriter out(state);
+    setup_.strategy.save(out);
+    checkpoint.strategy.append(std::move(state));
+  }
   return checkpoint;
 }
 
@@ -410,9 +418,16 @@ void RoundLoop::restore(Checkpoint checkpoint) {
                            ? std::nullopt
                            : std::optional(std::move(checkpoint.downlink_state)));
   }
-  ByteReader in(checkpoint.strategy, "round/checkpoint");
-  setup_.strategy.load(in);
-  in.finish();
+  if (can_.long_state != nullptr) {
+    SourceReader in(checkpoint.strategy, kCheckpoint);
+    can_.long_state->restore(in);
+    in.finish();
+  } else {
+    const Bytes state = checkpoint.strategy.bytes();
+    ByteReader in(state, kCheckpoint);
+    setup_.strategy.load(in);
+    in.finish();
+  }
 }
 
 }  // namespace espalier::round

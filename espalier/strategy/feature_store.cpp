@@ -102,13 +102,20 @@ void FeatureStore::fetch(FeatureKey key, size_t sample, std::span<float> out) co
 
 uint64_t FeatureStore::size_bytes(FeatureKey key) const { return entry(key).size; }
 
-std::shared_ptr<const Bytes> FeatureStore::message(FeatureKey key) const {
+ByteSource FeatureStore::message(FeatureKey key) const {
+  ByteSource message;
   const auto found = entries_.find(key);
-  if (found == entries_.end()) return nullptr;
-  if (found->second->message) return found->second->message;
-  auto bytes = std::make_shared<Bytes>(found->second->size);
-  file_->read(found->second->offset, *bytes);
-  return bytes;
+  if (found == entries_.end()) return message;
+  const Entry& held = *found->second;
+  if (held.message) {
+    message.append(held.message);
+  } else {
+    message.append_read(held.size,
+                        [this, at = held.offset](uint64_t offset, std::span<uint8_t> out) {
+                          file_->read(at + offset, out);
+                        });
+  }
+  return message;
 }
 
 }  // namespace espalier::strategy

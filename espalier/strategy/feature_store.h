@@ -8,6 +8,7 @@
 #include <mutex>
 #include <span>
 
+#include "espalier/base/byte_source.h"
 #include "espalier/base/bytes.h"
 #include "espalier/codec/codec.h"
 #include "espalier/strategy/spill_file.h"
@@ -60,8 +61,9 @@ class FeatureStore {
   // One sample's values, in the order of its tensor; out: as many as it has. The key must have a
   // message. Throws StorageError when its file cannot be read.
   void fetch(FeatureKey key, size_t sample, std::span<float> out) const;
-  // The message as it arrived; null when there is none.
-  std::shared_ptr<const Bytes> message(FeatureKey key) const;
+  // The message as it arrived, read where it lies; empty when there is none. Valid until the key is
+  // put or erased, or all is cleared.
+  ByteSource message(FeatureKey key) const;
 
   // Of one key's message, which must be there.
   uint64_t size_bytes(FeatureKey key) const;

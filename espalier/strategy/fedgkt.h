@@ -149,14 +149,16 @@ struct FedGktOptions : FedGktClientOptions {
 //
 // Determinism: samples are ordered by client and position, so the order of arrival, the number of
 // threads and memory_limit_mb change no bit.
-class FedGkt : public Strategy, private EncodedUpdates, private OwnModel {
+class FedGkt : public Strategy, private EncodedUpdates, private OwnModel, private LongState {
  public:
   using Options = FedGktOptions;
   explicit FedGkt(const Options& options);
   ~FedGkt() override;
 
   Traits traits() const override { return {.client_state = true, .weights_travel = false}; }
-  Capabilities capabilities() override { return {.encoded_updates = this, .own_model = this}; }
+  Capabilities capabilities() override {
+    return {.encoded_updates = this, .own_model = this, .long_state = this};
+  }
   void start(const ServerSetup& setup) override;
   void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                  Task& task) override;
@@ -191,6 +193,10 @@ class FedGkt : public Strategy, private EncodedUpdates, private OwnModel {
   // Every saved client's extractor on its share of the test samples, then the server's net; pooled.
   // Feature maps are clipped as in training, but neither coded nor blurred.
   train::EvalSums evaluate_saved(const SavedModel& saved) override;
+  // Feature maps that lie on disk stay there until they are read.
+  ByteSource saved() const override;
+  // They come client by client, into memory up to the limit.
+  void restore(SourceReader& in) override;
   Upload read_upload(const RoundInfo& round, const Update& update) const;
   train::FitResult train(const data::Dataset& dataset, Key key);
   void add_to_average();

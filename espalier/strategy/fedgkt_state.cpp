@@ -10,72 +10,107 @@ namespace {
 
 constexpr float kNoLimit = 3.4e38f;  // was checked when it came
 
-template <class Vector>
-void put_vector(const Vector& values, ByteWriter& out) {
-  out.put(static_cast<uint64_t>(values.size()));
-  out.array(std::span<const typename Vector::value_type>(values));
+void put(auto value, ByteSource& out) {
+  Bytes bytes;
+  ByteWriter(bytes).put(value);
+  out.append(std::move(bytes));
 }
 
-// Allocates only what the rest of the bytes can fill.
-template <class Vector>
-Vector get_vector(ByteReader& in) {
+// The values stay where they are.
+template <class T>
+void put_values(std::span<const T> values, ByteSource& out) {
+  out.append_view({reinterpret_cast<const uint8_t*>(values.data()), values.size_bytes()});
+}
+
+template <class T>
+void put_list(std::span<const T> values, ByteSource& out) {
+  put(static_cast<uint64_t>(values.size()), out);
+  put_values(values, out);
+}
+
+// Of a list of values of so many bytes that follow. Nothing is allocated for more than there is.
+uint64_t get_size(SourceReader& in, size_t value_bytes) {
   const auto size = in.get<uint64_t>();
-  if (size > in.remaining() / sizeof(typename Vector::value_type))
+  if (size > in.remaining() / value_bytes)
     fail(in.where(), "truncated: a list of ", size, " values");
-  Vector values(size);
-  in.array(std::span<typename Vector::value_type>(values));
+  return size;
+}
+
+template <class Vector>
+Vector get_list(SourceReader& in) {
+  using Value = typename Vector::value_type;
+  Vector values(get_size(in, sizeof(Value)));
+  in.array(std::span<Value>(values));
   return values;
 }
 
-void expect(ByteReader& in, bool fits, const char* what) {
+void expect(SourceReader& in, bool fits, const char* what) {
   if (!fits) fail(in.where(), "the saved ", what, " belongs to another configuration");
 }
 
 }  // namespace
 
 void FedGkt::save(ByteWriter& out) const {
-  write_values(net_->weights(), out);
-  if (options_.server_average > 0) {
-    out.put(static_cast<uint8_t>(average_.empty() ? 0 : 1));
-    if (!average_.empty()) write_values(average_, out);
-  }
-  out.put(optimizer_.steps);
-  put_vector(optimizer_.first, out);
-  put_vector(optimizer_.second, out);
-  put_vector(optimizer_.largest, out);
-  out.put(plateau_.best);
-  out.put(plateau_.lr_scale);
-  out.put(plateau_.bad_rounds);
-  out.put(static_cast<uint64_t>(answers_.size()));
-  for (const auto& [client, answers] : answers_) {
-    out.put(client);
-    const auto ids = answers->values("ids");
-    put_vector(std::vector<float>(ids.begin(), ids.end()), out);
-    out.array(answers->values("logits"));
-  }
-  // Empty unless asynchronous.
-  out.put(static_cast<uint64_t>(uploads_.size()));
-  for (const auto& [client, upload] : uploads_) {
-    out.put(client);
-    put_vector(upload.ids, out);
-    put_vector(upload.labels, out);
-    put_vector(upload.logits, out);
-    put_vector(*features_->message({client, false}), out);
-  }
+  saved().for_each_piece([&](std::span<const uint8_t> piece) { out.bytes(piece); });
 }
 
 void FedGkt::load(ByteReader& in) {
+  ByteSource state;
+  state.append_view(in.take(in.remaining()));
+  SourceReader reader(state, in.where());
+  restore(reader);
+  reader.finish();
+}
+
+ByteSource FedGkt::saved() const {
+  ByteSource out;
+  put_list(net_->weights().values(), out);
+  if (options_.server_average > 0) {
+    put(static_cast<uint8_t>(average_.empty() ? 0 : 1), out);
+    if (!average_.empty()) put_list(average_.values(), out);
+  }
+  put(optimizer_.steps, out);
+  for (const auto* buffer : {&optimizer_.first, &optimizer_.second, &optimizer_.largest})
+    put_list(std::span(*buffer), out);
+  put(plateau_.best, out);
+  put(plateau_.lr_scale, out);
+  put(plateau_.bad_rounds, out);
+  put(static_cast<uint64_t>(answers_.size()), out);
+  for (const auto& [client, answers] : answers_) {
+    put(client, out);
+    put_list(answers->values("ids"), out);
+    put_values(answers->values("logits"), out);
+  }
+  // Empty unless asynchronous.
+  put(static_cast<uint64_t>(uploads_.size()), out);
+  for (const auto& [client, upload] : uploads_) {
+    put(client, out);
+    put_list(std::span(upload.ids), out);
+    put_list(std::span(upload.labels), out);
+    put_list(std::span(upload.logits), out);
+    const ByteSource features = features_->message({client, false});
+    put(features.size(), out);
+    out.append(features);
+  }
+  return out;
+}
+
+void FedGkt::restore(SourceReader& in) {
   ParameterSet weights(net_->weights().shared_layout());
-  read_values(in, weights);
+  const auto get_net = [&](ParameterSet& set) {
+    expect(in, get_size(in, sizeof(float)) == set.size(), "net");
+    in.array(set.values());
+  };
+  get_net(weights);
   ParameterSet average;
   if (options_.server_average > 0 && in.get<uint8_t>() != 0) {
     average = ParameterSet(weights.shared_layout());
-    read_values(in, average);
+    get_net(average);
   }
   train::OptimizerState optimizer;
   optimizer.steps = in.get<uint64_t>();
   for (auto* buffer : {&optimizer.first, &optimizer.second, &optimizer.largest}) {
-    *buffer = get_vector<AlignedVector<float>>(in);
+    *buffer = get_list<AlignedVector<float>>(in);
     expect(in, buffer->empty() || buffer->size() == weights.size(), "optimizer");
   }
   Plateau plateau;
@@ -87,7 +122,7 @@ void FedGkt::load(ByteReader& in) {
   const auto count = in.get<uint64_t>();
   for (uint64_t i = 0; i < count; ++i) {
     const auto client = in.get<uint64_t>();
-    const auto ids = get_vector<std::vector<float>>(in);
+    const auto ids = get_list<std::vector<float>>(in);
     if (ids.size() > in.remaining() / sizeof(float) / static_cast<size_t>(classes))
       fail(in.where(), "truncated: the answers of client ", client);
     auto answer = std::make_shared<ParameterSet>(fedgkt::answers_layout(ids.size(), classes));
@@ -101,9 +136,9 @@ void FedGkt::load(ByteReader& in) {
   for (uint64_t i = 0; i < num_uploads; ++i) {
     const auto client = in.get<uint64_t>();
     Upload upload;
-    upload.ids = get_vector<std::vector<uint32_t>>(in);
-    upload.labels = get_vector<std::vector<int32_t>>(in);
-    upload.logits = get_vector<std::vector<float>>(in);
+    upload.ids = get_list<std::vector<uint32_t>>(in);
+    upload.labels = get_list<std::vector<int32_t>>(in);
+    upload.logits = get_list<std::vector<float>>(in);
     const size_t n = upload.ids.size();
     expect(in,
            n > 0 && upload.labels.size() == n &&
@@ -112,7 +147,7 @@ void FedGkt::load(ByteReader& in) {
                                    [&](int32_t label) { return label >= 0 && label < classes; }),
            "upload");
     features_->put({client, false},
-                   features_->check(std::make_shared<const Bytes>(get_vector<Bytes>(in)),
+                   features_->check(std::make_shared<const Bytes>(get_list<Bytes>(in)),
                                     fedgkt::features_layout(n, feature_shape_), kNoLimit));
     uploads[client] = std::move(upload);
   }

@@ -1,6 +1,7 @@
 #include "espalier/strategy/fedgkt.h"
 
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <cmath>
 #include <limits>
@@ -193,6 +194,44 @@ TEST(FedGkt, AMemoryLimitChangesNothingButWhereFeaturesLie) {
             other.strategy().take_report().figures.at("features_bytes"));
   EXPECT_EQ(one.saved(), other.saved());
   EXPECT_EQ(one.accuracy(), other.accuracy());
+}
+
+// 91 samples, 16×36×36 features each: 7.5 MB.
+TEST(FedGkt, CheckpointsReadWhatLiesOnDiskPieceByPiece) {
+  FedGktOptions free = options();
+  free.mode = "asynchronous";
+  free.server_epochs = 1;
+  FedGktOptions limited = free;
+  limited.memory_limit_mb = 1;
+  GktFederation::Settings settings;
+  settings.side = 72;
+  GktFederation one(free, settings), other(limited, settings);
+  for (GktFederation* federation : {&one, &other}) federation->run_round();
+  EXPECT_GT(other.strategy().take_report().figures.at("features_on_disk_bytes"), 6e6);
+
+  const auto taken = [] { return mallinfo2().uordblks + mallinfo2().hblkhd; };
+  Bytes written;
+  written.reserve(one.saved().size());
+  LongState* const state = other.strategy().capabilities().long_state;
+  const size_t before = taken();
+  size_t most = before;
+  state->saved().for_each_piece([&](std::span<const uint8_t> piece) {
+    most = std::max(most, taken());
+    written.insert(written.end(), piece.begin(), piece.end());
+  });
+  EXPECT_LT(most, before + (2 << 20));
+  EXPECT_EQ(written, one.saved());
+
+  // They go where there is room, as when they came.
+  other.strategy().start(other.setup);
+  ByteSource source;
+  source.append_view(written);
+  SourceReader reader(source, "test");
+  state->restore(reader);
+  reader.finish();
+  for (GktFederation* federation : {&one, &other}) federation->run_round({1});
+  EXPECT_EQ(other.saved(), one.saved());
+  EXPECT_GT(other.strategy().take_report().figures.at("features_on_disk_bytes"), 6e6);
 }
 
 TEST(FedGkt, AsynchronousTrainingGoesOnOverWhatAbsentClientsSent) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "espalier/base/byte_source.h"
 #include "espalier/base/bytes.h"
 #include "espalier/base/options.h"
 #include "espalier/base/random.h"
@@ -139,12 +140,24 @@ class OwnModel {
   virtual train::EvalSums evaluate_saved(const SavedModel& saved) = 0;
 };
 
+// The state is too long to be held a second time: checkpoints write and read it piece by piece. The
+// bytes are those of Strategy::save() and load().
+class LongState {
+ public:
+  virtual ~LongState() = default;
+  // Parts of it are read where they lie: valid until the strategy is called for anything else.
+  virtual ByteSource saved() const = 0;
+  // As load(); `in` does not read from this strategy.
+  virtual void restore(SourceReader& in) = 0;
+};
+
 // Null: the strategy does without. What is pointed to lives as long as the strategy.
 struct Capabilities {
   Preparation* preparation = nullptr;
   EncodedUpdates* encoded_updates = nullptr;
   Narrowing* narrowing = nullptr;
   OwnModel* own_model = nullptr;
+  LongState* long_state = nullptr;
 };
 
 // Throws Error unless an update of a client with so many samples carries exactly the payloads
