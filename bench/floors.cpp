@@ -73,9 +73,9 @@ ParameterBytes parameter_bytes(const Node& node, const ParameterLayout& layout, 
   return bytes;
 }
 
-// Whether a layer's products are bf16's.
-bool in_bf16(const Node& node, const LayerFacts& facts, bool forward) {
-  return node.op == Op::kConv && facts.out == nn::Type::kBf16 && (forward || !facts.fp32_backward);
+uint64_t& products(Work& work, const LayerFacts& facts, bool forward) {
+  const nn::Type type = forward ? facts.forward_products : facts.backward_products;
+  return type == nn::Type::kBf16 ? work.bf16_macs : work.fp32_macs;
 }
 
 }  // namespace
@@ -124,8 +124,7 @@ Work layer_work(const Node& node, const ParameterLayout& layout, const LayerFact
       work.working_set = 2 * parameters.gradients();
       break;
   }
-  const bool forward = part == Part::kForward;
-  (in_bf16(node, facts, forward) ? work.bf16_macs : work.fp32_macs) = macs;
+  products(work, facts, part == Part::kForward) = macs;
   return work;
 }
 
@@ -139,8 +138,8 @@ Work step_work(const nn::Graph& graph, const std::vector<LayerFacts>& facts) {
     const Node& node = graph.nodes[i];
     const LayerFacts& fact = facts[i];
     const ParameterBytes parameters = parameter_bytes(node, *graph.layout, fact.fused);
-    (in_bf16(node, fact, true) ? work.bf16_macs : work.fp32_macs) += fact.forward_macs;
-    (in_bf16(node, fact, false) ? work.bf16_macs : work.fp32_macs) += fact.backward_macs;
+    products(work, fact, true) += fact.forward_macs;
+    products(work, fact, false) += fact.backward_macs;
     kept += parameters.all + parameters.gradients() +
             static_cast<uint64_t>(fact.batch * node.out.size()) * nn::type_bytes(fact.out);
     if (!fact.in_place) gradients += fact.dy_values * nn::type_bytes(fact.out);

@@ -13,8 +13,8 @@
 //   memory      bytes that must move, each read and each write counted once / bytes per second of
 //               the smallest level of memory that holds what is worked on
 //
-// and the larger of the two. Products are counted in the precision that computes them, so that a
-// bf16 net's linear layers, which work in fp32, are held to the fp32 peak.
+// and the larger of the two. Products are counted in the precision that computes them: what a
+// bf16 net computes in fp32 is held to the fp32 peak.
 namespace espalier::bench {
 
 // A level of memory, and what the best of a few simple loops moves in it.
@@ -59,9 +59,9 @@ struct LayerFacts {
   int64_t batch = 0;
   uint64_t forward_macs = 0, backward_macs = 0;  // as executed
   bool has_dx = false;                           // computes the gradient of its input
-  bool in_place = false;       // which replaces that of its output: nothing has to move
-  bool fused = false;          // the update of the weight is part of its gradient
-  bool fp32_backward = false;  // a convolution that computes it in fp32 whatever its values are
+  bool in_place = false;  // which replaces that of its output: nothing has to move
+  bool fused = false;     // the update of the weight is part of its gradient
+  nn::Type forward_products = nn::Type::kFloat, backward_products = nn::Type::kFloat;
   // Values of the gradient that it is given; fewer than the output's behind a pooling that hands
   // on its own.
   uint64_t dy_values = 0;

@@ -88,7 +88,8 @@ void LayerTimes::end(size_t index, const nn::Layer& layer) {
     facts.fused = fused_[index];
     const bool pooled =
         slots.pooled != nn::kNoSlot && nn::sparse_backward(node, graph_.nodes[index + 1]);
-    facts.fp32_backward = pooled;
+    facts.forward_products = layer.product_type(nn::Pass::kForward);
+    facts.backward_products = layer.product_type(nn::Pass::kBackward);
     facts.dy_values =
         slots.dy == nn::kNoSlot
             ? 0

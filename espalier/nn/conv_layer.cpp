@@ -1,6 +1,7 @@
 #include <cstring>
 #include <dnnl.hpp>
 
+#include "espalier/nn/dot_conv.h"
 #include "espalier/nn/kernels.h"
 #include "espalier/nn/layer.h"
 #include "espalier/nn/onednn.h"
@@ -16,6 +17,14 @@ namespace {
 
 using dnnl::memory;
 using Tag = memory::format_tag;
+
+ConvShape shape_of(const LayerContext& c) {
+  const auto size = [](int64_t value) { return static_cast<size_t>(value); };
+  const Node& n = c.node;
+  return {size(c.batch),        size(n.in.height),  size(n.in.width),  size(n.in.channels),
+          size(n.out.channels), size(n.out.height), size(n.out.width), size(n.kernel),
+          size(n.stride),       size(n.padding)};
+}
 
 class ConvLayer final : public Layer {
  public:
@@ -67,8 +76,14 @@ class ConvLayer final : public Layer {
       make_sparse(c, user);
       return;
     }
-    make_thin(c);
-    if (thin_) return;
+    shape_ = shape_of(c);
+    // What reads the samples.
+    thin_ =
+        type_ == Type::kBf16 && c.in == Type::kBf16 && n.input == kGraphInput && thin_conv(shape_);
+    if (thin_) {
+      scratch_bytes_ = std::max(scratch_bytes_, thin_conv_scratch(shape_));
+      return;
+    }
 
     if (n.input != kGraphInput) {
       const dnnl::convolution_backward_data::primitive_desc backward(
@@ -77,6 +92,11 @@ class ConvLayer final : public Layer {
                    backward.diff_dst_desc(), {});
       data_weights_ = Reorder(user, backward.weights_desc());
       scratch_bytes_ = std::max(scratch_bytes_, data_.scratch_bytes());
+    }
+    dot_ = type_ == Type::kBf16 && c.in == Type::kBf16 && worth_dot_conv(shape_);
+    if (dot_) {
+      scratch_bytes_ = std::max(scratch_bytes_, dot_conv_scratch(shape_));
+      return;
     }
     const dnnl::convolution_backward_weights::desc gradient_desc =
         bias_ == kNoSlot ? dnnl::convolution_backward_weights::desc(algorithm, x, dw, y, strides,
@@ -102,6 +122,10 @@ class ConvLayer final : public Layer {
   uint64_t forward_macs() const override { return values_ * taps_; }
   uint64_t backward_macs() const override {
     return (sparse_ ? sparse_scratch_.walked : values_) * taps_ * (slots.dx != kNoSlot ? 2 : 1);
+  }
+
+  Type product_type(Pass pass) const override {
+    return pass == Pass::kBackward && (sparse_ || thin_) ? Type::kFloat : type_;
   }
 
   void forward(const Frame& frame) override {
@@ -134,8 +158,14 @@ class ConvLayer final : public Layer {
     frame.parameters_begin();
     if (thin_) {
       thin_conv_gradient(
-          thin_shape_, frame.at<Bf16>(slots.x), static_cast<Bf16*>(dy), frame.gradients + weight_,
+          shape_, frame.at<Bf16>(slots.x), static_cast<Bf16*>(dy), frame.gradients + weight_,
           bias_ == kNoSlot ? nullptr : frame.gradients + bias_, frame.at<float>(slots.scratch));
+      return;
+    }
+    if (dot_) {
+      dot_conv_gradient(shape_, frame.at<Bf16>(slots.x), static_cast<Bf16*>(dy),
+                        frame.gradients + weight_,
+                        bias_ == kNoSlot ? nullptr : frame.gradients + bias_, scratch);
       return;
     }
     gradient_.run(DNNL_ARG_SRC, frame.at<void>(slots.x), DNNL_ARG_DIFF_WEIGHTS, scratch,
@@ -186,18 +216,6 @@ class ConvLayer final : public Layer {
     size_t weight_bytes_ = 0;
   };
 
-  // What reads the samples, in bf16 (thin_conv.h).
-  void make_thin(const LayerContext& c) {
-    const auto size = [](int64_t value) { return static_cast<size_t>(value); };
-    const Node& n = c.node;
-    thin_shape_ = {size(c.batch),        size(n.in.height),  size(n.in.width),  size(n.in.channels),
-                   size(n.out.channels), size(n.out.height), size(n.out.width), size(n.kernel),
-                   size(n.stride),       size(n.padding)};
-    thin_ = type_ == Type::kBf16 && c.in == Type::kBf16 && n.input == kGraphInput &&
-            thin_conv(thin_shape_);
-    if (thin_) scratch_bytes_ = std::max(scratch_bytes_, thin_conv_scratch(thin_shape_));
-  }
-
   void make_sparse(const LayerContext& c, const memory::desc& user) {
     const auto size = [](int64_t value) { return static_cast<size_t>(value); };
     const Node &n = c.node, &pool = *c.pool;
@@ -242,8 +260,9 @@ class ConvLayer final : public Layer {
   }
 
   Type type_;
-  bool relu_, mask_, sparse_, thin_ = false;
-  ThinConvShape thin_shape_{};
+  bool relu_, mask_, sparse_;
+  bool thin_ = false, dot_ = false;  // the weight gradient is thin_conv's or dot_conv's
+  ConvShape shape_{};
   SparseConvShape sparse_shape_{};
   SparseConvScratch sparse_scratch_;
   size_t tap_bytes_ = 0;

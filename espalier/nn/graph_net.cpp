@@ -170,8 +170,8 @@ GraphNet::Plan GraphNet::make_plan(int64_t whole, bool training, bool repeats) c
     const Node& node = graph_.nodes[i];
     const int index = static_cast<int>(i);
     const int64_t batch = i < plan.sliced ? plan.slice : whole;
-    LayerContext context{node,     *graph_.layout,         batch,
-                         training, value_type(node.input), value_type(index)};
+    LayerContext context{
+        node, *graph_.layout, batch, training, value_type(node.input), value_type(index), type_};
     const auto pair = [&](size_t conv) {  // a convolution that only the max-pooling behind it reads
       if (conv + 1 >= count || graph_.nodes[conv].op != Op::kConv) return false;
       const Node& next = graph_.nodes[conv + 1];

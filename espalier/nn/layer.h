@@ -87,6 +87,7 @@ struct LayerContext {
   int64_t batch;
   bool training;
   Type in, out;
+  Type net = Type::kFloat;  // which the net computes in where it can
   // A convolution and the max-pooling that alone reads it know of each other: the pooling does the
   // ReLU's backward pass, if there is one, or hands its own gradient on for the convolution to do
   // all three at once (sparse_backward). Null otherwise.
@@ -113,6 +114,11 @@ class Layer {
   // what is done once per value is not counted.
   virtual uint64_t forward_macs() const { return 0; }
   virtual uint64_t backward_macs() const { return 0; }
+  // Of the values that a pass multiplies; sums are float's.
+  virtual Type product_type(Pass pass) const {
+    static_cast<void>(pass);
+    return Type::kFloat;
+  }
   // Bytes of working memory outside the arena.
   virtual size_t owned_bytes() const { return 0; }
 

@@ -1,11 +1,13 @@
+#include "espalier/nn/dot_linear.h"
 #include "espalier/nn/kernels.h"
 #include "espalier/nn/layer.h"
 #include "espalier/nn/onednn.h"
 #include "espalier/nn/small_batch.h"
 
-// y = relu(x·Wᵀ + b) in fp32, W: [out, in]. The matrix products are oneDNN's, which knows newer
-// processors than OpenBLAS does (2–4 times faster at a federated client's small batches), or our
-// own where the weights are many and the samples few (small_batch.h).
+// y = relu(x·Wᵀ + b), all of it float, W: [out, in]. The matrix products are oneDNN's, which knows
+// newer processors than OpenBLAS does (2–4 times faster at a federated client's small batches), or
+// our own where the weights are many and the samples few: small_batch.h, in nets that compute in
+// bf16 dot_linear.h.
 namespace espalier::nn {
 namespace {
 
@@ -19,17 +21,25 @@ class LinearLayer final : public Layer {
         weight_(tensor_offset(c.layout, c.node.weight)),
         bias_(tensor_offset(c.layout, c.node.bias)),
         shape_{static_cast<size_t>(c.batch), static_cast<size_t>(in_), static_cast<size_t>(out_)},
-        small_(c.training && worth_small_batch(shape_)) {
-    ESPALIER_CHECK(c.in == Type::kFloat && c.out == Type::kFloat, "linear layers work in fp32");
+        small_(c.training && worth_small_batch(shape_)),
+        dot_(small_ && c.net == Type::kBf16 && dot_linear(shape_)) {
+    ESPALIER_CHECK(c.in == Type::kFloat && c.out == Type::kFloat,
+                   "linear layers read and write fp32");
   }
 
-  size_t scratch_bytes() const override { return small_ ? small_batch_scratch(shape_) : 0; }
+  size_t scratch_bytes() const override {
+    return dot_ ? dot_linear_scratch(shape_) : small_ ? small_batch_scratch(shape_) : 0;
+  }
+  Type product_type(Pass) const override { return dot_ ? Type::kBf16 : Type::kFloat; }
   uint64_t forward_macs() const override { return static_cast<uint64_t>(batch_ * in_ * out_); }
   uint64_t backward_macs() const override { return forward_macs() * (slots.dx != kNoSlot ? 2 : 1); }
 
   void forward(const Frame& frame) override {
     float* y = frame.at<float>(slots.y);
-    if (small_) {
+    if (dot_) {
+      dot_linear_forward(shape_, frame.at<float>(slots.x), frame.weights + weight_, y,
+                         frame.at<void>(slots.scratch));
+    } else if (small_) {
       small_batch_forward(shape_, frame.at<float>(slots.x), frame.weights + weight_, y,
                           frame.at<float>(slots.scratch));
     } else {
@@ -62,7 +72,11 @@ class LinearLayer final : public Layer {
       } else {
         data.gradient = frame.gradients + weight_;
       }
-      small_batch_backward(shape_, data, frame.at<float>(slots.scratch));
+      if (dot_) {
+        dot_linear_backward(shape_, data, frame.at<void>(slots.scratch));
+      } else {
+        small_batch_backward(shape_, data, frame.at<float>(slots.scratch));
+      }
       return;
     }
     gemm('T', 'N', out_, in_, batch_, update != nullptr ? -update->rate : 1.0f, dy, out_,
@@ -75,7 +89,7 @@ class LinearLayer final : public Layer {
   bool relu_;
   size_t weight_, bias_;
   LinearShape shape_;
-  bool small_;
+  bool small_, dot_;
 };
 
 }  // namespace

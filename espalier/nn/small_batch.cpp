@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <dnnl.hpp>
-#include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/nn/with_batch.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -20,7 +20,7 @@ constexpr size_t kLanes = 16;
 constexpr size_t kMinBatch = 2, kMaxBatch = 15;
 constexpr size_t kPair = 2;  // outputs that forward computes at a time
 // Samples' inputs that stay in the first-level cache while all outputs go by.
-constexpr size_t kForwardBytes = 24 << 10, kBackwardBytes = 16 << 10;
+constexpr size_t kForwardBytes = 16 << 10, kBackwardBytes = 16 << 10;
 // Weights that do not stay in the second-level cache; below, oneDNN's products are as fast.
 constexpr size_t kLargeBytes = 2 << 20;
 // Rows of weights that backward works on while it asks for the next ones.
@@ -43,8 +43,9 @@ size_t inner_block(size_t left) {
 }
 
 size_t small_batch_scratch(const LinearShape& s) {
-  const bool in_parts = inputs_at_a_time(s, kForwardBytes) < s.in;
-  const size_t forward = in_parts ? (s.out + kPair) * s.batch * kLanes : 0;
+  const size_t part = inputs_at_a_time(s, kForwardBytes);
+  const size_t forward =
+      s.batch * padded(part) + (part < s.in ? (s.out + kPair) * s.batch * kLanes : 0);
   const size_t backward = turned_values(s) + s.batch * padded(inputs_at_a_time(s, kBackwardBytes));
   return std::max(forward, backward) * sizeof(float);
 }
@@ -76,11 +77,12 @@ ESPALIER_AVX512 __mmask16 first_lanes(size_t count) {
   return static_cast<__mmask16>(count >= kLanes ? 0xffff : (1U << count) - 1);
 }
 
-// The sums of R outputs go on with inputs [begin, end); `sums`: R × B vectors, zero at first. The
-// last part ends in y.
+// The sums of R outputs go on with inputs [begin, end), of which x holds each sample's behind those
+// of the one before; `sums`: R × B vectors, zero at first. The last part ends in y.
 template <size_t B, size_t R>
 ESPALIER_AVX512 void add_inputs(const LinearShape& s, const float* x, const float* w, size_t begin,
                                 size_t end, const float* next, float* sums, float* y) {
+  const size_t stride = padded(end - begin);
   __m512 sum[R][B];
 #pragma GCC unroll 2
   for (size_t r = 0; r < R; ++r) {
@@ -98,7 +100,8 @@ ESPALIER_AVX512 void add_inputs(const LinearShape& s, const float* x, const floa
     }
 #pragma GCC unroll 15
     for (size_t b = 0; b < B; ++b) {
-      const __m512 values = _mm512_loadu_ps(x + b * s.in + k);
+      __m512 values = _mm512_load_ps(x + b * stride + k - begin);
+      asm("" : "+v"(values));  // or GCC loads it for each output again
 #pragma GCC unroll 2
       for (size_t r = 0; r < R; ++r) sum[r][b] = _mm512_fmadd_ps(values, weights[r], sum[r][b]);
     }
@@ -107,7 +110,7 @@ ESPALIER_AVX512 void add_inputs(const LinearShape& s, const float* x, const floa
     const __mmask16 mask = first_lanes(end - k);
 #pragma GCC unroll 15
     for (size_t b = 0; b < B; ++b) {
-      const __m512 values = _mm512_maskz_loadu_ps(mask, x + b * s.in + k);
+      const __m512 values = _mm512_maskz_load_ps(mask, x + b * stride + k - begin);
 #pragma GCC unroll 2
       for (size_t r = 0; r < R; ++r) {
         sum[r][b] =
@@ -131,15 +134,19 @@ ESPALIER_AVX512 void add_inputs(const LinearShape& s, const float* x, const floa
 template <size_t B>
 void forward(const LinearShape& s, const float* x, const float* w, float* y, float* scratch) {
   const size_t part = inputs_at_a_time(s, kForwardBytes);
+  float *const inputs = scratch, *const sums = scratch + B * padded(part);
   for (size_t begin = 0; begin < s.in; begin += part) {
     const size_t end = std::min(s.in, begin + part);
+    // Side by side: rows a power of two apart would push each other out of the cache.
+    for (size_t b = 0; b < B; ++b)
+      std::copy(x + b * s.in + begin, x + b * s.in + end, inputs + b * padded(end - begin));
     size_t o = 0;
     for (; o + kPair <= s.out; o += kPair) {
       const float* const next = o + 2 * kPair <= s.out ? w + (o + kPair) * s.in : nullptr;
-      add_inputs<B, kPair>(s, x, w + o * s.in, begin, end, next, scratch + o * B * kLanes, y + o);
+      add_inputs<B, kPair>(s, inputs, w + o * s.in, begin, end, next, sums + o * B * kLanes, y + o);
     }
     if (o < s.out)
-      add_inputs<B, 1>(s, x, w + o * s.in, begin, end, nullptr, scratch + o * B * kLanes, y + o);
+      add_inputs<B, 1>(s, inputs, w + o * s.in, begin, end, nullptr, sums + o * B * kLanes, y + o);
   }
 }
 
@@ -232,35 +239,22 @@ void backward(const LinearShape& s, const LinearBackward& d, float* scratch) {
   }
 }
 
-// Calls `body` with the batch as a constant.
-template <class Body, size_t... Sizes>
-void with_batch(size_t batch, const Body& body, std::index_sequence<Sizes...>) {
-  static_cast<void>(
-      ((batch == Sizes + 1 ? (body.template operator()<Sizes + 1>(), true) : false) || ...));
-}
-
 }  // namespace
 
 void small_batch_forward(const LinearShape& s, const float* x, const float* w, float* y,
                          float* scratch) {
-  with_batch(
-      s.batch, [&]<size_t B>() { forward<B>(s, x, w, y, scratch); },
-      std::make_index_sequence<kMaxBatch>());
+  with_batch<kMaxBatch>(s.batch, [&]<size_t B>() { forward<B>(s, x, w, y, scratch); });
 }
 
 void small_batch_backward(const LinearShape& s, const LinearBackward& d, float* scratch) {
   const bool update = d.gradient == nullptr;
-  with_batch(
-      s.batch,
-      [&]<size_t B>() {
-        if (d.dx != nullptr) {
-          update ? backward<B, true, true>(s, d, scratch) : backward<B, true, false>(s, d, scratch);
-        } else {
-          update ? backward<B, false, true>(s, d, scratch)
-                 : backward<B, false, false>(s, d, scratch);
-        }
-      },
-      std::make_index_sequence<kMaxBatch>());
+  with_batch<kMaxBatch>(s.batch, [&]<size_t B>() {
+    if (d.dx != nullptr) {
+      update ? backward<B, true, true>(s, d, scratch) : backward<B, true, false>(s, d, scratch);
+    } else {
+      update ? backward<B, false, true>(s, d, scratch) : backward<B, false, false>(s, d, scratch);
+    }
+  });
 }
 
 #else

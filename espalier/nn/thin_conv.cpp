@@ -8,16 +8,16 @@ namespace espalier::nn {
 
 namespace {
 
-size_t line_values(const ThinConvShape& s) { return (s.width + 2 * s.padding) * s.channels; }
-size_t image_values(const ThinConvShape& s) {
+size_t line_values(const ConvShape& s) { return (s.width + 2 * s.padding) * s.channels; }
+size_t image_values(const ConvShape& s) {
   return ((s.height + 2 * s.padding) * line_values(s) + kLanes - 1) / kLanes * kLanes;
 }
 // By tap, then by output channel; the last row is the bias's.
-size_t sum_values(const ThinConvShape& s) {
+size_t sum_values(const ConvShape& s) {
   return (s.kernel * s.kernel * s.channels + 1) * s.out_channels;
 }
 
-ESPALIER_INLINE void copy_image(const ThinConvShape& s, const Bf16* image, float* padded) {
+ESPALIER_INLINE void copy_image(const ConvShape& s, const Bf16* image, float* padded) {
   const size_t row = s.width * s.channels;
   for (size_t y = 0; y < s.height; ++y) {
     float* to = padded + (y + s.padding) * line_values(s) + s.padding * s.channels;
@@ -27,7 +27,7 @@ ESPALIER_INLINE void copy_image(const ThinConvShape& s, const Bf16* image, float
 
 // One image, for a kernel of kHeight lines of kWidth values (kernel × channels).
 template <size_t kHeight, size_t kWidth>
-ESPALIER_INLINE void add_image(const ThinConvShape& s, const float* padded, const Bf16* dy,
+ESPALIER_INLINE void add_image(const ConvShape& s, const float* padded, const Bf16* dy,
                                float* sums) {
   const size_t line = line_values(s), step = s.stride * s.channels;
   for (size_t channel = 0; channel < s.out_channels; channel += kLanes) {
@@ -60,8 +60,8 @@ ESPALIER_INLINE void add_image(const ThinConvShape& s, const float* padded, cons
 }
 
 template <size_t kHeight, size_t kWidth>
-ESPALIER_INLINE void add_images(const ThinConvShape& s, const Bf16* x, const Bf16* dy,
-                                float* padded, float* sums) {
+ESPALIER_INLINE void add_images(const ConvShape& s, const Bf16* x, const Bf16* dy, float* padded,
+                                float* sums) {
   for (size_t n = 0; n < s.batch; ++n) {
     copy_image(s, x + n * s.height * s.width * s.channels, padded);
     add_image<kHeight, kWidth>(s, padded, dy + n * s.out_height * s.out_width * s.out_channels,
@@ -69,7 +69,7 @@ ESPALIER_INLINE void add_images(const ThinConvShape& s, const Bf16* x, const Bf1
   }
 }
 
-ESPALIER_KERNEL void add_all(const ThinConvShape& s, const Bf16* x, const Bf16* dy, float* padded,
+ESPALIER_KERNEL void add_all(const ConvShape& s, const Bf16* x, const Bf16* dy, float* padded,
                              float* sums) {
   if (s.kernel == 5) {
     add_images<5, 5>(s, x, dy, padded, sums);
@@ -82,18 +82,18 @@ ESPALIER_KERNEL void add_all(const ThinConvShape& s, const Bf16* x, const Bf16* 
 
 }  // namespace
 
-bool thin_conv(const ThinConvShape& s) {
+bool thin_conv(const ConvShape& s) {
   const bool taps =
       (s.kernel == 3 && (s.channels == 1 || s.channels == 3)) || (s.kernel == 5 && s.channels == 1);
   return taps && s.out_channels % kLanes == 0 && s.out_channels > 0;
 }
 
-size_t thin_conv_scratch(const ThinConvShape& s) {
+size_t thin_conv_scratch(const ConvShape& s) {
   return (image_values(s) + sum_values(s)) * sizeof(float);
 }
 
-void thin_conv_gradient(const ThinConvShape& s, const Bf16* x, const Bf16* dy,
-                        float* weight_gradient, float* bias_gradient, float* scratch) {
+void thin_conv_gradient(const ConvShape& s, const Bf16* x, const Bf16* dy, float* weight_gradient,
+                        float* bias_gradient, float* scratch) {
   float *const padded = scratch, *const sums = scratch + image_values(s);
   std::fill_n(scratch, image_values(s) + sum_values(s), 0.0f);
   add_all(s, x, dy, padded, sums);

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 
+#include "espalier/nn/conv_shape.h"
 #include "espalier/nn/kernels.h"
 
 // The weight gradient of a convolution that reads few channels: that of the layer which reads the
@@ -11,21 +12,15 @@
 // those of an image by themselves, then image after image.
 namespace espalier::nn {
 
-struct ThinConvShape {
-  size_t batch, height, width, channels;  // of the input
-  size_t out_channels, out_height, out_width;
-  size_t kernel, stride, padding;
-};
-
 // Whether there is a kernel for it: 3×3 of one or three channels or 5×5 of one, and whole vectors
 // of output channels.
-bool thin_conv(const ThinConvShape& shape);
+bool thin_conv(const ConvShape& shape);
 // Of working memory, aligned to 64 bytes.
-size_t thin_conv_scratch(const ThinConvShape& shape);
+size_t thin_conv_scratch(const ConvShape& shape);
 // x: batch × height × width × channels, dy: batch × out_height × out_width × out_channels.
 // weight_gradient: out_channels × channels × kernel × kernel, bias_gradient: out_channels, null
 // when there is none.
-void thin_conv_gradient(const ThinConvShape& shape, const Bf16* x, const Bf16* dy,
+void thin_conv_gradient(const ConvShape& shape, const Bf16* x, const Bf16* dy,
                         float* weight_gradient, float* bias_gradient, float* scratch);
 
 }  // namespace espalier::nn

@@ -1,0 +1,117 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "espalier/base/random.h"
+#include "espalier/nn/dot_conv.h"
+#include "espalier/nn/thin_conv.h"
+#include "espalier/params/parameter_set.h"
+
+namespace espalier::nn {
+namespace {
+
+// `gradient(x, dy, weights, bias)` against a plain loop in double.
+template <class Gradient>
+void check_gradient(const ConvShape& s, const Gradient& gradient) {
+  const size_t inputs = s.height * s.width * s.channels,
+               outputs = s.out_height * s.out_width * s.out_channels;
+  std::vector<Bf16> x(s.batch * inputs), dy(s.batch * outputs);
+  Stream stream(Key(4));
+  for (std::vector<Bf16>* values : {&x, &dy}) {
+    for (Bf16& value : *values) put(value, static_cast<float>(stream.normal()));
+  }
+  const size_t taps = s.kernel * s.kernel;
+  std::vector<float> weights(s.out_channels * s.channels * taps), bias(s.out_channels);
+  gradient(x.data(), dy.data(), weights.data(), bias.data());
+
+  for (size_t o = 0; o < s.out_channels; ++o) {
+    double all = 0, size = 0;
+    for (size_t i = o; i < dy.size(); i += s.out_channels) {
+      all += double{to_float(dy[i])};
+      size += std::abs(double{to_float(dy[i])});
+    }
+    ASSERT_NEAR(bias[o], all, 1e-6 * size);
+    for (size_t c = 0; c < s.channels; ++c) {
+      for (size_t tap = 0; tap < taps; ++tap) {
+        double sum = 0, magnitude = 0;
+        for (size_t n = 0; n < s.batch; ++n) {
+          for (size_t p = 0; p < s.out_height * s.out_width; ++p) {
+            const size_t row = p / s.out_width * s.stride + tap / s.kernel,
+                         column = p % s.out_width * s.stride + tap % s.kernel;
+            if (row < s.padding || row >= s.height + s.padding || column < s.padding ||
+                column >= s.width + s.padding)
+              continue;
+            const size_t at = (row - s.padding) * s.width + column - s.padding;
+            const double product = double{to_float(x[n * inputs + at * s.channels + c])} *
+                                   double{to_float(dy[n * outputs + p * s.out_channels + o])};
+            sum += product;
+            magnitude += std::abs(product);
+          }
+        }
+        ASSERT_NEAR(weights[(o * s.channels + c) * taps + tap], sum, 1e-6 * magnitude)
+            << o << " " << c << " " << tap;
+      }
+    }
+  }
+  const std::vector<float> before = weights;
+  gradient(x.data(), dy.data(), weights.data(), nullptr);
+  EXPECT_EQ(weights, before);
+}
+
+class ThinConv : public testing::TestWithParam<ConvShape> {};
+TEST_P(ThinConv, GradientsAreThoseOfThePlainLoop) {
+  const ConvShape& s = GetParam();
+  ASSERT_TRUE(thin_conv(s));
+  AlignedVector<float> scratch(thin_conv_scratch(s) / sizeof(float), NAN);  // nobody clears it
+  check_gradient(s, [&](const Bf16* x, const Bf16* dy, float* weights, float* bias) {
+    thin_conv_gradient(s, x, dy, weights, bias, scratch.data());
+  });
+}
+
+class DotConv : public testing::TestWithParam<ConvShape> {};
+TEST_P(DotConv, GradientsAreThoseOfThePlainLoop) {
+  const ConvShape& s = GetParam();
+  if (!dot_conv(s)) GTEST_SKIP() << "this processor has no dot product of bf16";
+  AlignedVector<float> scratch(dot_conv_scratch(s) / sizeof(float), NAN);
+  check_gradient(s, [&](const Bf16* x, const Bf16* dy, float* weights, float* bias) {
+    dot_conv_gradient(s, x, dy, weights, bias, scratch.data());
+  });
+}
+
+std::string name_of(const testing::TestParamInfo<ConvShape>& test) {
+  const ConvShape& s = test.param;
+  return std::to_string(s.kernel) + "x" + std::to_string(s.kernel) + "of" +
+         std::to_string(s.channels) + "to" + std::to_string(s.out_channels) + "stride" +
+         std::to_string(s.stride) + "on" + std::to_string(s.width);
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, ThinConv,
+                         testing::Values(ConvShape{3, 28, 28, 1, 32, 28, 28, 5, 1, 2},
+                                         ConvShape{2, 32, 32, 3, 16, 32, 32, 3, 1, 1},
+                                         ConvShape{2, 11, 9, 3, 48, 9, 7, 3, 1, 0},
+                                         ConvShape{2, 13, 10, 1, 16, 7, 5, 3, 2, 1}),
+                         name_of);
+
+// Whole and partial vectors of channels, lines of one and of an odd number of outputs, several
+// images at a time with some left over.
+INSTANTIATE_TEST_SUITE_P(Shapes, DotConv,
+                         testing::Values(ConvShape{3, 32, 32, 16, 16, 32, 32, 3, 1, 1},
+                                         ConvShape{9, 8, 8, 64, 64, 8, 8, 3, 1, 1},
+                                         ConvShape{2, 16, 16, 32, 64, 8, 8, 3, 2, 1},
+                                         ConvShape{2, 32, 32, 16, 64, 32, 32, 1, 1, 0},
+                                         ConvShape{3, 16, 16, 24, 40, 8, 8, 1, 2, 0},
+                                         ConvShape{3, 14, 14, 32, 64, 14, 14, 5, 1, 2},
+                                         ConvShape{2, 11, 9, 19, 13, 9, 7, 3, 1, 0},
+                                         ConvShape{2, 13, 10, 3, 7, 7, 5, 5, 2, 2},
+                                         ConvShape{33, 1, 1, 48, 20, 1, 1, 3, 1, 1}),
+                         name_of);
+
+TEST(ThinConvChoice, OtherShapesAreLeftToOneDnn) {
+  EXPECT_FALSE(thin_conv({1, 8, 8, 3, 16, 8, 8, 5, 1, 2}));
+  EXPECT_FALSE(thin_conv({1, 8, 8, 3, 24, 8, 8, 3, 1, 1}));
+  EXPECT_FALSE(thin_conv({1, 8, 8, 16, 16, 8, 8, 3, 1, 1}));
+}
+
+}  // namespace
+}  // namespace espalier::nn
