@@ -11,7 +11,8 @@
 // each product by itself:
 //   forward:  16 sums of products, of every 16th input each, folded 8 + 8, 4 + 4, 2 + 2, 1 + 1;
 //   dx:       sums over the outputs in their order, in blocks (inner_block) that are added up;
-//   update:   W·keep + (−rate·g) in one rounding, g the sum over the samples in their order.
+//   update:   W·keep + (−rate·g) in one rounding, g the sum over the samples in their order
+//             (oneDNN rounds otherwise on some processors where `in` is a multiple of 4096).
 namespace espalier::nn {
 
 struct LinearShape {
