@@ -1,6 +1,7 @@
 #include "espalier/nn/sparse_conv.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "espalier/nn/lanes.h"
 
@@ -17,8 +18,16 @@ using Entry = SparseConvScratch::Entry;
 // The taps of one kernel row are contiguous in the padded input: `kernel·channels` values, taken in
 // parts of up to kPart vectors that stay in registers while a list is walked.
 constexpr size_t kPart = 10;
+constexpr size_t kGathered = 5;  // of those that gather_band() works on
 // A band of the input that is walked for all output channels should stay in the first-level cache.
 constexpr size_t kBandBytes = 24 << 10;
+
+// What is read at constant distances from `pointer` is addressed so; GCC would keep a register for
+// each distance, more than there are.
+template <class T>
+ESPALIER_INLINE void one_address(T*& pointer) {
+  asm("" : "+r"(pointer));
+}
 
 // sum[v] += Σ gradient·input[offset + v] for R vectors v.
 template <size_t R>
@@ -27,6 +36,7 @@ ESPALIER_INLINE void add_taps(const Entry* entries, size_t count, const float* i
   for (size_t r = 0; r < R; ++r) load(sum + r * kLanes, part[r]);
   for (size_t i = 0; i < count; ++i) {
     const float* at = input + entries[i].offset;
+    one_address(at);
     const Lanes gradient = entries[i].gradient - Lanes{};  // a broadcast
     for (size_t r = 0; r < R; ++r) {
       Lanes value;
@@ -45,6 +55,7 @@ ESPALIER_INLINE void spread_taps(const Entry* entries, size_t count, const float
   for (size_t r = 0; r < R; ++r) load(weights + r * kLanes, part[r]);
   for (size_t i = 0; i < count; ++i) {
     float* at = out + entries[i].offset;
+    one_address(at);
     const Lanes gradient = entries[i].gradient - Lanes{};  // a broadcast
     for (size_t r = 0; r < R; ++r) {
       Lanes value;
@@ -53,6 +64,27 @@ ESPALIER_INLINE void spread_taps(const Entry* entries, size_t count, const float
       store(value, at + r * kLanes);
     }
   }
+}
+
+// out[offset + v] += Σ gradient·weights[channel offset + v] for R vectors v, of the channels that
+// have their gradient at one position. Where spread_taps() loads and stores an output for each
+// product, this does so once for all channels; it adds up in another order.
+template <size_t R>
+ESPALIER_INLINE void gather_taps(const Entry* entries, size_t count, const float* weights,
+                                 float* out) {
+  Lanes part[R];
+  for (size_t r = 0; r < R; ++r) load(out + r * kLanes, part[r]);
+  for (size_t i = 0; i < count; ++i) {
+    const float* at = weights + entries[i].offset;
+    one_address(at);
+    const Lanes gradient = entries[i].gradient - Lanes{};  // a broadcast
+    for (size_t r = 0; r < R; ++r) {
+      Lanes value;
+      load(at + r * kLanes, value);
+      part[r] += gradient * value;
+    }
+  }
+  for (size_t r = 0; r < R; ++r) store(part[r], out + r * kLanes);
 }
 
 template <class Call>
@@ -111,6 +143,65 @@ ESPALIER_INLINE void list_outputs(const SparseConvShape& s, const SparseConvData
   }
 }
 
+// The same outputs, one list per position of the convolution's output within the band: by pooled
+// position, then by place in its window; an entry's offset is that of its channel's weights.
+template <class T>
+ESPALIER_INLINE void list_positions(const SparseConvShape& s, const SparseConvData<T>& d, size_t n,
+                                    size_t begin, size_t end, size_t filter,
+                                    SparseConvScratch& scratch) {
+  const size_t places = s.window * s.window;
+  Entry* entries = scratch.position_entries.data();
+  uint32_t* counts = scratch.position_counts.data();
+  for (size_t py = begin; py < end; ++py) {
+    for (size_t px = 0; px < s.pooled_width; ++px) {
+      const size_t at = ((n * s.pooled_height + py) * s.pooled_width + px) * s.out_channels;
+      std::fill_n(counts, places, 0U);
+      for (size_t c = 0; c < s.out_channels; ++c) {
+        const float gradient = to_float(d.dy[at + c]);
+        const size_t place = d.argmax[at + c];
+        uint32_t& count = counts[place];
+        entries[place * s.out_channels + count] = {static_cast<uint32_t>(c * filter), gradient};
+        count += (d.y == nullptr || to_float(d.y[at + c]) > 0) && gradient != 0 ? 1U : 0U;
+      }
+      counts += places;
+      entries += places * s.out_channels;
+    }
+  }
+}
+
+// Adds to the input's gradient what the band's outputs give it.
+template <class T>
+ESPALIER_INLINE void gather_band(const SparseConvShape& s, const SparseConvData<T>& d, size_t n,
+                                 size_t begin, size_t end, SparseConvScratch& scratch) {
+  const size_t stride = padded_channels(s), line = (s.width + 2 * s.padding) * stride;
+  const size_t row = s.kernel * stride, filter = s.kernel * row, places = s.window * s.window;
+  list_positions(s, d, n, begin, end, filter, scratch);
+  // Of a kernel row as many vectors at a time as let the weights of all channels stay in the cache.
+  const size_t vectors = row / kLanes, parts = (vectors + kGathered - 1) / kGathered,
+               part = (vectors + parts - 1) / parts;
+  for (size_t k = 0; k < s.kernel; ++k) {
+    for (size_t v = 0; v < vectors; v += part) {
+      with_vectors(
+          std::min(part, vectors - v), [&]<size_t R>() __attribute__((always_inline)) {
+            const float* const weights = d.weights + k * row + v * kLanes;
+            const Entry* entries = scratch.position_entries.data();
+            const uint32_t* counts = scratch.position_counts.data();
+            for (size_t py = begin; py < end; ++py) {
+              for (size_t px = 0; px < s.pooled_width; ++px) {
+                for (size_t place = 0; place < places; ++place, entries += s.out_channels) {
+                  const size_t y = py * s.window + place / s.window + k,
+                               x = px * s.window + place % s.window;
+                  gather_taps<R>(
+                      entries, *counts++, weights,
+                      scratch.input_gradient.data() + y * line + x * stride + v * kLanes);
+                }
+              }
+            }
+          });
+    }
+  }
+}
+
 template <class T>
 ESPALIER_INLINE void copy_rows(const SparseConvShape& s, const T* image, float* padded) {
   const size_t stride = padded_channels(s), line = (s.width + 2 * s.padding) * stride;
@@ -135,6 +226,9 @@ size_t band_rows(const SparseConvShape& s, size_t line) {
 size_t num_entries(const SparseConvShape& s, size_t rows) {
   return s.out_channels * rows * s.pooled_width + 1;
 }
+size_t num_position_entries(const SparseConvShape& s, size_t rows) {
+  return s.out_channels * s.window * s.window * rows * s.pooled_width + 1;
+}
 
 template <class T>
 ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>& d,
@@ -144,7 +238,15 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>&
   const size_t row = s.kernel * stride, filter = s.kernel * row;
   const size_t rows = band_rows(s, line);
   scratch.input.assign(image, 0.0f);  // the padding stays zero
-  if (d.dx != nullptr) scratch.input_gradient.resize(image);
+  // In fp32 the sums' order is that of the channels, as it always was.
+  constexpr bool kGather = !std::is_same_v<T, float>;
+  if (d.dx != nullptr) {
+    scratch.input_gradient.resize(image);
+    if (kGather) {
+      scratch.position_entries.resize(num_position_entries(s, rows));
+      scratch.position_counts.resize(rows * s.pooled_width * s.window * s.window);
+    }
+  }
   scratch.entries.resize(num_entries(s, rows));
   scratch.counts.resize(s.out_channels);
   scratch.walked = 0;
@@ -178,7 +280,7 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>&
                                                          always_inline)) {
                   add_taps<R>(entries, count, scratch.input.data() + in_image,
                               d.weight_gradient + in_filter);
-                  if (d.dx != nullptr) {
+                  if (!kGather && d.dx != nullptr) {
                     spread_taps<R>(entries, count, d.weights + in_filter,
                                    scratch.input_gradient.data() + in_image);
                   }
@@ -186,6 +288,7 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>&
           }
         }
       }
+      if (kGather && d.dx != nullptr) gather_band(s, d, n, begin, end, scratch);
     }
     if (d.dx == nullptr) continue;
     const size_t inside = s.width * s.channels;
@@ -221,7 +324,9 @@ size_t sparse_conv_scratch_bytes(const SparseConvShape& s, bool dx) {
   const size_t line = (s.width + 2 * s.padding) * padded_channels(s),
                image = (s.height + 2 * s.padding) * line;
   return (dx ? 2 : 1) * image * sizeof(float) +
-         num_entries(s, band_rows(s, line)) * sizeof(SparseConvScratch::Entry) +
+         (num_entries(s, band_rows(s, line)) +
+          (dx ? num_position_entries(s, band_rows(s, line)) : 0)) *
+             sizeof(SparseConvScratch::Entry) +
          s.out_channels * sizeof(uint32_t);
 }
 

@@ -34,6 +34,8 @@ struct SparseConvScratch {
   AlignedVector<float> input, input_gradient;  // one padded image each
   std::vector<Entry> entries;                  // out_channels lists
   std::vector<uint32_t> counts;
+  std::vector<Entry> position_entries;  // bf16's: out_channels for each position of a band
+  std::vector<uint32_t> position_counts;
   uint64_t walked = 0;  // outputs of the last pass that had a gradient
 };
 
