@@ -14,6 +14,12 @@
 namespace espalier::nn {
 namespace {
 
+#if defined(ESPALIER_ONEDNN_ISA)
+// Before oneDNN is used first, since it does not change its mind later.
+[[maybe_unused]] const dnnl::status limited =
+    dnnl::set_max_cpu_isa(dnnl::cpu_isa::ESPALIER_ONEDNN_ISA);
+#endif
+
 constexpr size_t kMaxPlans = 64;
 // Of an arena that need not save room: below, time is dearer.
 constexpr size_t kRoomyBytes = size_t{1} << 28;

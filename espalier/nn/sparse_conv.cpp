@@ -18,9 +18,10 @@ using Entry = SparseConvScratch::Entry;
 // The taps of one kernel row are contiguous in the padded input: `kernel·channels` values, taken in
 // parts of up to kPart vectors that stay in registers while a list is walked.
 constexpr size_t kPart = 10;
-constexpr size_t kGathered = 5;  // of those that gather_band() works on
 // A band of the input that is walked for all output channels should stay in the first-level cache.
 constexpr size_t kBandBytes = 24 << 10;
+// So should the weights that gather_band() works on, of all output channels.
+constexpr size_t kGatherBytes = 24 << 10;
 
 // What is read at constant distances from `pointer` is addressed so; GCC would keep a register for
 // each distance, more than there are.
@@ -114,71 +115,63 @@ ESPALIER_INLINE void with_vectors(size_t vectors, Call call) {
 }
 
 // The outputs with a gradient among pooled rows [begin, end) of image n, one list per output
-// channel.
-template <bool kRelu, class T>
+// channel. With kPositions once more, one list per position: by pooled column, row, and place in
+// the window; an entry's offset is that of its channel's weights.
+template <bool kRelu, bool kPositions, class T>
 ESPALIER_INLINE void list_outputs(const SparseConvShape& s, const SparseConvData<T>& d, size_t n,
                                   size_t begin, size_t end, SparseConvScratch& scratch) {
   const size_t padded = s.width + 2 * s.padding, capacity = (end - begin) * s.pooled_width,
-               stride = padded_channels(s);
+               stride = padded_channels(s), filter = s.kernel * s.kernel * stride,
+               places = s.window * s.window;
   std::fill(scratch.counts.begin(), scratch.counts.end(), 0U);
+  Entry* at_position = scratch.position_entries.data();
+  uint32_t* position_counts = scratch.position_counts.data();
   // Down the columns: the taps of windows below each other do not overlap row by row, so that
   // spreading one does not wait for the stores of the one before.
   for (size_t px = 0; px < s.pooled_width; ++px) {
     for (size_t py = begin; py < end; ++py) {
       const size_t at = ((n * s.pooled_height + py) * s.pooled_width + px) * s.out_channels;
       uint32_t place[256];  // offset of each position in the window
-      for (size_t k = 0; k < s.window * s.window; ++k) {
+      for (size_t k = 0; k < places; ++k) {
         place[k] = static_cast<uint32_t>(
             ((py * s.window + k / s.window) * padded + px * s.window + k % s.window) * stride);
       }
+      if (kPositions) std::fill_n(position_counts, places, 0U);
       for (size_t c = 0; c < s.out_channels; ++c) {
         const float gradient = to_float(d.dy[at + c]);
+        const uint32_t counts = (!kRelu || to_float(d.y[at + c]) > 0) && gradient != 0
+                                    ? 1U
+                                    : 0U;  // without a branch: it cannot be predicted
+        const size_t chosen = d.argmax[at + c];
         uint32_t& count = scratch.counts[c];
-        scratch.entries[c * capacity + count] = {place[d.argmax[at + c]], gradient};
-        count += (!kRelu || to_float(d.y[at + c]) > 0) && gradient != 0
-                     ? 1U
-                     : 0U;  // without a branch: it cannot be predicted
+        scratch.entries[c * capacity + count] = {place[chosen], gradient};
+        count += counts;
+        if (kPositions) {
+          uint32_t& position_count = position_counts[chosen];
+          at_position[chosen * s.out_channels + position_count] = {
+              static_cast<uint32_t>(c * filter), gradient};
+          position_count += counts;
+        }
       }
-    }
-  }
-}
-
-// The same outputs, one list per position of the convolution's output within the band: by pooled
-// position, then by place in its window; an entry's offset is that of its channel's weights.
-template <class T>
-ESPALIER_INLINE void list_positions(const SparseConvShape& s, const SparseConvData<T>& d, size_t n,
-                                    size_t begin, size_t end, size_t filter,
-                                    SparseConvScratch& scratch) {
-  const size_t places = s.window * s.window;
-  Entry* entries = scratch.position_entries.data();
-  uint32_t* counts = scratch.position_counts.data();
-  for (size_t py = begin; py < end; ++py) {
-    for (size_t px = 0; px < s.pooled_width; ++px) {
-      const size_t at = ((n * s.pooled_height + py) * s.pooled_width + px) * s.out_channels;
-      std::fill_n(counts, places, 0U);
-      for (size_t c = 0; c < s.out_channels; ++c) {
-        const float gradient = to_float(d.dy[at + c]);
-        const size_t place = d.argmax[at + c];
-        uint32_t& count = counts[place];
-        entries[place * s.out_channels + count] = {static_cast<uint32_t>(c * filter), gradient};
-        count += (d.y == nullptr || to_float(d.y[at + c]) > 0) && gradient != 0 ? 1U : 0U;
+      if (kPositions) {
+        position_counts += places;
+        at_position += places * s.out_channels;
       }
-      counts += places;
-      entries += places * s.out_channels;
     }
   }
 }
 
 // Adds to the input's gradient what the band's outputs give it.
 template <class T>
-ESPALIER_INLINE void gather_band(const SparseConvShape& s, const SparseConvData<T>& d, size_t n,
-                                 size_t begin, size_t end, SparseConvScratch& scratch) {
+ESPALIER_INLINE void gather_band(const SparseConvShape& s, const SparseConvData<T>& d, size_t begin,
+                                 size_t end, SparseConvScratch& scratch) {
   const size_t stride = padded_channels(s), line = (s.width + 2 * s.padding) * stride;
-  const size_t row = s.kernel * stride, filter = s.kernel * row, places = s.window * s.window;
-  list_positions(s, d, n, begin, end, filter, scratch);
+  const size_t row = s.kernel * stride, places = s.window * s.window;
   // Of a kernel row as many vectors at a time as let the weights of all channels stay in the cache.
-  const size_t vectors = row / kLanes, parts = (vectors + kGathered - 1) / kGathered,
-               part = (vectors + parts - 1) / parts;
+  const size_t vectors = row / kLanes,
+               most = std::clamp<size_t>(kGatherBytes / (s.out_channels * kLanes * sizeof(float)),
+                                         3, kPart),
+               parts = (vectors + most - 1) / most, part = (vectors + parts - 1) / parts;
   for (size_t k = 0; k < s.kernel; ++k) {
     for (size_t v = 0; v < vectors; v += part) {
       with_vectors(
@@ -186,8 +179,8 @@ ESPALIER_INLINE void gather_band(const SparseConvShape& s, const SparseConvData<
             const float* const weights = d.weights + k * row + v * kLanes;
             const Entry* entries = scratch.position_entries.data();
             const uint32_t* counts = scratch.position_counts.data();
-            for (size_t py = begin; py < end; ++py) {
-              for (size_t px = 0; px < s.pooled_width; ++px) {
+            for (size_t px = 0; px < s.pooled_width; ++px) {
+              for (size_t py = begin; py < end; ++py) {
                 for (size_t place = 0; place < places; ++place, entries += s.out_channels) {
                   const size_t y = py * s.window + place / s.window + k,
                                x = px * s.window + place % s.window;
@@ -261,9 +254,11 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>&
     for (size_t begin = 0; begin < s.pooled_height; begin += rows) {
       const size_t end = std::min(s.pooled_height, begin + rows);
       if (d.y != nullptr) {
-        list_outputs<true>(s, d, n, begin, end, scratch);
+        kGather&& d.dx != nullptr ? list_outputs<true, kGather>(s, d, n, begin, end, scratch)
+                                  : list_outputs<true, false>(s, d, n, begin, end, scratch);
       } else {
-        list_outputs<false>(s, d, n, begin, end, scratch);
+        kGather&& d.dx != nullptr ? list_outputs<false, kGather>(s, d, n, begin, end, scratch)
+                                  : list_outputs<false, false>(s, d, n, begin, end, scratch);
       }
       for (size_t c = 0; c < s.out_channels; ++c) {
         const Entry* entries = scratch.entries.data() + c * (end - begin) * s.pooled_width;
@@ -288,7 +283,7 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>&
           }
         }
       }
-      if (kGather && d.dx != nullptr) gather_band(s, d, n, begin, end, scratch);
+      if (kGather && d.dx != nullptr) gather_band(s, d, begin, end, scratch);
     }
     if (d.dx == nullptr) continue;
     const size_t inside = s.width * s.channels;
