@@ -7,6 +7,7 @@
 #include "espalier/nn/onednn.h"
 #include "espalier/nn/sparse_conv.h"
 #include "espalier/nn/thin_conv.h"
+#include "espalier/nn/thin_forward.h"
 
 // Convolutions by oneDNN on channels-last activations; bias and ReLU are part of the primitive.
 // Weights live in PyTorch's order [out, in, kh, kw] in the flat buffer and are brought into the
@@ -60,6 +61,8 @@ class ConvLayer final : public Layer {
     }
     const auto algorithm = dnnl::algorithm::convolution_direct;
     const dnnl::engine& engine = cpu_engine();
+    shape_ = shape_of(c);
+    thin_forward_ = type_ == Type::kBf16 && c.in == Type::kBf16 && thin_forward(shape_);
     const auto kind =
         c.training ? dnnl::prop_kind::forward_training : dnnl::prop_kind::forward_inference;
     const dnnl::convolution_forward::desc forward_desc =
@@ -70,13 +73,12 @@ class ConvLayer final : public Layer {
     const dnnl::convolution_forward::primitive_desc forward(forward_desc, relu, engine);
     forward_ = Step(forward, forward.src_desc(), forward.weights_desc(), forward.dst_desc(), bias);
     forward_weights_ = Reorder(user, forward.weights_desc());
-    scratch_bytes_ = forward_.scratch_bytes();
+    scratch_bytes_ = thin_forward_ ? thin_forward_scratch(shape_) : forward_.scratch_bytes();
     if (!c.training) return;
     if (sparse_) {
       make_sparse(c, user);
       return;
     }
-    shape_ = shape_of(c);
     // What reads the samples.
     thin_ =
         type_ == Type::kBf16 && c.in == Type::kBf16 && n.input == kGraphInput && thin_conv(shape_);
@@ -130,6 +132,12 @@ class ConvLayer final : public Layer {
 
   void forward(const Frame& frame) override {
     uint8_t* scratch = frame.at<uint8_t>(slots.scratch);
+    if (thin_forward_) {
+      thin_forward(shape_, frame.at<Bf16>(slots.x), frame.weights + weight_,
+                   bias_ == kNoSlot ? nullptr : frame.weights + bias_, relu_,
+                   frame.at<Bf16>(slots.y), scratch);
+      return;
+    }
     forward_weights_.run(frame.weights + weight_, scratch);
     forward_.run(DNNL_ARG_SRC, frame.at<void>(slots.x), DNNL_ARG_WEIGHTS, scratch, DNNL_ARG_DST,
                  frame.at<void>(slots.y), DNNL_ARG_BIAS,
@@ -261,6 +269,7 @@ class ConvLayer final : public Layer {
 
   Type type_;
   bool relu_, mask_, sparse_;
+  bool thin_forward_ = false;        // thin_forward() computes the outputs
   bool thin_ = false, dot_ = false;  // the weight gradient is thin_conv's or dot_conv's
   ConvShape shape_{};
   SparseConvShape sparse_shape_{};

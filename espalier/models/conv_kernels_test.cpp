@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -7,6 +8,7 @@
 #include "espalier/base/random.h"
 #include "espalier/nn/dot_conv.h"
 #include "espalier/nn/thin_conv.h"
+#include "espalier/nn/thin_forward.h"
 #include "espalier/params/parameter_set.h"
 
 namespace espalier::nn {
@@ -105,6 +107,54 @@ INSTANTIATE_TEST_SUITE_P(Shapes, DotConv,
                                          ConvShape{2, 11, 9, 19, 13, 9, 7, 3, 1, 0},
                                          ConvShape{2, 13, 10, 3, 7, 7, 5, 5, 2, 2},
                                          ConvShape{33, 1, 1, 48, 20, 1, 1, 3, 1, 1}),
+                         name_of);
+
+class ThinForward : public testing::TestWithParam<ConvShape> {};
+TEST_P(ThinForward, IsThePlainLoopOfRoundedValues) {
+  const ConvShape& s = GetParam();
+  if (!thin_forward(s)) GTEST_SKIP() << "this processor has no dot product of bf16";
+  const size_t inputs = s.height * s.width * s.channels,
+               outputs = s.out_height * s.out_width * s.out_channels;
+  std::vector<Bf16> x(s.batch * inputs), y(s.batch * outputs);
+  std::vector<float> w(s.out_channels * s.channels * s.kernel * s.kernel), bias(s.out_channels);
+  Stream stream(Key(6));
+  for (Bf16& value : x) put(value, static_cast<float>(stream.normal()));
+  for (std::vector<float>* values : {&w, &bias}) {
+    for (float& value : *values) value = static_cast<float>(stream.normal());
+  }
+  AlignedVector<float> scratch(thin_forward_scratch(s) / sizeof(float), NAN);
+  for (const bool relu : {false, true}) {
+    const float* const added = relu ? bias.data() : nullptr;
+    thin_forward(s, x.data(), w.data(), added, relu, y.data(), scratch.data());
+    for (size_t i = 0; i < y.size(); ++i) {
+      const size_t o = i % s.out_channels, position = i % outputs / s.out_channels;
+      double sum = relu ? double{bias[o]} : 0, magnitude = std::abs(sum);
+      for (size_t tap = 0; tap < s.kernel * s.kernel; ++tap) {
+        const size_t row = position / s.out_width * s.stride + tap / s.kernel,
+                     column = position % s.out_width * s.stride + tap % s.kernel;
+        if (row < s.padding || row >= s.height + s.padding || column < s.padding ||
+            column >= s.width + s.padding)
+          continue;
+        for (size_t c = 0; c < s.channels; ++c) {
+          const size_t at = ((row - s.padding) * s.width + column - s.padding) * s.channels + c;
+          Bf16 weight;
+          put(weight, w[(o * s.channels + c) * s.kernel * s.kernel + tap]);
+          const double product =
+              double{to_float(x[i / outputs * inputs + at])} * double{to_float(weight)};
+          sum += product;
+          magnitude += std::abs(product);
+        }
+      }
+      if (relu) sum = std::max(sum, 0.0);
+      ASSERT_NEAR(to_float(y[i]), sum, std::abs(sum) / 256 + 1e-6 * magnitude) << i;
+    }
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, ThinForward,
+                         testing::Values(ConvShape{3, 28, 28, 1, 32, 28, 28, 5, 1, 2},
+                                         ConvShape{2, 32, 32, 3, 16, 32, 32, 3, 1, 1},
+                                         ConvShape{2, 11, 9, 3, 48, 9, 7, 3, 1, 0},
+                                         ConvShape{2, 13, 10, 2, 64, 7, 5, 3, 2, 1}),
                          name_of);
 
 TEST(ThinConvChoice, OtherShapesAreLeftToOneDnn) {
