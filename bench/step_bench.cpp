@@ -34,12 +34,19 @@ struct Case {
   int64_t batch;
 };
 const std::vector<Case>& cases() {
-  static const std::vector<Case> all = {
-      {"mlp", {1, 28, 28}, 10},          {"cnn", {1, 28, 28}, 10},
-      {"cnn-cifar", {3, 32, 32}, 10},    {"resnet8", {3, 32, 32}, 16},
-      {"resnet8", {3, 32, 32}, 64},      {"resnet20", {3, 32, 32}, 16},
-      {"resnet20", {3, 32, 32}, 64},     {"resnet8-client", {3, 32, 32}, 64},
-      {"resnet56-gkt", {3, 32, 32}, 64}, {"lstm", {80}, 10}};  // sequences of 80 tokens
+  static const std::vector<Case> all = {{"mlp", {1, 28, 28}, 10},
+                                        {"cnn", {1, 28, 28}, 10},
+                                        {"cnn-cifar", {3, 32, 32}, 10},
+                                        {"resnet8", {3, 32, 32}, 16},
+                                        {"resnet8", {3, 32, 32}, 64},
+                                        {"resnet20", {3, 32, 32}, 16},
+                                        {"resnet20", {3, 32, 32}, 64},
+                                        {"resnet32", {3, 32, 32}, 64},
+                                        {"vgg11", {3, 32, 32}, 64},
+                                        {"resnet8-client", {3, 32, 32}, 64},
+                                        {"resnet56-gkt", {3, 32, 32}, 64},
+                                        {"small-gkt", {1, 28, 28}, 64},
+                                        {"lstm", {80}, 10}};  // sequences of 80 tokens
   return all;
 }
 
