@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Whole runs of workloads W1, W2 and W3 (bench/w*.toml) in fp32 and bf16: medians of wall seconds and peak memory, and beside the seconds of training and of
 evaluation their floors: the products that were executed, over what as many threads of this machine multiply at best (step_bench --peaks, in the same run), and
-how far from it they are. A bf16 run's products are all held to the bf16 peak, although linear layers work in fp32.
+how far from it they are. A bf16 run's products are all held to the bf16 peak, although some layers work in fp32.
 
     bench/whole_runs.py [--repeats 3] [--espalier build/release/bin/espalier] [--step-bench build/release/bin/step_bench] [--set KEY=VALUE] [w1 w2 w3]
 

@@ -9,16 +9,13 @@
 #include <unordered_map>
 
 #include "espalier/base/memory_use.h"
+#include "espalier/base/sanitizers.h"
 
 namespace espalier {
 
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kKeeps = false;  // so that they see the ends of blocks
-#else
-constexpr bool kKeeps = true;
-#endif
+constexpr bool kKeeps = !kSanitizedHeap;
 constexpr size_t kGrain = size_t{1} << 16;
 constexpr size_t kKeptBytes = size_t{64} << 20;
 constexpr std::align_val_t kAligned{64};

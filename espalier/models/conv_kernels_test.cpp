@@ -7,6 +7,7 @@
 
 #include "espalier/base/random.h"
 #include "espalier/nn/dot_conv.h"
+#include "espalier/nn/sparse_conv.h"
 #include "espalier/nn/thin_conv.h"
 #include "espalier/nn/thin_forward.h"
 #include "espalier/params/parameter_set.h"
@@ -84,9 +85,10 @@ TEST_P(DotConv, GradientsAreThoseOfThePlainLoop) {
 
 std::string name_of(const testing::TestParamInfo<ConvShape>& test) {
   const ConvShape& s = test.param;
-  return std::to_string(s.kernel) + "x" + std::to_string(s.kernel) + "of" +
-         std::to_string(s.channels) + "to" + std::to_string(s.out_channels) + "stride" +
-         std::to_string(s.stride) + "on" + std::to_string(s.width);
+  return std::to_string(s.batch) + "of" + std::to_string(s.kernel) + "x" +
+         std::to_string(s.kernel) + "of" + std::to_string(s.channels) + "to" +
+         std::to_string(s.out_channels) + "stride" + std::to_string(s.stride) + "on" +
+         std::to_string(s.width);
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, ThinConv,
                          testing::Values(ConvShape{3, 28, 28, 1, 32, 28, 28, 5, 1, 2},
@@ -106,7 +108,9 @@ INSTANTIATE_TEST_SUITE_P(Shapes, DotConv,
                                          ConvShape{3, 14, 14, 32, 64, 14, 14, 5, 1, 2},
                                          ConvShape{2, 11, 9, 19, 13, 9, 7, 3, 1, 0},
                                          ConvShape{2, 13, 10, 3, 7, 7, 5, 5, 2, 2},
-                                         ConvShape{33, 1, 1, 48, 20, 1, 1, 3, 1, 1}),
+                                         ConvShape{33, 1, 1, 48, 20, 1, 1, 3, 1, 1},
+                                         ConvShape{8, 32, 32, 16, 16, 32, 32, 3, 1, 1},
+                                         ConvShape{14, 16, 16, 32, 64, 8, 8, 3, 2, 1}),
                          name_of);
 
 class ThinForward : public testing::TestWithParam<ConvShape> {};
@@ -156,6 +160,51 @@ INSTANTIATE_TEST_SUITE_P(Shapes, ThinForward,
                                          ConvShape{2, 11, 9, 3, 48, 9, 7, 3, 1, 0},
                                          ConvShape{2, 13, 10, 2, 64, 7, 5, 3, 2, 1}),
                          name_of);
+
+// A value that is none is not hidden by the ReLU, nor by what stands beside it.
+TEST(ThinForwardNan, ReachesEveryOutputThatReadsIt) {
+  const ConvShape s{1, 8, 8, 3, 16, 8, 8, 3, 1, 1};
+  if (!thin_forward(s)) GTEST_SKIP() << "this processor has no dot product of bf16";
+  std::vector<Bf16> x(8 * 8 * 3), y(8 * 8 * 16);
+  for (Bf16& value : x) put(value, 1.0f);
+  put(x[(3 * 8 + 3) * 3 + 1], NAN);
+  const std::vector<float> w(16 * 3 * 9, -1.0f);
+  AlignedVector<float> scratch(thin_forward_scratch(s) / sizeof(float));
+  thin_forward(s, x.data(), w.data(), nullptr, true, y.data(), scratch.data());
+  for (size_t row = 2; row <= 4; ++row) {
+    for (size_t column = 2; column <= 4; ++column)
+      EXPECT_TRUE(std::isnan(to_float(y[(row * 8 + column) * 16]))) << row << " " << column;
+  }
+  EXPECT_EQ(to_float(y[0]), 0.0f);
+}
+
+// What it says of its memory, against what it has.
+template <class T>
+void check_sparse_bytes() {
+  const SparseConvShape s{2, 14, 14, 32, 64, 5, 2, 7, 7, 2};
+  std::vector<T> x(2 * 14 * 14 * 32), dy(2 * 7 * 7 * 64), y(2 * 7 * 7 * 64), dx(x.size());
+  const std::vector<uint8_t> argmax(y.size(), 3);
+  AlignedVector<float> w(64 * 25 * padded_channels(s)), dw(w.size());
+  for (T& value : y) put(value, 1.0f);
+  for (T& value : dy) put(value, 1.0f);
+  for (const bool wanted : {false, true}) {
+    SparseConvScratch scratch;
+    sparse_conv_backward(s,
+                         SparseConvData<T>{x.data(), dy.data(), y.data(), argmax.data(), w.data(),
+                                           dw.data(), nullptr, wanted ? dx.data() : nullptr},
+                         scratch);
+    const size_t bytes =
+        (scratch.input.size() + scratch.input_gradient.size()) * sizeof(float) +
+        (scratch.entries.size() + scratch.position_entries.size()) *
+            sizeof(SparseConvScratch::Entry) +
+        (scratch.counts.size() + scratch.position_counts.size()) * sizeof(uint32_t);
+    EXPECT_EQ(sparse_conv_scratch_bytes<T>(s, wanted), bytes) << wanted;
+  }
+}
+TEST(SparseConvMemory, IsWhatItSays) {
+  check_sparse_bytes<float>();
+  check_sparse_bytes<Bf16>();
+}
 
 TEST(ThinConvChoice, OtherShapesAreLeftToOneDnn) {
   EXPECT_FALSE(thin_conv({1, 8, 8, 3, 16, 8, 8, 5, 1, 2}));

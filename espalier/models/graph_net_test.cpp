@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "espalier/models/test_problem.h"
+#include "espalier/nn/dot_linear.h"
 #ifdef ESPALIER_TORCH  // the reference of some tests
 #include "espalier/torch/torch_net.h"
 #endif
@@ -242,6 +243,48 @@ TEST_P(GraphNets, SlicesChangeNothing) {
       EXPECT_EQ(other, features);
       EXPECT_EQ(again, logits);
     }
+  }
+}
+
+// What bf16 nets do with a large linear layer: its inputs and weights are rounded, in the training
+// of a small batch and in any evaluation, and nothing else is.
+TEST(GraphNets, Bf16RoundsWhatLargeLinearLayersMultiply) {
+  ModelOptions options;
+  options.name = "mlp";
+  options.hidden = {1024};
+  const Graph graph = graph_of(options, {1, 28, 28});
+  if (!dot_linear({10, 784, 1024})) GTEST_SKIP() << "this processor has no dot product of bf16";
+  const auto round = [](std::span<float> values) {
+    for (float& value : values) {
+      Bf16 half;
+      put(half, value);
+      value = to_float(half);
+    }
+  };
+  for (const int64_t size : {10, 33}) {
+    Problem plain(graph, size), rounded(graph, size);
+    round(rounded.values);
+    round(rounded.weights.values(graph.layout->tensors()[0]));
+    GraphNet exact(graph, Type::kFloat), rough(graph, Type::kBf16);
+    exact.evaluate(rounded.batch, rounded.weights.values());
+    rough.evaluate(plain.batch, plain.weights.values());
+    const std::vector<float> expected(exact.logits().begin(), exact.logits().end());
+    EXPECT_LT(distance(rough.logits(), expected), 1e-6);
+    const auto trained = rough.forward_training(plain.batch, plain.weights.values());
+    if (size == 10) {
+      EXPECT_LT(distance(trained, expected), 1e-6);
+    }
+    exact.evaluate(plain.batch, plain.weights.values());
+    EXPECT_GT(distance(exact.logits(), expected), 1e-4);
+    // What a sample gives does not depend on the others.
+    rough.evaluate(plain.batch, plain.weights.values());
+    const std::vector<float> all(rough.logits().begin(), rough.logits().end());
+    Batch one = plain.batch;
+    one.size = 3;
+    one.values = one.values.first(static_cast<size_t>(3 * graph.input.size()));
+    one.labels = one.labels.first(3);
+    rough.evaluate(one, plain.weights.values());
+    EXPECT_TRUE(std::ranges::equal(rough.logits().first(30), std::span(all).first(30)));
   }
 }
 

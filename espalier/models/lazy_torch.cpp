@@ -24,7 +24,13 @@ std::filesystem::path own_folder() {
                              reinterpret_cast<void**>(&map), RTLD_DL_LINKMAP) != 0;
   const bool library = found && map != nullptr && map->l_name[0] != '\0';
   std::error_code error;
-  return std::filesystem::canonical(library ? map->l_name : "/proc/self/exe", error).parent_path();
+  const auto file = std::filesystem::canonical(library ? map->l_name : "/proc/self/exe", error);
+  // Otherwise what is looked for would be looked for in the working directory.
+  if (error || !file.is_absolute()) {
+    fail("models/torch", "the program's file is no longer where it was started from, and ",
+         kTorchModuleFile, " is found beside it; start it again");
+  }
+  return file.parent_path();
 }
 
 // Beside the program, as in a build tree, or where `cmake --install` puts it.

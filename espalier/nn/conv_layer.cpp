@@ -9,7 +9,8 @@
 #include "espalier/nn/thin_conv.h"
 #include "espalier/nn/thin_forward.h"
 
-// Convolutions by oneDNN on channels-last activations; bias and ReLU are part of the primitive.
+// Convolutions on channels-last activations, by oneDNN with bias and ReLU as part of the primitive;
+// some passes by kernels of our own (sparse_conv.h, thin_conv.h, thin_forward.h, dot_conv.h).
 // Weights live in PyTorch's order [out, in, kh, kw] in the flat buffer and are brought into the
 // primitive's order in the scratch area just before each call (10–20 µs for 50,000 values, which
 // also rounds them to bf16).
@@ -116,9 +117,7 @@ class ConvLayer final : public Layer {
   size_t scratch_bytes() const override { return scratch_bytes_; }
   size_t owned_bytes() const override {
     return forward_weights_.scratch_bytes() + data_weights_.scratch_bytes() +
-           gradient_weights_.scratch_bytes() +
-           (sparse_shape_.batch > 0 ? sparse_conv_scratch_bytes(sparse_shape_, slots.dx != kNoSlot)
-                                    : 0);
+           gradient_weights_.scratch_bytes() + sparse_bytes();
   }
 
   uint64_t forward_macs() const override { return values_ * taps_; }
@@ -183,6 +182,13 @@ class ConvLayer final : public Layer {
   }
 
  private:
+  size_t sparse_bytes() const {
+    if (!sparse_ || sparse_shape_.batch == 0) return 0;
+    const bool dx = slots.dx != kNoSlot;
+    return type_ == Type::kFloat ? sparse_conv_scratch_bytes<float>(sparse_shape_, dx)
+                                 : sparse_conv_scratch_bytes<Bf16>(sparse_shape_, dx);
+  }
+
   // A primitive with its arguments; the weights stand at the front of the scratch area, oneDNN's
   // own scratchpad behind them.
   class Step {

@@ -1,13 +1,9 @@
 #include "espalier/nn/dot_conv.h"
 
 #include <algorithm>
-#include <dnnl.hpp>
 
 #include "espalier/base/error.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "espalier/nn/avx512.h"
 
 namespace espalier::nn {
 
@@ -15,10 +11,8 @@ namespace espalier::nn {
 
 namespace {
 
-#define ESPALIER_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+using namespace avx512;
 
-constexpr size_t kLanes = 16;
-constexpr __mmask16 kAll = 0xffff;  // masked forms: GCC warns of values that the others do not set
 // Of packed images, so that they and the sums stay in the second-level cache.
 constexpr size_t kPackedBytes = 384 << 10;
 
@@ -58,21 +52,15 @@ Plan plan_of(const ConvShape& s) {
   p.sums = p.in_blocks * p.out_blocks * s.kernel * s.kernel * p.outputs * kLanes;
   return p;
 }
-size_t aligned(size_t values) { return blocks(values, kLanes) * kLanes; }
+size_t aligned(size_t values) { return rounded_up(values, kLanes); }
 
-ESPALIER_BF16 __mmask16 first_lanes(size_t count) {
-  return static_cast<__mmask16>(count >= kLanes ? 0xffff : (1U << count) - 1);
-}
 // Channels of two positions beside each other; those that a mask leaves out are not read and zero.
 ESPALIER_BF16 __m512i pair_of(const Bf16* first, __mmask16 first_mask, const Bf16* second,
                               __mmask16 second_mask) {
-  alignas(64) static constexpr uint16_t kOrder[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
-                                                      21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
-                                                      11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const __m512i low = _mm512_maskz_loadu_epi16(first_mask, first);
   const __m512i both =
       _mm512_mask_loadu_epi16(low, static_cast<__mmask32>(second_mask) << kLanes, second - kLanes);
-  return _mm512_maskz_permutexvar_epi16(~__mmask32{0}, _mm512_load_si512(kOrder), both);
+  return interleave(both);
 }
 
 // An image, in blocks of 16 channels; the lines above and below it are there already.
@@ -125,8 +113,8 @@ ESPALIER_BF16 void pack_gradient(const ConvShape& s, const Plan& p, const Bf16* 
 // Adds to the sums of one block of inputs, one kernel row, one block of outputs: outputs × taps ×
 // 16 inputs. x and dy are the first image's, at the block, x at the kernel row.
 template <size_t kTaps, size_t kOutputs>
-ESPALIER_BF16 void add_products(const ConvShape& s, const Plan& p, size_t images, const uint32_t* x,
-                                const uint32_t* dy, float* sums) {
+ESPALIER_BF16 void add_block(const ConvShape& s, const Plan& p, size_t images, const uint32_t* x,
+                             const uint32_t* dy, float* sums) {
   __m512 sum[kOutputs][kTaps];
 #pragma GCC unroll 16
   for (size_t o = 0; o < kOutputs; ++o) {
@@ -141,16 +129,14 @@ ESPALIER_BF16 void add_products(const ConvShape& s, const Plan& p, size_t images
     for (size_t y = 0; y < s.out_height; ++y) {
       const uint32_t* line = x + n * p.x_image + y * s.stride * p.x_line;
       for (size_t r = 0; r < p.pairs; ++r, line += kLanes, gradient += kOutputs) {
-        __m512bh input[kTaps];
+        __m512i input[kTaps];
 #pragma GCC unroll 5
-        for (size_t w = 0; w < kTaps; ++w)
-          input[w] = reinterpret_cast<__m512bh>(_mm512_load_si512(line + place[w]));
+        for (size_t w = 0; w < kTaps; ++w) input[w] = _mm512_load_si512(line + place[w]);
 #pragma GCC unroll 16
         for (size_t o = 0; o < kOutputs; ++o) {
-          const auto out =
-              reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(gradient[o])));
+          const __m512i out = broadcast(gradient[o]);
 #pragma GCC unroll 5
-          for (size_t w = 0; w < kTaps; ++w) sum[o][w] = _mm512_dpbf16_ps(sum[o][w], input[w], out);
+          for (size_t w = 0; w < kTaps; ++w) sum[o][w] = add_products(sum[o][w], input[w], out);
         }
       }
     }
@@ -177,8 +163,8 @@ void add_images(const ConvShape& s, const Plan& p, size_t images, const uint32_t
   for (size_t i = 0; i < p.in_blocks; ++i) {
     for (size_t row = 0; row < kKernel; ++row) {
       for (size_t o = 0; o < p.out_blocks; ++o, sums += kOutputs * kKernel * kLanes) {
-        add_products<kKernel, kOutputs>(s, p, images, x + i * p.x_block + row * p.x_line,
-                                        dy + o * p.y_block, sums);
+        add_block<kKernel, kOutputs>(s, p, images, x + i * p.x_block + row * p.x_line,
+                                     dy + o * p.y_block, sums);
       }
     }
   }
@@ -203,10 +189,7 @@ void unpack(const ConvShape& s, const Plan& p, const float* sums, float* gradien
 }  // namespace
 
 bool dot_conv(const ConvShape& s) {
-  static const bool has_instruction =
-      dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core_bf16 &&
-      __builtin_cpu_supports("avx512bf16");
-  return has_instruction && (s.kernel == 1 || s.kernel == 3 || s.kernel == 5) &&
+  return has_dot_product() && (s.kernel == 1 || s.kernel == 3 || s.kernel == 5) &&
          (s.stride == 1 || s.stride == 2) && s.channels > 0 && s.out_channels > 0;
 }
 

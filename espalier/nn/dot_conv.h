@@ -13,6 +13,8 @@
 //
 // Products of bf16, sums in float: of some images that fit into the second-level cache, then these
 // sums in their order. Values below 2^-126 count as zero, as the instruction has it.
+// Where the last output of a line has no neighbour, 0 stands in: times an infinite input that is
+// NaN.
 namespace espalier::nn {
 
 // Whether there is a kernel for it: 1×1, 3×3 or 5×5, stride 1 or 2, a processor that has the

@@ -2,14 +2,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <dnnl.hpp>
 
 #include "espalier/base/error.h"
+#include "espalier/nn/avx512.h"
 #include "espalier/nn/with_batch.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace espalier::nn {
 
@@ -17,22 +13,19 @@ namespace espalier::nn {
 
 namespace {
 
-#define ESPALIER_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+using namespace avx512;
 
-constexpr size_t kLanes = 16;
 constexpr size_t kMinBatch = 2, kMaxBatch = 15;
-constexpr __mmask16 kAll = 0xffff;  // masked forms: GCC warns of values that the others do not set
-constexpr size_t kOutputs = 2;      // that forward computes at a time
+constexpr size_t kOutputs = 2;  // that forward computes at a time
 // What the samples' inputs may take of the first-level cache while all outputs go by.
 constexpr size_t kForwardBytes = 12 << 10, kBackwardBytes = 16 << 10;
 // Rows of weights that backward works on while it asks for the next ones.
 constexpr size_t kRows = 4;
 
-size_t rounded(size_t count, size_t step) { return (count + step - 1) / step * step; }
 // Inputs that forward works on at a time, and backward.
 size_t forward_part(const LinearShape& s) {
   const size_t step = 2 * kLanes, wanted = kForwardBytes / (s.batch * 2) / step * step;
-  return std::min(rounded(s.in, step), std::max(step, wanted));
+  return std::min(rounded_up(s.in, step), std::max(step, wanted));
 }
 // An odd number of vectors: rows a power of two apart would push each other out of the cache.
 size_t backward_part(const LinearShape& s) {
@@ -47,46 +40,23 @@ struct Places {
   size_t by_outputs, by_samples, inputs, sums, end;
   explicit Places(const LinearShape& s) {
     by_outputs = 0;
-    by_samples = by_outputs + rounded(pairs(s.out) * s.batch, kLanes);
-    inputs = by_samples + rounded(s.out * pairs(s.batch), kLanes);
+    by_samples = by_outputs + rounded_up(pairs(s.out) * s.batch, kLanes);
+    inputs = by_samples + rounded_up(s.out * pairs(s.batch), kLanes);
     sums = inputs + pairs(s.batch) * backward_part(s);
     end = sums + s.batch * backward_part(s);
   }
 };
 
-ESPALIER_BF16 __mmask16 first_lanes(size_t count) {
-  return static_cast<__mmask16>(count >= kLanes ? 0xffff : (1U << count) - 1);
-}
 // low's 16 values, then high's.
 ESPALIER_BF16 __m512i round_both(__m512 low, __m512 high) {
   return reinterpret_cast<__m512i>(_mm512_maskz_cvtne2ps_pbh(~__mmask32{0}, high, low));
 }
-// Of those: low's first value beside high's first, and so on.
-ESPALIER_BF16 __m512i interleave(__m512i both) {
-  alignas(64) static constexpr uint16_t kOrder[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
-                                                      21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
-                                                      11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  return _mm512_maskz_permutexvar_epi16(~__mmask32{0}, _mm512_load_si512(kOrder), both);
-}
-ESPALIER_BF16 __m512 add_products(__m512 sum, __m512i a, __m512i b) {
-  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
-}
-ESPALIER_BF16 __m512i broadcast(uint32_t pair) { return _mm512_set1_epi32(static_cast<int>(pair)); }
-
-// 8 + 8, 4 + 4, 2 + 2, 1 + 1.
-ESPALIER_BF16 float fold(__m512 sums) {
-  sums = _mm512_add_ps(sums, _mm512_mask_shuffle_f32x4(sums, kAll, sums, sums, 0x4e));
-  sums = _mm512_add_ps(sums, _mm512_mask_shuffle_f32x4(sums, kAll, sums, sums, 0xb1));
-  sums = _mm512_add_ps(sums, _mm512_mask_permute_ps(sums, kAll, sums, 0x4e));
-  return sums[0] + sums[1];
-}
-
 // The sums of R outputs go on with `count` inputs, of which x holds each sample's, in bf16, behind
 // those of the one before. `sums`: R × B vectors; w: at the first of these inputs.
 template <size_t B, size_t R>
 ESPALIER_BF16 void add_inputs(const LinearShape& s, const uint16_t* x, const float* w, size_t count,
                               const float* next, bool first, float* sums) {
-  const size_t stride = rounded(count, 2 * kLanes);
+  const size_t stride = rounded_up(count, 2 * kLanes);
   __m512 sum[R][B];
 #pragma GCC unroll 2
   for (size_t r = 0; r < R; ++r) {
@@ -144,9 +114,9 @@ template <size_t B>
 void forward(const LinearShape& s, const float* x, const float* w, float* y, void* scratch) {
   const size_t part = forward_part(s);
   auto* const inputs = static_cast<uint16_t*>(scratch);
-  auto* const sums = reinterpret_cast<float*>(inputs + rounded(B * part, 2 * kLanes));
+  auto* const sums = reinterpret_cast<float*>(inputs + rounded_up(B * part, 2 * kLanes));
   for (size_t begin = 0; begin < s.in; begin += part) {
-    const size_t count = std::min(part, s.in - begin), stride = rounded(count, 2 * kLanes);
+    const size_t count = std::min(part, s.in - begin), stride = rounded_up(count, 2 * kLanes);
     for (size_t b = 0; b < B; ++b) round_values(x + b * s.in + begin, count, inputs + b * stride);
     const float* row = w + begin;
     size_t o = 0;
@@ -301,14 +271,11 @@ void backward(const LinearShape& s, const LinearBackward& d, void* scratch) {
 }  // namespace
 
 bool dot_linear(const LinearShape& s) {
-  static const bool has_instruction =
-      dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core_bf16 &&
-      __builtin_cpu_supports("avx512bf16");
-  return has_instruction && s.batch >= kMinBatch && s.batch <= kMaxBatch && s.in > 0 && s.out > 0;
+  return has_dot_product() && s.batch >= kMinBatch && s.batch <= kMaxBatch && s.in > 0 && s.out > 0;
 }
 
 size_t dot_linear_scratch(const LinearShape& s) {
-  const size_t forward = rounded(s.batch * forward_part(s), 2 * kLanes) * sizeof(uint16_t) +
+  const size_t forward = rounded_up(s.batch * forward_part(s), 2 * kLanes) * sizeof(uint16_t) +
                          s.out * s.batch * kLanes * sizeof(float);
   return std::max(forward, Places(s).end * sizeof(uint32_t));
 }

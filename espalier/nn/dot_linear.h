@@ -7,7 +7,7 @@
 // and sums are float's. The weights themselves and their update stay float, and each is still read
 // once forward, read and written once backward: half of the time is left where arithmetic takes it.
 //
-//   forward:  32 sums of products, of every 32nd input each, two of them added per instruction
+//   forward:  16 sums of products, of two neighbours of every 32 inputs each, then as there
 //   dx:       sums over the outputs, two neighbours at a time
 //   update:   W·keep − rate·g, g the sum over the samples, two at a time
 // Values below 2^-126 count as zero, as the instruction has it.

@@ -16,8 +16,10 @@ namespace {
 
 #if defined(ESPALIER_ONEDNN_ISA)
 // Before oneDNN is used first, since it does not change its mind later.
-[[maybe_unused]] const dnnl::status limited =
-    dnnl::set_max_cpu_isa(dnnl::cpu_isa::ESPALIER_ONEDNN_ISA);
+const bool limited =
+    dnnl::set_max_cpu_isa(dnnl::cpu_isa::ESPALIER_ONEDNN_ISA) == dnnl::status::success;
+#else
+constexpr bool limited = true;
 #endif
 
 constexpr size_t kMaxPlans = 64;
@@ -80,6 +82,7 @@ GraphNet::GraphNet(Graph graph, Type type, size_t slice_bytes)
     : graph_(std::move(graph)),
       type_(type),
       slice_bytes_(slice_bytes > 0 ? slice_bytes : half_of_cache()) {
+  ESPALIER_CHECK(limited, "oneDNN was used before its instructions were limited");
   ESPALIER_CHECK(!graph_.nodes.empty() &&
                      value_type(static_cast<int>(graph_.nodes.size()) - 1) == Type::kFloat,
                  "a graph ends in a vector");

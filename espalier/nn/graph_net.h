@@ -18,8 +18,9 @@ namespace espalier::nn {
 // stay in cache; what a sample gives does not depend on them.
 //
 // With Type::kBf16 the activations, their gradients and the weights' working copies of convolutions
-// are bf16; sums, statistics, weight gradients and vectors stay fp32. Large linear layers of
-// small batches round what they multiply (dot_linear.h), the others work in fp32.
+// are bf16; sums, statistics, weight gradients and vectors stay fp32. Large linear layers
+// round what they multiply in small batches' training (dot_linear.h) and in every evaluation; the
+// others work in fp32.
 class GraphNet final : public Net {
  public:
   // Throws Error when the processor cannot do `type`. slice_bytes: what a layer of a slice may read

@@ -9,7 +9,8 @@
 // y = relu(x·Wᵀ + b), all of it float, W: [out, in]. The matrix products are oneDNN's, which knows
 // newer processors than OpenBLAS does (2–4 times faster at a federated client's small batches), or
 // our own where the weights are many and the samples few: small_batch.h, in nets that compute in
-// bf16 dot_linear.h. Evaluation of the latter rounds what it multiplies, too.
+// bf16 dot_linear.h. Such nets round what large layers multiply in every evaluation, however large
+// the batches are that they are trained with.
 namespace espalier::nn {
 namespace {
 

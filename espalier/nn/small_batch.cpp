@@ -4,17 +4,22 @@
 #include <dnnl.hpp>
 
 #include "espalier/base/error.h"
+#include "espalier/nn/avx512.h"
 #include "espalier/nn/with_batch.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace espalier::nn {
 
+size_t inner_block(size_t left) {
+  constexpr size_t kBlock = 384;
+  return left >= 2 * kBlock ? kBlock : left > kBlock ? (left + 1) / 2 : left;
+}
+
+#if defined(__x86_64__)
+
 namespace {
 
-constexpr size_t kLanes = 16;
+using namespace avx512;
+
 // Outside of these oneDNN's forward product sums otherwise, and more sums do not fit into
 // registers.
 constexpr size_t kMinBatch = 2, kMaxBatch = 15;
@@ -30,17 +35,12 @@ size_t inputs_at_a_time(const LinearShape& s, size_t bytes) {
   const size_t wanted = bytes / (s.batch * sizeof(float)) / kLanes * kLanes;
   return s.in <= wanted ? s.in : std::max(kLanes, wanted);
 }
-size_t padded(size_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+size_t padded(size_t count) { return rounded_up(count, kLanes); }
 
 // Behind each other: dy by outputs, then the sums of an input gradient's block.
 size_t turned_values(const LinearShape& s) { return padded(s.batch * s.out); }
 
 }  // namespace
-
-size_t inner_block(size_t left) {
-  constexpr size_t kBlock = 384;
-  return left >= 2 * kBlock ? kBlock : left > kBlock ? (left + 1) / 2 : left;
-}
 
 size_t small_batch_scratch(const LinearShape& s) {
   const size_t part = inputs_at_a_time(s, kForwardBytes);
@@ -49,8 +49,6 @@ size_t small_batch_scratch(const LinearShape& s) {
   const size_t backward = turned_values(s) + s.batch * padded(inputs_at_a_time(s, kBackwardBytes));
   return std::max(forward, backward) * sizeof(float);
 }
-
-#if defined(__x86_64__)
 
 bool small_batch(const LinearShape& s) {
   return s.batch >= kMinBatch && s.batch <= kMaxBatch && s.in > 0 && s.out > 0 &&
@@ -61,21 +59,6 @@ bool worth_small_batch(const LinearShape& s) {
 }
 
 namespace {
-
-#define ESPALIER_AVX512 __attribute__((target("avx512f")))
-
-// 8 + 8, 4 + 4, 2 + 2, 1 + 1. (Masked forms: GCC warns of the values that the others do not set.)
-ESPALIER_AVX512 float fold(__m512 sums) {
-  constexpr __mmask16 kAll = 0xffff;
-  sums = _mm512_add_ps(sums, _mm512_mask_shuffle_f32x4(sums, kAll, sums, sums, 0x4e));
-  sums = _mm512_add_ps(sums, _mm512_mask_shuffle_f32x4(sums, kAll, sums, sums, 0xb1));
-  sums = _mm512_add_ps(sums, _mm512_mask_permute_ps(sums, kAll, sums, 0x4e));
-  return sums[0] + sums[1];
-}
-
-ESPALIER_AVX512 __mmask16 first_lanes(size_t count) {
-  return static_cast<__mmask16>(count >= kLanes ? 0xffff : (1U << count) - 1);
-}
 
 // The sums of R outputs go on with inputs [begin, end), of which x holds each sample's behind those
 // of the one before; `sums`: R × B vectors, zero at first. The last part ends in y.
@@ -261,6 +244,7 @@ void small_batch_backward(const LinearShape& s, const LinearBackward& d, float* 
 
 bool small_batch(const LinearShape&) { return false; }
 bool worth_small_batch(const LinearShape&) { return false; }
+size_t small_batch_scratch(const LinearShape&) { return 0; }
 void small_batch_forward(const LinearShape&, const float*, const float*, float*, float*) {
   ESPALIER_CHECK(false);
 }

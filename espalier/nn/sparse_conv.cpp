@@ -23,6 +23,10 @@ constexpr size_t kBandBytes = 24 << 10;
 // So should the weights that gather_band() works on, of all output channels.
 constexpr size_t kGatherBytes = 24 << 10;
 
+// In fp32 the order of the sums is that of the channels, as it always was.
+template <class T>
+constexpr bool kGathers = !std::is_same_v<T, float>;
+
 // What is read at constant distances from `pointer` is addressed so; GCC would keep a register for
 // each distance, more than there are.
 template <class T>
@@ -219,8 +223,12 @@ size_t band_rows(const SparseConvShape& s, size_t line) {
 size_t num_entries(const SparseConvShape& s, size_t rows) {
   return s.out_channels * rows * s.pooled_width + 1;
 }
+// Positions of the convolution's output in a band.
+size_t num_positions(const SparseConvShape& s, size_t rows) {
+  return s.window * s.window * rows * s.pooled_width;
+}
 size_t num_position_entries(const SparseConvShape& s, size_t rows) {
-  return s.out_channels * s.window * s.window * rows * s.pooled_width + 1;
+  return s.out_channels * num_positions(s, rows) + 1;
 }
 
 template <class T>
@@ -231,13 +239,12 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>&
   const size_t row = s.kernel * stride, filter = s.kernel * row;
   const size_t rows = band_rows(s, line);
   scratch.input.assign(image, 0.0f);  // the padding stays zero
-  // In fp32 the sums' order is that of the channels, as it always was.
-  constexpr bool kGather = !std::is_same_v<T, float>;
+  const bool gathers = kGathers<T> && d.dx != nullptr;
   if (d.dx != nullptr) {
     scratch.input_gradient.resize(image);
-    if (kGather) {
+    if (gathers) {
       scratch.position_entries.resize(num_position_entries(s, rows));
-      scratch.position_counts.resize(rows * s.pooled_width * s.window * s.window);
+      scratch.position_counts.resize(num_positions(s, rows));
     }
   }
   scratch.entries.resize(num_entries(s, rows));
@@ -254,11 +261,11 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>&
     for (size_t begin = 0; begin < s.pooled_height; begin += rows) {
       const size_t end = std::min(s.pooled_height, begin + rows);
       if (d.y != nullptr) {
-        kGather&& d.dx != nullptr ? list_outputs<true, kGather>(s, d, n, begin, end, scratch)
-                                  : list_outputs<true, false>(s, d, n, begin, end, scratch);
+        gathers ? list_outputs<true, kGathers<T>>(s, d, n, begin, end, scratch)
+                : list_outputs<true, false>(s, d, n, begin, end, scratch);
       } else {
-        kGather&& d.dx != nullptr ? list_outputs<false, kGather>(s, d, n, begin, end, scratch)
-                                  : list_outputs<false, false>(s, d, n, begin, end, scratch);
+        gathers ? list_outputs<false, kGathers<T>>(s, d, n, begin, end, scratch)
+                : list_outputs<false, false>(s, d, n, begin, end, scratch);
       }
       for (size_t c = 0; c < s.out_channels; ++c) {
         const Entry* entries = scratch.entries.data() + c * (end - begin) * s.pooled_width;
@@ -275,7 +282,7 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>&
                                                          always_inline)) {
                   add_taps<R>(entries, count, scratch.input.data() + in_image,
                               d.weight_gradient + in_filter);
-                  if (!kGather && d.dx != nullptr) {
+                  if (!kGathers<T> && d.dx != nullptr) {
                     spread_taps<R>(entries, count, d.weights + in_filter,
                                    scratch.input_gradient.data() + in_image);
                   }
@@ -283,7 +290,7 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>&
           }
         }
       }
-      if (kGather && d.dx != nullptr) gather_band(s, d, begin, end, scratch);
+      if (gathers) gather_band(s, d, begin, end, scratch);
     }
     if (d.dx == nullptr) continue;
     const size_t inside = s.width * s.channels;
@@ -315,14 +322,19 @@ ESPALIER_KERNEL void sparse_conv_backward(const SparseConvShape& shape,
   backward(shape, data, scratch);
 }
 
+template <class T>
 size_t sparse_conv_scratch_bytes(const SparseConvShape& s, bool dx) {
   const size_t line = (s.width + 2 * s.padding) * padded_channels(s),
-               image = (s.height + 2 * s.padding) * line;
-  return (dx ? 2 : 1) * image * sizeof(float) +
-         (num_entries(s, band_rows(s, line)) +
-          (dx ? num_position_entries(s, band_rows(s, line)) : 0)) *
-             sizeof(SparseConvScratch::Entry) +
-         s.out_channels * sizeof(uint32_t);
+               image = (s.height + 2 * s.padding) * line, rows = band_rows(s, line);
+  size_t bytes = (dx ? 2 : 1) * image * sizeof(float) + num_entries(s, rows) * sizeof(Entry) +
+                 s.out_channels * sizeof(uint32_t);
+  if (dx && kGathers<T>) {
+    bytes +=
+        num_position_entries(s, rows) * sizeof(Entry) + num_positions(s, rows) * sizeof(uint32_t);
+  }
+  return bytes;
 }
+template size_t sparse_conv_scratch_bytes<float>(const SparseConvShape&, bool);
+template size_t sparse_conv_scratch_bytes<Bf16>(const SparseConvShape&, bool);
 
 }  // namespace espalier::nn

@@ -57,7 +57,8 @@ struct SparseConvData {
 };
 // The channels, rounded up to whole vectors.
 size_t padded_channels(const SparseConvShape& shape);
-// Bytes that the working memory grows to.
+// Bytes that the working memory grows to for values of type T, float or Bf16.
+template <class T>
 size_t sparse_conv_scratch_bytes(const SparseConvShape& shape, bool dx);
 void sparse_conv_backward(const SparseConvShape& shape, const SparseConvData<float>& data,
                           SparseConvScratch& scratch);

@@ -2,14 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <dnnl.hpp>
 #include <limits>
 
 #include "espalier/base/error.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "espalier/nn/avx512.h"
 
 namespace espalier::nn {
 
@@ -17,11 +13,9 @@ namespace espalier::nn {
 
 namespace {
 
-#define ESPALIER_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+using namespace avx512;
 
-constexpr size_t kLanes = 16;
 constexpr size_t kMostChannels = 4;
-constexpr __mmask16 kAll = 0xffff;  // masked forms: GCC warns of values that the others do not set
 
 struct Plan {
   size_t line, image;     // values of the padded input, with one to spare for the last pair
@@ -30,7 +24,7 @@ struct Plan {
 Plan plan_of(const ConvShape& s) {
   Plan p{};
   p.line = (s.width + 2 * s.padding) * s.channels;
-  p.image = ((s.height + 2 * s.padding) * p.line + 1 + 2 * kLanes - 1) / (2 * kLanes) * 2 * kLanes;
+  p.image = rounded_up((s.height + 2 * s.padding) * p.line + 1, 2 * kLanes);
   p.pairs = (s.kernel * s.channels + 1) / 2;
   p.weights = s.out_channels * s.kernel * p.pairs;
   return p;
@@ -80,13 +74,12 @@ ESPALIER_BF16 void outputs(const ConvShape& s, const Plan& p, const Row& row, fl
       for (size_t v = 0; v < V; ++v) weights[v] = _mm512_load_si512(w + v * vector);
 #pragma GCC unroll 8
       for (size_t n = 0; n < N; ++n) {
-        int pair;
+        uint32_t pair;
         std::memcpy(&pair, x + n * step, sizeof(pair));
-        const __m512i values = _mm512_set1_epi32(pair);
+        const __m512i values = broadcast(pair);
 #pragma GCC unroll 2
         for (size_t v = 0; v < V; ++v) {
-          sum[n][v] = _mm512_dpbf16_ps(sum[n][v], reinterpret_cast<__m512bh>(values),
-                                       reinterpret_cast<__m512bh>(weights[v]));
+          sum[n][v] = add_products(sum[n][v], values, weights[v]);
         }
       }
     }
@@ -123,10 +116,7 @@ void line(const ConvShape& s, const Plan& p, Row row, bool relu) {
 }  // namespace
 
 bool thin_forward(const ConvShape& s) {
-  static const bool has_instruction =
-      dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core_bf16 &&
-      __builtin_cpu_supports("avx512bf16");
-  return has_instruction && s.channels > 0 && s.channels <= kMostChannels && s.kernel > 1 &&
+  return has_dot_product() && s.channels > 0 && s.channels <= kMostChannels && s.kernel > 1 &&
          s.out_channels > 0 && s.out_channels % kLanes == 0;
 }
 

@@ -8,6 +8,8 @@
 // multiplies lies side by side in a channels-last image and is taken two values at a time, for up
 // to eight neighbouring outputs at once. oneDNN's kernels want many input channels: here they take
 // two to three times as long. Products of bf16, sums in float, in the order of the taps.
+// A kernel row of an odd number of values is filled up by 0, times whatever comes next. NaN passes
+// ReLU, which oneDNN's makes 0.
 namespace espalier::nn {
 
 // Whether there is a kernel for it: at most four channels, whole vectors of output channels, and a

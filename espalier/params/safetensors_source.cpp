@@ -113,7 +113,10 @@ SafetensorsHeader read_safetensors_header(const ByteSource& file, std::string_vi
     for (const auto& dimension : shape) {
       if (!dimension.is_number_unsigned()) bad("a dimension is not a whole number");
       const auto size = dimension.get<uint64_t>();
-      if (size != 0 && expected > (uint64_t{1} << 48) / size) bad("the shape is impossibly large");
+      // Each by itself, too: beside a 0 they may not be anything.
+      constexpr uint64_t kMost = uint64_t{1} << 48;
+      if (size > kMost || (size != 0 && expected > kMost / size))
+        bad("the shape is impossibly large");
       expected *= size;
       tensor.shape.push_back(static_cast<int64_t>(size));
     }

@@ -198,6 +198,9 @@ class FedGkt : public Strategy, private EncodedUpdates, private OwnModel, privat
   // They come client by client, into memory up to the limit.
   void restore(SourceReader& in) override;
   Upload read_upload(const RoundInfo& round, const Update& update) const;
+  // What came in an earlier try of this round, from clients that do not count in it, goes; of
+  // asynchronous runs only what it evaluates on, since their uploads are the latest that came.
+  void forget_failed(const RoundSums& sums);
   train::FitResult train(const data::Dataset& dataset, Key key);
   void add_to_average();
   // The net that answers; the one that is trained is put aside until the second call.

@@ -176,6 +176,11 @@ class GktFederation {
     train_loss = sums.weighted_mean_of(kTrainLoss);
   }
   void next_round() { ++round_; }
+  // The first round's tasks are given out again, as after a try that failed.
+  void try_again() {
+    --round_;
+    states_.assign(states_.size(), {});
+  }
 
   Bytes saved() const {
     Bytes bytes;

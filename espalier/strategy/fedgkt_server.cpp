@@ -120,8 +120,23 @@ void FedGkt::configure(const RoundInfo& round, const std::shared_ptr<const Param
     task.payloads.push_back({fedgkt::kAnswers, found->second, 1});
 }
 
-void FedGkt::finish(const RoundInfo& round, const RoundSums&, ParameterSet&) {
+void FedGkt::forget_failed(const RoundSums& sums) {
+  const bool synchronous = options_.mode == "synchronous";
+  for (auto at = uploads_.begin(); at != uploads_.end();) {
+    if (sums.counts(at->first)) {
+      ++at;
+      continue;
+    }
+    features_->erase({at->first, true});
+    at->second.test_labels.clear();
+    if (synchronous) features_->erase({at->first, false});
+    at = synchronous ? uploads_.erase(at) : std::next(at);
+  }
+}
+
+void FedGkt::finish(const RoundInfo& round, const RoundSums& sums, ParameterSet&) {
   const Stopwatch clock;
+  forget_failed(sums);
   net_->release();  // of what clients in this process have freed
   metrics_.clear();
   const double in_memory = static_cast<double>(features_->memory_bytes());

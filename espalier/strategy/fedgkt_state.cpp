@@ -81,9 +81,11 @@ ByteSource FedGkt::saved() const {
     put_list(answers->values("ids"), out);
     put_values(answers->values("logits"), out);
   }
-  // Empty unless asynchronous.
-  put(static_cast<uint64_t>(uploads_.size()), out);
+  // None unless asynchronous: between rounds there are only those of a round that failed.
+  const bool kept = options_.mode == "asynchronous";
+  put(static_cast<uint64_t>(kept ? uploads_.size() : 0), out);
   for (const auto& [client, upload] : uploads_) {
+    if (!kept) break;
     put(client, out);
     put_list(std::span(upload.ids), out);
     put_list(std::span(upload.labels), out);

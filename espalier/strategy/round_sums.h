@@ -23,8 +23,8 @@ namespace espalier::strategy {
 // else when all updates are in.
 //
 // Memory: 8 bytes per value and payload, as long as the whole model also where clients train parts
-// of it, the scalars of every client, and up to eight updates of together 32 MiB (or one) that are
-// to be added at once.
+// of it, the scalars of every client, and up to eight updates of together 32 MiB (or one) per
+// payload that are to be added at once.
 class RoundSums {
  public:
   // At most `max_clients` updates; no weight above `max_weight`. `rules` make the means.
@@ -61,6 +61,7 @@ class RoundSums {
 
   // Clients that count in the sums.
   uint64_t num_updates() const { return by_client_.size(); }
+  bool counts(uint64_t client) const { return by_client_.contains(client); }
   // The parts of the model that the clients trained; nothing when one trained all of it.
   std::optional<std::vector<std::shared_ptr<const submodel::Submodel>>> submodels() const;
   // Σ_k num_samples_k·s_k / Σ_k num_samples_k, and Σ_k s_k, added in the order of client numbers.

@@ -147,7 +147,8 @@ class LongState {
   virtual ~LongState() = default;
   // Parts of it are read where they lie: valid until the strategy is called for anything else.
   virtual ByteSource saved() const = 0;
-  // As load(); `in` does not read from this strategy.
+  // As load(), of all that `in` has; `in` does not read from this strategy. After an Error the
+  // strategy is of no use until it is started again.
   virtual void restore(SourceReader& in) = 0;
 };
 
