@@ -33,6 +33,16 @@ TEST(LargeBlocks, WhatIsGivenBackIsTakenAgain) {
   EXPECT_EQ(taken_block_bytes(), before);
 }
 
+TEST(LargeBlocks, LargerOnesBeginWithALargePage) {
+  if (!kBlocksAreKept) GTEST_SKIP() << "sanitizers see every allocation";
+  constexpr size_t kBytes = (7 << 20) + 100, kPage = 2 << 20;
+  void* const block = take_block(kBytes);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(block) % kPage, 0u);
+  std::fill_n(static_cast<uint8_t*>(block), kBytes, uint8_t{1});  // all of it is there
+  give_block(block, kBytes);
+  free_kept_blocks();
+}
+
 TEST(LargeBlocks, AVectorsElementsAreZeroWhateverTheBlockHeld) {
   using Vector = std::vector<float, BlockAllocator<float, 64>>;
   constexpr size_t kSize = 1 << 20;
