@@ -4,6 +4,7 @@
 
 #include "espalier/codec/message.h"
 #include "espalier/codec/pipeline.h"
+#include "espalier/codec/plain.h"
 #include "espalier/codec/rules.h"
 
 namespace espalier::codec {
@@ -17,18 +18,34 @@ class ConfiguredCodec final : public Codec {
 
   void encode(const ParameterLayout& layout, std::span<const float> values, Key key,
               Bytes& out) const override {
-    const size_t start = out.size();
-    try {
-      encode_message(layout, values, key, rules_.pipelines(), rules_.choose(layout), out);
-    } catch (...) {
-      out.resize(start);
-      throw;
-    }
+    const std::vector<size_t> chosen = rules_.choose(layout);
+    // Where a value is not finite, the other way says which tensor's.
+    if (all_plain(layout, chosen) &&
+        append_plain(plain_header(layout, key, rules_.pipelines(), chosen), {values, {}}, out))
+      return;
+    encode_stages(layout, values, key, chosen, out);
   }
 
-  void decode(std::span<const uint8_t> message, const ParameterLayout& layout,
-              std::span<float> out) const override {
-    decode_payloads(read_checked(message, layout), rules_.pipelines(), layout, out);
+  void encode_difference(const ParameterLayout& layout, std::span<const float> after,
+                         std::span<const float> before, Key key, Bytes& out) const override {
+    const std::vector<size_t> chosen = rules_.choose(layout);
+    if (all_plain(layout, chosen) &&
+        append_plain(plain_header(layout, key, rules_.pipelines(), chosen), {after, before}, out))
+      return;
+    std::vector<float, UnsetAllocator<float, 64>> difference(after.size());
+    subtract(after, before, difference);
+    encode_stages(layout, difference, key, chosen, out);
+  }
+
+  float decode(std::span<const uint8_t> message, const ParameterLayout& layout,
+               std::span<float> out) const override {
+    const std::vector<size_t> chosen = rules_.choose(layout);
+    if (const auto key = key_in(message); key && all_plain(layout, chosen)) {
+      const Bytes header = plain_header(layout, *key, rules_.pipelines(), chosen);
+      // A message that is not as it should be is looked at again, to say what is wrong with it.
+      if (const auto largest = copy_plain(header, message, out)) return *largest;
+    }
+    return decode_payloads(read_checked(message, layout), rules_.pipelines(), layout, out);
   }
 
   MessageIndex index(std::span<const uint8_t> message,
@@ -67,6 +84,25 @@ class ConfiguredCodec final : public Codec {
   std::string describe() const override { return rules_.describe(); }
 
  private:
+  // Whether plain.h can take it.
+  bool all_plain(const ParameterLayout& layout, std::span<const size_t> chosen) const {
+    constexpr int64_t kMostValues = UINT32_MAX / sizeof(float);
+    return layout.size() <= kMostValues && std::ranges::all_of(chosen, [&](size_t pipeline) {
+             return rules_.pipelines()[pipeline].plain();
+           });
+  }
+
+  void encode_stages(const ParameterLayout& layout, std::span<const float> values, Key key,
+                     std::span<const size_t> chosen, Bytes& out) const {
+    const size_t start = out.size();
+    try {
+      encode_message(layout, values, key, rules_.pipelines(), chosen, out);
+    } catch (...) {
+      out.resize(start);
+      throw;
+    }
+  }
+
   MessageHeader read_checked(std::span<const uint8_t> message,
                              const ParameterLayout& layout) const {
     MessageHeader header = read_header(message);

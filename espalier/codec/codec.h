@@ -47,15 +47,19 @@ class Codec {
   void encode(const ParameterSet& x, Key key, Bytes& out) const {
     encode(x.layout(), x.values(), key, out);
   }
+  // The message that encode() makes of after − before, without that ever being in memory as a
+  // whole when all of it travels as float32.
+  virtual void encode_difference(const ParameterLayout& layout, std::span<const float> after,
+                                 std::span<const float> before, Key key, Bytes& out) const = 0;
 
   // Decodes a message that encode() of an equally configured codec made from a `layout` like this
-  // into layout.num_values() values. Throws Error on anything else: truncation, a flipped bit,
-  // another layout, sizes beyond the caps; `out` then holds a part. Allocates nothing before
-  // checks.
-  virtual void decode(std::span<const uint8_t> message, const ParameterLayout& layout,
-                      std::span<float> out) const = 0;
-  void decode(std::span<const uint8_t> message, ParameterSet& out) const {
-    decode(message, out.layout(), out.values());
+  // into layout.num_values() values, and returns their largest magnitude. Throws Error on anything
+  // else: truncation, a flipped bit, another layout, sizes beyond the caps; `out` then holds a
+  // part. Allocates nothing of the message's size before checks.
+  virtual float decode(std::span<const uint8_t> message, const ParameterLayout& layout,
+                       std::span<float> out) const = 0;
+  float decode(std::span<const uint8_t> message, ParameterSet& out) const {
+    return decode(message, out.layout(), out.values());
   }
 
   // Checks a message against `layout` as decode() does, its payloads excepted, which are checked as

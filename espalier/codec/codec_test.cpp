@@ -5,6 +5,7 @@
 #include "espalier/base/error.h"
 #include "espalier/codec/message.h"
 #include "espalier/codec/rules.h"
+#include "espalier/codec/test_damage.h"
 
 namespace espalier::codec {
 namespace {
@@ -40,6 +41,76 @@ TEST(Codec, IdentityKeepsEveryBitAndItsFramingIsSmall) {
   EXPECT_TRUE(codec->lossless());
   EXPECT_TRUE(codec->unbiased());
   EXPECT_EQ(codec->describe(), "identity");
+}
+
+// As long as several pieces, and not a multiple of one.
+TEST(Codec, ADifferencesMessageIsThatOfItsValues) {
+  const ParameterSet after = model_values();
+  ParameterSet before(after.shared_layout()), difference(after.shared_layout());
+  Stream stream{Key(6)};
+  for (float& value : before.values()) value = static_cast<float>(stream.normal());
+  subtract(after.values(), before.values(), difference.values());
+  for (const char* const stages :
+       {"[]", R"([{"stage": "hadamard"}, {"stage": "quantize"}])", R"([{"stage": "cast"}])"}) {
+    const auto codec = make_codec(Json::parse(stages), "uplink");
+    Bytes expected = {1, 2, 3}, message = expected;
+    codec->encode(difference, Key(7), expected);
+    codec->encode_difference(after.layout(), after.values(), before.values(), Key(7), message);
+    EXPECT_EQ(message, expected) << stages;
+  }
+}
+
+TEST(Codec, PlainMessagesAreThoseOfEncodeMessage) {
+  const PipelineRules rules(Json::array(), "uplink");
+  const ParameterSet x = model_values();
+  Bytes expected, message;
+  encode_message(x.layout(), x.values(), Key(7), rules.pipelines(), rules.choose(x.layout()),
+                 expected);
+  make_codec(Json::array(), "uplink")->encode(x, Key(7), message);
+  EXPECT_EQ(message, expected);
+}
+
+TEST(Codec, DecodingTellsTheLargestMagnitude) {
+  ParameterSet x = model_values();
+  x.values("conv2.weight")[5000] = -70000.5f;
+  for (const char* const stages : {"[]", R"([{"stage": "cast"}])"}) {
+    const auto codec = make_codec(Json::parse(stages), "uplink");
+    Bytes message;
+    codec->encode(x, Key(7), message);
+    ParameterSet y(x.shared_layout());
+    float expected = 0;
+    const float largest = codec->decode(message, y);
+    for (const float value : y.values()) expected = std::max(expected, std::abs(value));
+    EXPECT_EQ(largest, expected) << stages;
+  }
+}
+
+// Whatever is wrong with a message, and wherever: the error names it.
+TEST(Codec, DamagedPlainMessagesAreRefusedWithTheReason) {
+  const auto codec = make_codec(Json::array(), "uplink");
+  const ParameterSet x = model_values();
+  Bytes message;
+  codec->encode(x, Key(7), message);
+  ParameterSet y(x.shared_layout());
+  const auto refused = [&](const Bytes& bytes, const std::string& why) {
+    try {
+      codec->decode(bytes, y);
+      ADD_FAILURE() << why;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(why), std::string::npos) << error.what();
+    }
+  };
+  for (size_t bit = 8 * 5; bit < 8 * message.size(); bit += 4999)
+    refused(with_flipped_bit(message, bit), "checksum mismatch");
+  for (const size_t missing : {size_t{1}, size_t{4}, message.size() / 2})
+    refused({message.begin(), message.end() - static_cast<std::ptrdiff_t>(missing)}, "checksum");
+  refused({1, 2, 3}, "truncated");
+  // A faulty sender: a value that is not finite under a checksum that is right.
+  const float infinity = INFINITY;
+  std::memcpy(message.data() + message.size() - 4 - sizeof(float), &infinity, sizeof(infinity));
+  const uint32_t checksum = checksum32(std::span(message).first(message.size() - 4));
+  std::memcpy(message.data() + message.size() - 4, &checksum, sizeof(checksum));
+  refused(message, "not finite (fc2.weight)");
 }
 
 TEST(Codec, EncodeLeavesOutAsItWasOnFailure) {

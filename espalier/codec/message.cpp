@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 
 #include "espalier/base/varint.h"
@@ -57,11 +58,9 @@ std::span<T> part(std::span<T> values, const ParameterInfo& tensor) {
 
 }  // namespace
 
-void encode_message(const ParameterLayout& layout, std::span<const float> values, Key key,
-                    std::span<const Pipeline> pipelines, std::span<const size_t> chosen,
-                    Bytes& out) {
-  ESPALIER_CHECK(values.size() == static_cast<size_t>(layout.size()), values.size(), " values");
-  const size_t start = out.size();
+std::vector<size_t> write_header(const ParameterLayout& layout, Key key,
+                                 std::span<const Pipeline> pipelines,
+                                 std::span<const size_t> chosen, Bytes& out) {
   const auto& tensors = layout.tensors();
   ByteWriter writer(out);
   writer.bytes(kMagic);
@@ -72,15 +71,44 @@ void encode_message(const ParameterLayout& layout, std::span<const float> values
   writer.put(layout_fingerprint(layout));
   put_varint(out, tensors.size());
   std::vector<size_t> size_at(tensors.size());
-  size_t most = kChecksumSize;
   for (size_t t = 0; t < tensors.size(); ++t) {
     put_varint(out, tensors[t].shape.size());
     for (const int64_t size : tensors[t].shape) put_varint(out, static_cast<uint64_t>(size));
     put_varint(out, chosen[t]);
     size_at[t] = out.size();
     writer.put(uint32_t{0});
-    most += pipelines[chosen[t]].max_bytes(static_cast<size_t>(tensors[t].size));
   }
+  return size_at;
+}
+
+Bytes plain_header(const ParameterLayout& layout, Key key, std::span<const Pipeline> pipelines,
+                   std::span<const size_t> chosen) {
+  Bytes header;
+  const std::vector<size_t> size_at = write_header(layout, key, pipelines, chosen, header);
+  for (size_t t = 0; t < size_at.size(); ++t) {
+    const auto size =
+        static_cast<uint32_t>(sizeof(float) * static_cast<size_t>(layout.tensors()[t].size));
+    std::memcpy(header.data() + size_at[t], &size, sizeof(size));
+  }
+  return header;
+}
+
+std::optional<Key> key_in(std::span<const uint8_t> message) {
+  constexpr size_t kBefore = kMagic.size() + sizeof(kFormatVersion);
+  if (message.size() < kBefore + sizeof(uint64_t)) return std::nullopt;
+  return Key(ByteReader(message.subspan(kBefore), kMessageWhere).get<uint64_t>());
+}
+
+void encode_message(const ParameterLayout& layout, std::span<const float> values, Key key,
+                    std::span<const Pipeline> pipelines, std::span<const size_t> chosen,
+                    Bytes& out) {
+  ESPALIER_CHECK(values.size() == static_cast<size_t>(layout.size()), values.size(), " values");
+  const size_t start = out.size();
+  const auto& tensors = layout.tensors();
+  const std::vector<size_t> size_at = write_header(layout, key, pipelines, chosen, out);
+  size_t most = kChecksumSize;
+  for (size_t t = 0; t < tensors.size(); ++t)
+    most += pipelines[chosen[t]].max_bytes(static_cast<size_t>(tensors[t].size));
   out.reserve(out.size() + most);
   for (size_t t = 0; t < tensors.size(); ++t) {
     const size_t before = out.size();
@@ -92,7 +120,7 @@ void encode_message(const ParameterLayout& layout, std::span<const float> values
     const auto size32 = static_cast<uint32_t>(size);
     std::memcpy(out.data() + size_at[t], &size32, sizeof(size32));
   }
-  writer.put(checksum32(std::span(out).subspan(start)));
+  ByteWriter(out).put(checksum32(std::span(out).subspan(start)));
 }
 
 MessageHeader read_header(std::span<const uint8_t> message) {
@@ -152,21 +180,25 @@ void check_layout(const MessageHeader& header, const ParameterLayout& layout) {
   }
 }
 
-void decode_payloads(const MessageHeader& header, std::span<const Pipeline> pipelines,
-                     const ParameterLayout& layout, std::span<float> out) {
+float decode_payloads(const MessageHeader& header, std::span<const Pipeline> pipelines,
+                      const ParameterLayout& layout, std::span<float> out) {
   ESPALIER_CHECK(out.size() == static_cast<size_t>(layout.size()), out.size(), " values");
   const auto& tensors = layout.tensors();
+  float largest = 0;
   for (size_t t = 0; t < tensors.size(); ++t) {
-    decode_payload(header.tensors[t].payload, pipelines[header.tensors[t].pipeline],
-                   header.key.child(t), tensors[t].name, part(out, tensors[t]));
+    largest = std::max(
+        largest, decode_payload(header.tensors[t].payload, pipelines[header.tensors[t].pipeline],
+                                header.key.child(t), tensors[t].name, part(out, tensors[t])));
   }
+  return largest;
 }
 
-void decode_payload(std::span<const uint8_t> payload, const Pipeline& pipeline, Key key,
-                    std::string_view name, std::span<float> out) {
+float decode_payload(std::span<const uint8_t> payload, const Pipeline& pipeline, Key key,
+                     std::string_view name, std::span<float> out) {
   ByteReader reader(payload, kMessageWhere);
-  pipeline.decode(reader, key, name, out);
+  const uint32_t largest = pipeline.decode(reader, key, name, out);
   reader.finish();
+  return std::bit_cast<float>(largest);
 }
 
 std::vector<Pipeline> read_pipelines(const MessageHeader& header) {

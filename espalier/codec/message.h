@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -34,6 +35,17 @@ struct MessageHeader {
   std::vector<TensorHeader> tensors;
 };
 
+// Appends everything before the payloads, whose sizes are 0; the result is where tensor t's size
+// (u32) stands in `out`. chosen[t] as below.
+std::vector<size_t> write_header(const ParameterLayout& layout, Key key,
+                                 std::span<const Pipeline> pipelines,
+                                 std::span<const size_t> chosen, Bytes& out);
+// The header of a message whose pipelines are all plain (pipeline.h): plain.h does the rest.
+Bytes plain_header(const ParameterLayout& layout, Key key, std::span<const Pipeline> pipelines,
+                   std::span<const size_t> chosen);
+// The key in what may be a message.
+std::optional<Key> key_in(std::span<const uint8_t> message);
+
 // Appends a message. chosen[t] is the position of tensor t's pipeline in `pipelines`. On failure
 // `out` may hold a part.
 void encode_message(const ParameterLayout& layout, std::span<const float> values, Key key,
@@ -55,13 +67,14 @@ std::shared_ptr<const ParameterLayout> nameless_layout(const MessageHeader& head
 // Throws Error unless the message has exactly this layout.
 void check_layout(const MessageHeader& header, const ParameterLayout& layout);
 
-// Decodes all payloads. Throws Error when one does not decode; `out` then holds a part.
-void decode_payloads(const MessageHeader& header, std::span<const Pipeline> pipelines,
-                     const ParameterLayout& layout, std::span<float> out);
+// Decodes all payloads and returns the largest magnitude. Throws Error when one does not decode;
+// `out` then holds a part.
+float decode_payloads(const MessageHeader& header, std::span<const Pipeline> pipelines,
+                      const ParameterLayout& layout, std::span<float> out);
 
-// Decodes one payload, all of it.
-void decode_payload(std::span<const uint8_t> payload, const Pipeline& pipeline, Key key,
-                    std::string_view name, std::span<float> out);
+// Decodes one payload, all of it, and returns the largest magnitude.
+float decode_payload(std::span<const uint8_t> payload, const Pipeline& pipeline, Key key,
+                     std::string_view name, std::span<float> out);
 
 // Decodes a message by what it says of itself, for tools and tests, into nameless_layout().
 // Messages of more than `max_values` values are refused before anything is allocated for them.

@@ -205,10 +205,12 @@ void Pipeline::encode(std::span<const float> x, Key key, std::string_view name, 
   });
 }
 
-void Pipeline::decode(ByteReader& reader, Key key, std::string_view name,
-                      std::span<float> out) const {
+uint32_t Pipeline::decode(ByteReader& reader, Key key, std::string_view name,
+                          std::span<float> out) const {
+  uint32_t largest = 0;
   const auto check = [&](std::span<const float> values) {
-    if (max_magnitude_bits(values) >= kInfinityBits)
+    largest = std::max(largest, max_magnitude_bits(values));
+    if (largest >= kInfinityBits)
       fail(reader.where(), "a decoded value is not finite (", name, ")");
   };
   const size_t coder = stages_.size() - 1;
@@ -256,6 +258,11 @@ void Pipeline::decode(ByteReader& reader, Key key, std::string_view name,
       check(target);
     });
   });
+  return largest;
+}
+
+bool Pipeline::plain() const {
+  return steps_.empty() || (steps_.size() == 1 && steps_[0].row->kind == StageKind::kIdentity);
 }
 
 bool Pipeline::unbiased() const {

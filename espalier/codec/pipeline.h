@@ -43,14 +43,17 @@ class Pipeline {
   void encode(std::span<const float> x, Key key, std::string_view name, Bytes& out) const;
 
   // Decodes what encode() made of out.size() values; the reader is left behind its last byte.
-  // Throws Error on anything else, and when a decoded value is not finite.
-  void decode(ByteReader& reader, Key key, std::string_view name, std::span<float> out) const;
+  // Returns the largest magnitude's bits. Throws Error on anything else, and when a decoded value
+  // is not finite.
+  uint32_t decode(ByteReader& reader, Key key, std::string_view name, std::span<float> out) const;
 
   // Upper bound of the encoded size of n values; exact unless a stage's size depends on the data.
   size_t max_bytes(size_t n) const;
 
   bool unbiased() const;
   bool lossless() const;
+  // Whether it is float32 and nothing else.
+  bool plain() const;
 
  private:
   // Calls visit(begin, size, first_block) for every unit: what the coder gets at once.
