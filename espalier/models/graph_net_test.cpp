@@ -216,6 +216,24 @@ TEST_P(GraphNets, FusedUpdateEqualsGradientThenStep) {
   }
 }
 
+TEST_P(GraphNets, AStepFromWeightsElsewhereGivesTheSameBits) {
+  const Graph graph = graph_of(GetParam());
+  const Problem problem(graph, GetParam().batch);
+  for (const Type type : {Type::kFloat, Type::kBf16}) {
+    GraphNet engine(graph, type);
+    ParameterSet expected = problem.weights, gradient(graph.layout), other(graph.layout);
+    SgdUpdate update{0.1f, 0.9f};
+    const BatchSums sums =
+        engine.train(problem.batch, expected.values(), gradient.values(), &update);
+    std::ranges::fill(other.values(), NAN);
+    update.from = problem.weights.values().data();
+    ASSERT_TRUE(engine.reads_elsewhere());
+    EXPECT_EQ(engine.train(problem.batch, other.values(), gradient.values(), &update).loss,
+              sums.loss);
+    EXPECT_TRUE(std::ranges::equal(other.values(), expected.values()));
+  }
+}
+
 // However a batch is cut: 1, 2, 3, … samples at a time, the last ones twice where it does not come
 // out even.
 TEST_P(GraphNets, SlicesChangeNothing) {

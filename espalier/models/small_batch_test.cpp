@@ -115,6 +115,13 @@ TEST_P(SmallBatch, BackwardIsBothProductsAndOneDnnsBits) {
   data.dx = nullptr;
   small_batch_backward(p.shape, data, p.scratch.data());
   EXPECT_EQ(p.w, updated);
+
+  p.w.assign(p.w.size(), NAN);  // read elsewhere
+  data.from = before.data();
+  data.dx = dx.data();
+  small_batch_backward(p.shape, data, p.scratch.data());
+  EXPECT_EQ(p.w, updated);
+  EXPECT_EQ(dx, expected_dx);
 }
 
 // Rounded to bf16, as the products of dot_linear.h read them.

@@ -79,10 +79,24 @@ NestedNet& FlatTrainer::nested(const SubmodelTraining& training, const data::Dat
 void FlatTrainer::load(const ParameterSet& weights) {
   ESPALIER_CHECK(weights.size() == weights_.size(), weights.size(), " values for a model of ",
                  weights_.size());
+  loaded_ = nullptr;
   std::copy(weights.values().begin(), weights.values().end(), weights_.begin());
 }
 
+void FlatTrainer::load_shared(const std::shared_ptr<const ParameterSet>& weights) {
+  ESPALIER_CHECK(weights->size() == weights_.size(), weights->size(), " values for a model of ",
+                 weights_.size());
+  loaded_ = weights;
+}
+
+void FlatTrainer::copy_loaded() const {
+  if (loaded_ == nullptr) return;
+  std::ranges::copy(loaded_->values(), weights_.begin());
+  loaded_ = nullptr;
+}
+
 void FlatTrainer::store(ParameterSet& weights) const {
+  copy_loaded();
   if (weights.empty() || !(weights.layout() == *layout())) weights = ParameterSet(layout());
   std::copy(weights_.begin(), weights_.end(), weights.values().begin());
 }
@@ -216,8 +230,9 @@ FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_
   // gradient.
   const bool fuse = options.optimizer == "sgd" && options.momentum == 0 && options.clip_norm == 0 &&
                     !hooks.before_step && (nest == nullptr || nest->can_fuse());
-  const SgdUpdate update{static_cast<float>(options.lr),
-                         static_cast<float>(1 - options.lr * options.weight_decay)};
+  SgdUpdate update{static_cast<float>(options.lr),
+                   static_cast<float>(1 - options.lr * options.weight_decay)};
+  if (!fuse || !net.reads_elsewhere()) copy_loaded();
   const std::vector<Segment>& segments = fuse ? unfused_ : trainable_;
   // A step that was fused left old values in `gradients_`, but only where the next one writes too;
   // the hooks' promise that statistics have zero gradients holds because nothing ever writes there.
@@ -243,6 +258,8 @@ FitResult FlatTrainer::fit(const data::Dataset& dataset, std::span<const uint32_
       teach(hooks, indices, batch);
       batch.key = key.child(Purpose::kDropout).child(result.steps);
       batch.step = result.steps;
+      const std::shared_ptr<const ParameterSet> loaded = std::move(loaded_);
+      update.from = loaded != nullptr ? loaded->values().data() : nullptr;
       const BatchSums sums = net.train(batch, weights_, gradients_, fuse ? &update : nullptr);
       if (options.clip_norm > 0) clip_norm(gradients_, segments, options.clip_norm);
       if (hooks.before_step) hooks.before_step(weights_, gradients_);
@@ -286,6 +303,7 @@ NormStatistics FlatTrainer::statistics(const data::Dataset& dataset,
   }
   NormStatistics found{ParameterSet(std::make_shared<const ParameterLayout>(std::move(tensors)))};
   ParameterSet& out = found.values;
+  copy_loaded();
   if (samples.empty() || out.size() == 0) return found;
   AlignedVector<float> weights = weights_;
   const auto run = [&](const Batch& batch, float start) {
@@ -342,6 +360,7 @@ void FlatTrainer::predict(const data::Dataset& dataset, std::span<const uint32_t
   }
   ESPALIER_CHECK(logits.empty() || logits.size() == samples.size() * classes, logits.size(),
                  " logits for ", samples.size(), " samples of ", classes, " logits each");
+  copy_loaded();
   Batch batch = gather(dataset, samples, augmentation, key);
   batch.key = drawing_key(samples);
   net_->predict(batch, weights_, features, logits);
@@ -350,6 +369,7 @@ void FlatTrainer::predict(const data::Dataset& dataset, std::span<const uint32_t
 EvalSums FlatTrainer::evaluate(const data::Dataset& dataset, std::span<const uint32_t> samples) {
   check(dataset);
   if (samples.empty()) return {};
+  copy_loaded();
   const Batch batch = unaugmented(dataset, samples);
   const BatchSums sums = net_->evaluate(batch, weights_);
   return {sums.loss, sums.correct, samples.size(), count_classes(batch.labels, net_->logits()),

@@ -24,8 +24,12 @@ class FlatTrainer final : public Trainer {
   uint64_t macs_per_sample() const override { return net_->macs_per_sample(); }
   uint64_t training_bytes(int64_t batch_size, const StepOptions& options) const override;
   void load(const ParameterSet& weights) override;
+  void load_shared(const std::shared_ptr<const ParameterSet>& weights) override;
   void store(ParameterSet& weights) const override;
-  std::span<const float> weights() const override { return weights_; }
+  std::span<const float> weights() const override {
+    copy_loaded();
+    return weights_;
+  }
   FitResult fit(const data::Dataset& dataset, std::span<const uint32_t> samples,
                 const StepOptions& options, const FitHooks& hooks, Key key) override;
   NormStatistics statistics(const data::Dataset& dataset, std::span<const uint32_t> samples,
@@ -42,6 +46,7 @@ class FlatTrainer final : public Trainer {
 
  private:
   void check(const data::Dataset& dataset) const;
+  void copy_loaded() const;
   // The net that trains as `training` says, made when first asked for.
   NestedNet& nested(const SubmodelTraining& training, const data::Dataset& dataset,
                     std::span<const uint32_t> samples, Key key);
@@ -58,7 +63,11 @@ class FlatTrainer final : public Trainer {
   std::unique_ptr<NestedNet> nested_;
   DataSpec data_;
   std::string init_file_;
-  AlignedVector<float> weights_, gradients_;
+  // Weights that were loaded and are not in weights_ yet: a first step may read them where they
+  // are.
+  mutable std::shared_ptr<const ParameterSet> loaded_;
+  mutable AlignedVector<float> weights_;
+  AlignedVector<float> gradients_;
   std::vector<Segment> trainable_,
       unfused_;  // all trainable values; those that the net does not update itself
   Optimizer optimizer_;

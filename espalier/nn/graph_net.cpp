@@ -396,6 +396,19 @@ void GraphNet::run_forward(Plan& plan, const Frame& frame) {
   for (size_t i = 0; i < plan.layers.size(); ++i) run(*plan.layers[i], i, Pass::kForward, frame);
 }
 
+// What the layers do not read elsewhere is brought to them.
+void GraphNet::copy_weights(const Plan& plan, const float* from, float* weights) const {
+  std::vector<bool> elsewhere(graph_.layout->tensors().size(), false);
+  for (size_t i = 0; i < plan.layers.size(); ++i) {
+    if (plan.layers[i]->reads_elsewhere())
+      elsewhere[static_cast<size_t>(graph_.nodes[i].weight)] = true;
+  }
+  for (size_t t = 0; t < elsewhere.size(); ++t) {
+    const ParameterInfo& tensor = graph_.layout->tensors()[t];
+    if (!elsewhere[t]) std::copy_n(from + tensor.offset, tensor.size, weights + tensor.offset);
+  }
+}
+
 BatchSums GraphNet::train(const Batch& batch, std::span<float> weights, std::span<float> gradients,
                           const SgdUpdate* update) {
   Plan& p = plan(batch.size, true);
@@ -403,6 +416,7 @@ BatchSums GraphNet::train(const Batch& batch, std::span<float> weights, std::spa
   frame.weights = weights.data();
   frame.gradients = gradients.data();
   frame.update = update;
+  if (update != nullptr && update->from != nullptr) copy_weights(p, update->from, weights.data());
   frame.observer = observer_;
   run_forward(p, frame);
   LossSums sums =

@@ -34,6 +34,7 @@ class GraphNet final : public Net {
   }
   BatchSums train(const Batch& batch, std::span<float> weights, std::span<float> gradients,
                   const SgdUpdate* update) override;
+  bool reads_elsewhere() const override { return true; }
   std::vector<size_t> fused_tensors() const override;
   BatchSums evaluate(const Batch& batch, std::span<const float> weights) override;
   std::span<const float> forward_training(const Batch& batch, std::span<float> weights) override;
@@ -72,6 +73,7 @@ class GraphNet final : public Net {
   Plan& plan(int64_t batch, bool training);
   Plan make_plan(int64_t batch, bool training, bool repeats = false) const;
   static void run_forward(Plan& plan, const Frame& frame);
+  void copy_weights(const Plan& plan, const float* from, float* weights) const;
   // Assigns the gradients' slots, from the last layer to the first.
   void place_gradients(int64_t batch, Plan& plan, ArenaPlanner& arena) const;
   size_t vector_part() const;

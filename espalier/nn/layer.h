@@ -70,6 +70,10 @@ struct Frame {
   const SgdUpdate* update = nullptr;
   LayerObserver* observer = nullptr;
 
+  // Where the weights before the step are, for layers that read them elsewhere.
+  const float* weights_before() const {
+    return update != nullptr && update->from != nullptr ? update->from : weights;
+  }
   // LayerObserver::parameters(), for the layer to say.
   void parameters_begin() const {
     if (observer != nullptr) observer->parameters();
@@ -114,6 +118,8 @@ class Layer {
   // what is done once per value is not counted.
   virtual uint64_t forward_macs() const { return 0; }
   virtual uint64_t backward_macs() const { return 0; }
+  // Whether its weights may lie elsewhere before a step (Frame::weights_before).
+  virtual bool reads_elsewhere() const { return false; }
   // Of the values that a pass multiplies; sums are float's.
   virtual Type product_type(Pass pass) const {
     static_cast<void>(pass);

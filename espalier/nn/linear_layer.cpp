@@ -97,6 +97,8 @@ class LinearLayer final : public Layer {
   uint64_t forward_macs() const override { return static_cast<uint64_t>(batch_ * in_ * out_); }
   uint64_t backward_macs() const override { return forward_macs() * (slots.dx != kNoSlot ? 2 : 1); }
 
+  bool reads_elsewhere() const override { return small_ && !dot_; }
+
   void forward(const Frame& frame) override {
     float* y = frame.at<float>(slots.y);
     if (rounded_ != nullptr) {
@@ -106,7 +108,7 @@ class LinearLayer final : public Layer {
       dot_linear_forward(shape_, frame.at<float>(slots.x), frame.weights + weight_, y,
                          frame.at<void>(slots.scratch));
     } else if (small_) {
-      small_batch_forward(shape_, frame.at<float>(slots.x), frame.weights + weight_, y,
+      small_batch_forward(shape_, frame.at<float>(slots.x), frame.weights_before() + weight_, y,
                           frame.at<float>(slots.scratch));
     } else {
       gemm('N', 'T', batch_, out_, in_, 1, frame.at<float>(slots.x), in_, frame.weights + weight_,
@@ -135,6 +137,7 @@ class LinearLayer final : public Layer {
       if (update != nullptr) {
         data.rate = update->rate;
         data.keep = update->keep;
+        if (!dot_) data.from = frame.weights_before() + weight_;
       } else {
         data.gradient = frame.gradients + weight_;
       }

@@ -46,6 +46,9 @@ struct BatchSums {
 struct SgdUpdate {
   float rate = 0;
   float keep = 1;
+  // The whole flat buffer of the weights before the step, where that is another one: they are read
+  // there and all that `weights` should be is written. Null: `weights` has them.
+  const float* from = nullptr;
 };
 
 // Not thread-safe.
@@ -62,6 +65,8 @@ class Net {
   // updated in `weights` at once and their part of `gradients` is left as it was.
   virtual BatchSums train(const Batch& batch, std::span<float> weights, std::span<float> gradients,
                           const SgdUpdate* update) = 0;
+  // Whether it knows SgdUpdate::from.
+  virtual bool reads_elsewhere() const { return false; }
   // Indices of the trainable tensors that the last train() has found no gradient for, because
   // nothing of the loss depends on them: theirs in `gradients` is 0, and no step changes them, as
   // PyTorch's optimizers leave out parameters without a gradient.

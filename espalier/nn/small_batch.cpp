@@ -27,7 +27,7 @@ constexpr size_t kPair = 2;  // outputs that forward computes at a time
 // Samples' inputs that stay in the first-level cache while all outputs go by.
 constexpr size_t kForwardBytes = 16 << 10, kBackwardBytes = 16 << 10;
 // Weights that do not stay in the second-level cache; below, oneDNN's products are as fast.
-constexpr size_t kLargeBytes = 2 << 20;
+constexpr size_t kLargeBytes = 1 << 20;
 // Rows of weights that backward works on while it asks for the next ones.
 constexpr size_t kRows = 16;
 
@@ -138,8 +138,8 @@ void forward(const LinearShape& s, const float* x, const float* w, float* y, flo
 struct Strip {
   const float* x;   // B rows of `in` values, from this strip's first input on
   const float* dy;  // rows × B
-  float* w;
-  float* gradient;
+  const float* w;
+  float* to;  // updated weights, or gradient
   const float* next;
   float* sums;  // B × stride; null: no input gradient
   size_t stride, rows;
@@ -157,8 +157,8 @@ ESPALIER_AVX512 void work_rows(const Strip& strip, size_t in, __mmask16 mask, fl
     if constexpr (kInput) sum[b] = _mm512_load_ps(strip.sums + b * strip.stride);
   }
   const __m512 kept = _mm512_set1_ps(keep), step = _mm512_set1_ps(-rate);
-  const float *dy = strip.dy, *next = strip.next;
-  float *row = strip.w, *to = kUpdate ? strip.w : strip.gradient;
+  const float *dy = strip.dy, *next = strip.next, *row = strip.w;
+  float* to = strip.to;
   for (size_t r = strip.rows; r > 0; --r, dy += B, row += in, next += in, to += in) {
     _mm_prefetch(next, _MM_HINT_T1);
     const __m512 weights =
@@ -186,6 +186,8 @@ ESPALIER_AVX512 void work_rows(const Strip& strip, size_t in, __mmask16 mask, fl
 template <size_t B, bool kInput, bool kUpdate>
 void backward(const LinearShape& s, const LinearBackward& d, float* scratch) {
   float* const dy = scratch;
+  const float* const w = kUpdate && d.from != nullptr ? d.from : d.w;
+  float* const to = kUpdate ? d.w : d.gradient;
   for (size_t o = 0; o < s.out; ++o) {
     for (size_t b = 0; b < B; ++b) dy[o * B + b] = d.dy[b * s.out + o];
   }
@@ -201,9 +203,9 @@ void backward(const LinearShape& s, const LinearBackward& d, float* scratch) {
         for (size_t i = i0; i < i1; i += kLanes) {
           const Strip strip{.x = d.x + i,
                             .dy = dy + o * B,
-                            .w = d.w + o * s.in + i,
-                            .gradient = kUpdate ? nullptr : d.gradient + o * s.in + i,
-                            .next = d.w + (o + 2 * kRows <= s.out ? o + kRows : o) * s.in + i,
+                            .w = w + o * s.in + i,
+                            .to = to + o * s.in + i,
+                            .next = w + (o + 2 * kRows <= s.out ? o + kRows : o) * s.in + i,
                             .sums = sums + (i - i0),
                             .stride = stride,
                             .rows = rows};

@@ -40,6 +40,9 @@ struct LinearBackward {
   float* dx = nullptr;
   float* gradient = nullptr;
   float rate = 0, keep = 1;
+  // The weights before an update, when they are not in w: all of w is written then. (Not for
+  // dot_linear.h.)
+  const float* from = nullptr;
 };
 void small_batch_backward(const LinearShape& shape, const LinearBackward& data, float* scratch);
 

@@ -139,6 +139,8 @@ class Trainer {
   virtual bool opaque() const { return false; }
 
   virtual void load(const ParameterSet& weights) = 0;
+  // The same of weights that stay as they are: a trainer may read them where they lie.
+  virtual void load_shared(const std::shared_ptr<const ParameterSet>& weights) { load(*weights); }
   virtual void store(ParameterSet& weights) const = 0;
   // The same values where they lie, in the layout's order, valid until anything else is called.
   // Empty: they lie in no such buffer.
