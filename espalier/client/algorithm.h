@@ -30,6 +30,9 @@ struct ClientContext {
   // when it holds out none.
   const data::Dataset* test = nullptr;
   std::span<const uint32_t> test_samples = {};
+  // Whether a payload may come as what it is the difference of (wire::Payload::before): whoever
+  // runs the algorithm encodes it before the trainer is used again.
+  bool takes_differences = false;
 };
 
 class ClientAlgorithm {

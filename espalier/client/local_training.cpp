@@ -31,17 +31,24 @@ std::shared_ptr<ParameterSet> change_since(const ParameterSet& before, train::Tr
 }
 
 wire::Update train_locally(ClientContext& context, const wire::Task& task,
-                           const train::FitHooks& hooks) {
-  const ParameterSet& before = *task.payload(wire::kModel).values;
+                           const train::FitHooks& hooks, Change form) {
+  const auto& before = task.payload(wire::kModel).values;
   const Measured measured;
-  context.trainer.load(before);
+  context.trainer.load_shared(before);
   train::FitHooks all = hooks;
   if (!(task.submodel_training == train::SubmodelTraining{}))
     all.submodel = &task.submodel_training;
   const train::FitResult fit =
       context.trainer.fit(context.dataset, context.samples, task.train, all, context.key);
   wire::Update update;
-  update.payloads.push_back({wire::kDelta, change_since(before, context.trainer), 1});
+  wire::Payload& change = update.payloads.emplace_back();
+  change.name = wire::kDelta;
+  if (form == Change::kDifference) change.after = context.trainer.weights();
+  if (change.after.empty()) {
+    change.values = change_since(*before, context.trainer);
+  } else {
+    change.before = before;
+  }
   measured.report(fit, static_cast<double>(fit.macs), static_cast<double>(context.samples.size()),
                   update);
   return update;

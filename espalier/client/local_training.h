@@ -22,9 +22,17 @@ class Measured {
 // sums exactly; its exact value matters to nobody, so it is cut off there.
 std::shared_ptr<ParameterSet> change_since(const ParameterSet& before, train::Trainer& trainer);
 
+// How train_locally() returns the change.
+enum class Change {
+  kValues,
+  // As a difference that is not made yet (wire::Payload::before), where the trainer's weights lie
+  // in one buffer.
+  kDifference
+};
+
 // Loads the task's model, trains it on the client's samples with the given hooks, and returns an
 // update with the payload "delta" (after − before, weight 1) and the standard scalars.
 wire::Update train_locally(ClientContext& context, const wire::Task& task,
-                           const train::FitHooks& hooks);
+                           const train::FitHooks& hooks, Change form = Change::kValues);
 
 }  // namespace espalier::client

@@ -119,6 +119,8 @@ void Session::run(const TrainerSource& trainer, const ClientData& data) {
                              .create({&task_.options, "task.options"}, {});
   ClientContext context{trainer(task_.units), data.dataset, data.samples, key_,
                         previous_.get(),      {},           data.test,    data.test_samples};
+  // Stages and masks work on values.
+  context.takes_differences = !uses_stages() && task_.mask == nullptr;
   update_ = algorithm->run(context, task_);
   update_.answers = task_.id();
   next_ = std::move(context.next);
@@ -127,9 +129,7 @@ void Session::run(const TrainerSource& trainer, const ClientData& data) {
 wire::EncodedMessage Session::encode() {
   const Key key = key_.child(Purpose::kUplink);
   const codec::Codec& uplink = uplink_of(task_.kind, environment_.uplink);
-  // Without a next round nothing is made up for, and nothing that was lost before belongs to this.
-  const bool stages = task_.keeps_state && !environment_.stages.empty();
-  if (!stages) return encode_shortest(update_, uplink, key, limits_);
+  if (!uses_stages()) return encode_shortest(update_, uplink, key, limits_);
   // With feedback an update says more than what has changed now.
   if (update_.mask != task_.mask) update_.mask = nullptr;
   // What was lost of other weights is no correction of these.

@@ -60,7 +60,7 @@ class Session {
   const wire::Task& task() const { return task_; }
   // Runs the algorithm that the task names.
   void run(const TrainerSource& trainer, const ClientData& data);
-  // What goes back to the server.
+  // What goes back to the server. The trainer that ran has not been used since.
   wire::EncodedMessage encode();
   // Keeps what the next task builds on. Last, so that a client that failed before has not moved on.
   void remember();
@@ -71,6 +71,8 @@ class Session {
                                                    std::span<const uint8_t> body);
   std::span<const uint8_t> held_mask(const wire::Task& head, uint32_t round);
   void check_model() const;
+  // Without a next round nothing is made up for, and nothing that was lost before belongs to this.
+  bool uses_stages() const { return task_.keeps_state && !environment_.stages.empty(); }
 
   const ClientEnvironment& environment_;
   Key key_{0};

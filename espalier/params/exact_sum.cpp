@@ -29,6 +29,23 @@ ESPALIER_KERNEL void add_small(const float* __restrict x, double factor, int64_t
   }
 }
 
+// The same of four at once: each sum is loaded and stored once for them. What the magic number
+// leaves in the sums is taken away together, modulo 2^64.
+ESPALIER_KERNEL void add_four(const float* __restrict a, const float* __restrict b,
+                              const float* __restrict c, const float* __restrict d,
+                              const double* factors, int64_t* __restrict sums, size_t count) {
+  constexpr double kMagic = 6755399441055744.0;
+  constexpr uint64_t kMagicBits = 4 * std::bit_cast<uint64_t>(kMagic);
+  const double fa = factors[0], fb = factors[1], fc = factors[2], fd = factors[3];
+  for (size_t i = 0; i < count; ++i) {
+    const auto first = std::bit_cast<uint64_t>(static_cast<double>(a[i]) * fa + kMagic) +
+                       std::bit_cast<uint64_t>(static_cast<double>(b[i]) * fb + kMagic);
+    const auto second = std::bit_cast<uint64_t>(static_cast<double>(c[i]) * fc + kMagic) +
+                        std::bit_cast<uint64_t>(static_cast<double>(d[i]) * fd + kMagic);
+    sums[i] = static_cast<int64_t>(static_cast<uint64_t>(sums[i]) + (first + second - kMagicBits));
+  }
+}
+
 void add_large(const float* __restrict x, double factor, int64_t* __restrict sums, size_t count) {
   for (size_t i = 0; i < count; ++i) sums[i] += std::llrint(static_cast<double>(x[i]) * factor);
 }
@@ -189,8 +206,8 @@ void ExactAccumulator::each_wide(const CoordinateMap* map, Body&& body) const {
   }
 }
 
-float ExactAccumulator::check(std::span<const float> x, double weight,
-                              const CoordinateMap* map) const {
+float ExactAccumulator::check(std::span<const float> x, double weight, const CoordinateMap* map,
+                              std::optional<float> known) const {
   if (map != nullptr && map->full_size() != size_) {
     fail("params/exact_sum", "expected a sub-model of a model of ", size_, " values, got one of ",
          map->full_size());
@@ -203,7 +220,7 @@ float ExactAccumulator::check(std::span<const float> x, double weight,
   }
   float largest = 0;
   if (wide_.empty()) {
-    largest = largest_magnitude(x);
+    largest = known ? *known : largest_magnitude(x);
   } else if (map == nullptr) {
     for (const Range& range : narrow_)
       largest = largest_of(largest, x.subspan(range.begin, range.end - range.begin));
@@ -258,10 +275,24 @@ void ExactAccumulator::add_checked(std::span<const Contribution> contributions) 
     count(one.weight);
     if (!wide_.empty()) add_wide(one.x, one.weight, nullptr);
   }
+  const auto small = [&](const Contribution& one) { return is_small(one.weight, one.largest); };
   const auto add_range = [&](size_t begin, size_t end) {
-    for (const auto& [x, weight, largest] : contributions) {
-      (is_small(weight, largest) ? add_small : add_large)(x.data() + begin, weight * scale_,
-                                                          sums_.data() + begin, end - begin);
+    int64_t* const sums = sums_.data() + begin;
+    const size_t count = end - begin;
+    std::span<const Contribution> left = contributions;
+    while (!left.empty()) {
+      const Contribution& one = left[0];
+      if (left.size() < 4 || !std::ranges::all_of(left.first(4), small)) {
+        (small(one) ? add_small : add_large)(one.x.data() + begin, one.weight * scale_, sums,
+                                             count);
+        left = left.subspan(1);
+        continue;
+      }
+      const double factors[] = {one.weight * scale_, left[1].weight * scale_,
+                                left[2].weight * scale_, left[3].weight * scale_};
+      add_four(one.x.data() + begin, left[1].x.data() + begin, left[2].x.data() + begin,
+               left[3].x.data() + begin, factors, sums, count);
+      left = left.subspan(4);
     }
   };
   const size_t num_stripes = (size_ + kStripe - 1) / kStripe;

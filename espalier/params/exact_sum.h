@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -59,7 +60,10 @@ class ExactAccumulator {
   // check() returns the largest magnitude in x, wide values apart, which add_checked() needs.
   // With a map, x holds the values of its smaller buffer and is added to the coordinates that these
   // stand for; all others count as zero. The map's full size must be size().
-  float check(std::span<const float> x, double weight, const CoordinateMap* map = nullptr) const;
+  // `known`: the largest magnitude in all of x, where somebody has looked already (not finite: so
+  // is a value).
+  float check(std::span<const float> x, double weight, const CoordinateMap* map = nullptr,
+              std::optional<float> known = std::nullopt) const;
   void add_checked(std::span<const float> x, double weight, float largest,
                    const CoordinateMap* map = nullptr);
   // Several that cover everything at once: each sum is read and written once for all of them.

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "espalier/client/algorithm.h"
+#include "espalier/client/local_training.h"
 #include "espalier/strategy/weighting.h"
 
 namespace espalier::strategy {
@@ -20,9 +20,14 @@ class FedAvgClient : public client::ClientAlgorithm {
  protected:
   // Trains with the hooks and weighs the update, whose only payload is "delta", after − before, of
   // the layout that the task came with (a sub-model's, if it is one); scalars are the standard ones
-  // (wire/task.h). Derived halves add to it.
+  // (wire/task.h). Derived halves add to it; who does not may take the change as a difference.
   wire::Update train(client::ClientContext& context, const wire::Task& task,
-                     const train::FitHooks& hooks) const;
+                     const train::FitHooks& hooks,
+                     client::Change form = client::Change::kValues) const;
+  // As the context takes it.
+  static client::Change change_form(const client::ClientContext& context) {
+    return context.takes_differences ? client::Change::kDifference : client::Change::kValues;
+  }
 
  private:
   WeightingOptions weighting_;

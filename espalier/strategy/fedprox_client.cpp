@@ -11,7 +11,7 @@ wire::Update FedProxClient::run(client::ClientContext& context, const wire::Task
       for (size_t i = begin; i < end; ++i) gradients[i] += mu * (weights[i] - anchor.values()[i]);
     });
   };
-  return train(context, task, hooks);
+  return train(context, task, hooks, change_form(context));
 }
 
 }  // namespace espalier::strategy

@@ -39,6 +39,7 @@ void split_squares(Update& update, const std::string& name) {
       coarse->values()[i] = rounded;
     }
     update.payloads[p].values = std::move(coarse);
+    update.payloads[p].largest.reset();
     update.payloads.push_back({fine(name), std::move(rest), update.payloads[p].weight});
     return;
   }

@@ -38,7 +38,8 @@ ExactAccumulator& RoundSums::made(const std::string& payload, const ParameterLay
 
 namespace {
 
-constexpr size_t kMostWaiting = 8, kMostWaitingBytes = size_t{32} << 20;
+// As many as add_checked() takes in one pass; more would leave the caches meanwhile.
+constexpr size_t kMostWaiting = 4, kMostWaitingBytes = size_t{32} << 20;
 
 }  // namespace
 
@@ -66,8 +67,9 @@ void RoundSums::add(uint64_t client, const wire::Update& update) {
   // Check everything before adding anything: a client's update counts whole or not at all.
   std::vector<float> largest;
   for (size_t i = 0; i < targets.size(); ++i) {
+    const wire::Payload& payload = update.payloads[i];
     largest.push_back(
-        targets[i]->check(update.payloads[i].values->values(), update.payloads[i].weight, map));
+        targets[i]->check(payload.values->values(), payload.weight, map, payload.largest));
   }
   for (size_t i = 0; i < targets.size(); ++i) {
     const wire::Payload& payload = update.payloads[i];

@@ -23,7 +23,7 @@ namespace espalier::strategy {
 // else when all updates are in.
 //
 // Memory: 8 bytes per value and payload, as long as the whole model also where clients train parts
-// of it, the scalars of every client, and up to eight updates of together 32 MiB (or one) per
+// of it, the scalars of every client, and up to four updates of together 32 MiB (or one) per
 // payload that are to be added at once.
 class RoundSums {
  public:

@@ -78,12 +78,12 @@ void write_payload_table(const std::vector<wire::Payload>& payloads, const Encod
     const wire::Payload& payload = payloads[i];
     out.string(payload.name);
     out.put(payload.weight);
-    const bool inline_layout = payload.values->shared_layout() != limits.model &&
-                               !(payload.values->layout() == *limits.model);
+    const auto& layout = payload.values_layout();
+    const bool inline_layout = layout != limits.model && !(*layout == *limits.model);
     const bool delta = model_delta && payload.name == wire::kModel;
     out.put(static_cast<uint8_t>((inline_layout ? kInlineLayout : 0) | (delta ? kModelDelta : 0) |
                                  (!delta && under_mask(payload, mask) ? kMasked : 0)));
-    if (inline_layout) write_layout(payload.values->layout(), out);
+    if (inline_layout) write_layout(*layout, out);
     out.put(static_cast<uint64_t>(message.bodies[i]->size()));
   }
 }
@@ -139,7 +139,7 @@ std::vector<wire::Payload> read_payloads(
       const bool masked = (flags & kMasked) != 0;
       auto values = std::make_shared<ParameterSet>(
           ParameterSet::unset(masked ? mask->mask.compact_layout() : layout));
-      codec.decode(*body, *values);
+      payload.largest = codec.decode(*body, *values);
       if (masked) return std::make_shared<ParameterSet>(mask->mask.expand(*values));
       return values;
     };
@@ -326,7 +326,9 @@ EncodedMessage encode_update(const wire::Update& update, const codec::Codec& cod
   return encode_update(
       update,
       [&](const wire::Payload& payload, const prune::Mask* mask, Key key, Bytes& out) {
-        encode_values(*payload.values, mask, codec, key, out);
+        if (payload.values != nullptr) return encode_values(*payload.values, mask, codec, key, out);
+        codec.encode_difference(payload.before->layout(), payload.after, payload.before->values(),
+                                key, out);
       },
       codec_key, limits);
 }

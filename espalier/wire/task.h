@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -30,6 +32,21 @@ struct Payload {
   // holds; `values` is null then.
   std::shared_ptr<const Bytes> encoded = nullptr;
   std::shared_ptr<const ParameterLayout> layout = nullptr;
+  // On a client that goes on to encode it: `values` is null, and what they would be is after −
+  // before, computed piece by piece as it is encoded. `after` are a trainer's weights, valid until
+  // it is used again.
+  std::shared_ptr<const ParameterSet> before = nullptr;
+  std::span<const float> after = {};
+  // On the server: the largest magnitude of `values`, which decoding has found. Nothing: nobody has
+  // looked.
+  std::optional<float> largest = std::nullopt;
+
+  // Of `values`, made or not.
+  const std::shared_ptr<const ParameterLayout>& values_layout() const {
+    return (values != nullptr ? values : before)->shared_layout();
+  }
+  // Makes `values`, which are not changed if they are there.
+  void make_values();
 };
 
 // What a client is asked for. Training changes what the client remembers. All others do not: the
