@@ -88,6 +88,30 @@ TEST(Wire, UpdateRoundTrip) {
                Error);  // an update is not a task
 }
 
+TEST(Wire, AnUpdateOfADifferenceIsThatOfItsValues) {
+  const Fixture f;
+  const auto before = numbers(model_layout());
+  ParameterSet after = *before;
+  for (float& value : after.values()) value = value * 1.5f + 0.25f;
+  wire::Update made, unmade;
+  auto values = std::make_shared<ParameterSet>(model_layout());
+  subtract(after.values(), before->values(), values->values());
+  made.payloads.push_back({"delta", values, 600});
+  wire::Payload& difference = unmade.payloads.emplace_back();
+  difference.name = "delta";
+  difference.weight = 600;
+  difference.before = before;
+  difference.after = after.values();
+  const EncodedMessage expected = encode_update(made, *f.codec, Key(1), f.limits),
+                       message = encode_update(unmade, *f.codec, Key(1), f.limits);
+  EXPECT_EQ(message.head, expected.head);
+  EXPECT_EQ(*message.bodies[0], *expected.bodies[0]);
+  const wire::Update read = decode_update(message, *f.codec, f.limits);
+  float largest = 0;
+  for (const float value : values->values()) largest = std::max(largest, std::abs(value));
+  EXPECT_EQ(read.payloads[0].largest, largest);
+}
+
 TEST(Wire, SharedBodiesAreEncodedAndDecodedOnce) {
   const Fixture f;
   EncodedBodies encoded;

@@ -4,13 +4,6 @@
 
 namespace espalier::wire {
 
-void Payload::make_values() {
-  if (values != nullptr) return;
-  auto change = std::make_shared<ParameterSet>(ParameterSet::unset(before->shared_layout()));
-  subtract(after, before->values(), change->values());
-  values = std::move(change);
-}
-
 const Payload& Task::payload(const std::string& name) const {
   for (const Payload& candidate : payloads) {
     if (candidate.name == name) return candidate;

@@ -45,8 +45,6 @@ struct Payload {
   const std::shared_ptr<const ParameterLayout>& values_layout() const {
     return (values != nullptr ? values : before)->shared_layout();
   }
-  // Makes `values`, which are not changed if they are there.
-  void make_values();
 };
 
 // What a client is asked for. Training changes what the client remembers. All others do not: the
