@@ -286,13 +286,8 @@ void dot_linear_forward(const LinearShape& s, const float* x, const float* w, fl
 }
 
 void dot_linear_backward(const LinearShape& s, const LinearBackward& d, void* scratch) {
-  const bool update = d.gradient == nullptr;
-  with_batch<kMaxBatch>(s.batch, [&]<size_t B>() {
-    if (d.dx != nullptr) {
-      update ? backward<B, true, true>(s, d, scratch) : backward<B, true, false>(s, d, scratch);
-    } else {
-      update ? backward<B, false, true>(s, d, scratch) : backward<B, false, false>(s, d, scratch);
-    }
+  with_backward<kMaxBatch>(s.batch, d, [&]<size_t B, bool kInput, bool kUpdate>() {
+    backward<B, kInput, kUpdate>(s, d, scratch);
   });
 }
 

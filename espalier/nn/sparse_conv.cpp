@@ -71,27 +71,6 @@ ESPALIER_INLINE void spread_taps(const Entry* entries, size_t count, const float
   }
 }
 
-// out[offset + v] += Σ gradient·weights[channel offset + v] for R vectors v, of the channels that
-// have their gradient at one position. Where spread_taps() loads and stores an output for each
-// product, this does so once for all channels; it adds up in another order.
-template <size_t R>
-ESPALIER_INLINE void gather_taps(const Entry* entries, size_t count, const float* weights,
-                                 float* out) {
-  Lanes part[R];
-  for (size_t r = 0; r < R; ++r) load(out + r * kLanes, part[r]);
-  for (size_t i = 0; i < count; ++i) {
-    const float* at = weights + entries[i].offset;
-    one_address(at);
-    const Lanes gradient = entries[i].gradient - Lanes{};  // a broadcast
-    for (size_t r = 0; r < R; ++r) {
-      Lanes value;
-      load(at + r * kLanes, value);
-      part[r] += gradient * value;
-    }
-  }
-  for (size_t r = 0; r < R; ++r) store(part[r], out + r * kLanes);
-}
-
 template <class Call>
 ESPALIER_INLINE void with_vectors(size_t vectors, Call call) {
   switch (vectors) {
@@ -165,7 +144,9 @@ ESPALIER_INLINE void list_outputs(const SparseConvShape& s, const SparseConvData
   }
 }
 
-// Adds to the input's gradient what the band's outputs give it.
+// Adds to the input's gradient what the band's outputs give it. Where spread_taps() loads and
+// stores an output for each product, this does so once for all channels that have their gradient at
+// one position, and adds up in another order.
 template <class T>
 ESPALIER_INLINE void gather_band(const SparseConvShape& s, const SparseConvData<T>& d, size_t begin,
                                  size_t end, SparseConvScratch& scratch) {
@@ -188,9 +169,8 @@ ESPALIER_INLINE void gather_band(const SparseConvShape& s, const SparseConvData<
                 for (size_t place = 0; place < places; ++place, entries += s.out_channels) {
                   const size_t y = py * s.window + place / s.window + k,
                                x = px * s.window + place % s.window;
-                  gather_taps<R>(
-                      entries, *counts++, weights,
-                      scratch.input_gradient.data() + y * line + x * stride + v * kLanes);
+                  add_taps<R>(entries, *counts++, weights,
+                              scratch.input_gradient.data() + y * line + x * stride + v * kLanes);
                 }
               }
             }
