@@ -8,8 +8,8 @@
 // The sum over the positions of an image is taken two neighbours at a time; so input and gradient
 // are first brought into an order in which these stand beside each other, channel by channel. Then
 // one vector is 16 input channels under one tap, one broadcast value an output channel, and all
-// taps of a kernel row times some outputs stay in registers while a few images go by. oneDNN 2.6
-// reaches a third to two thirds of this for 16 to 64 channels.
+// taps of a kernel row times some outputs stay in registers while a few images go by. On Zen 4
+// oneDNN 2.6 reaches 70 to 95 % of this for 16 to 64 channels, and more for others.
 //
 // Products of bf16, sums in float: of some images that fit into the second-level cache, then these
 // sums in their order. Values below 2^-126 count as zero, as the instruction has it.
