@@ -8,6 +8,7 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && \
     !defined(__SANITIZE_UNDEFINED__) && !defined(ESPALIER_NO_CLONES)
+#define ESPALIER_HAS_CLONES
 #define ESPALIER_KERNEL \
   __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else

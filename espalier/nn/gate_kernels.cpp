@@ -32,14 +32,14 @@ ESPALIER_INLINE void walk_tile(const GatedShape& s, size_t channel, const In& in
   body.finish(channel);
 }
 
-template <template <class, size_t> class Body, class T, class In>
+template <template <class, class, size_t> class Body, class Lanes, class T, class In>
 ESPALIER_INLINE void walk(const GatedShape& s, const In& in) {
   size_t c = 0;
-  for (; c + 4 * kLanes <= s.channels; c += 4 * kLanes) walk_tile<Body<T, 4>>(s, c, in);
-  for (; c + 2 * kLanes <= s.channels; c += 2 * kLanes) walk_tile<Body<T, 2>>(s, c, in);
-  for (; c + kLanes <= s.channels; c += kLanes) walk_tile<Body<T, 1>>(s, c, in);
+  for (; c + 4 * kLanes <= s.channels; c += 4 * kLanes) walk_tile<Body<Lanes, T, 4>>(s, c, in);
+  for (; c + 2 * kLanes <= s.channels; c += 2 * kLanes) walk_tile<Body<Lanes, T, 2>>(s, c, in);
+  for (; c + kLanes <= s.channels; c += kLanes) walk_tile<Body<Lanes, T, 1>>(s, c, in);
   if (c == s.channels) return;
-  Body<T, 1> body(in);
+  Body<Lanes, T, 1> body(in);
   for (size_t i = c; i < s.channels; ++i) {
     float first = 0, second = 0;
     for (size_t r = 0; r < s.rows; ++r) body.scalar(r * s.channels + i, i, first, second);
@@ -48,7 +48,7 @@ ESPALIER_INLINE void walk(const GatedShape& s, const In& in) {
 }
 
 // The sums of a tile: four under way, for one or more rows of W channels' vectors.
-template <size_t W>
+template <class Lanes, size_t W>
 struct Sums {
   Lanes part[4] = {}, whole[W] = {};
   ESPALIER_INLINE void fold() {
@@ -64,11 +64,11 @@ struct MeansIn {
   float* means;
   float inverse_rows;
 };
-template <class T, size_t W>
+template <class Lanes, class T, size_t W>
 struct Means {
   static constexpr size_t kWide = W;
   MeansIn in;
-  Sums<W> sum;
+  Sums<Lanes, W> sum;
   ESPALIER_INLINE explicit Means(const MeansIn& from) : in(from) {}
   ESPALIER_INLINE void start(size_t) {}
   template <size_t R>
@@ -98,11 +98,11 @@ struct AffineIn {
   T* y;
   float inverse_rows;
 };
-template <class T, size_t W>
+template <class Lanes, class T, size_t W>
 struct Affine {
   static constexpr size_t kWide = W;
   AffineIn<T> in;
-  Sums<W> sum;
+  Sums<Lanes, W> sum;
   Lanes a[W] = {}, b[W] = {};
   ESPALIER_INLINE explicit Affine(const AffineIn<T>& from) : in(from) {}
   ESPALIER_INLINE void start(size_t c) {
@@ -124,8 +124,8 @@ struct Affine {
           load(in.g.residual + at, add);
           v += add;
         }
-        const Lanes floor = in.floor - Lanes{};
-        v = v < floor ? floor : v;
+        const Lanes floor = broadcast<Lanes>(in.floor);
+        v = select_greater(floor, v, floor, v);
         store(v, in.y + at);
         sum.part[r * W + k] += v;
       }
@@ -154,17 +154,17 @@ struct GradientIn {
   GatedGradient<T> g;
   T* dy;
 };
-template <class T, size_t W>
+template <class Lanes, class T, size_t W>
 struct Gradient {
   static constexpr size_t kWide = W;
   GradientIn<T> in;
-  Sums<W> sum, product;
+  Sums<Lanes, W> sum, product;
   Lanes even[W] = {}, center[W] = {}, scale[W] = {};
   ESPALIER_INLINE explicit Gradient(const GradientIn<T>& from) : in(from) {}
   ESPALIER_INLINE void start(size_t c) {
     for (size_t k = 0; k < W; ++k) {
       even[k] = center[k] = Lanes{};
-      scale[k] = 1.0f - Lanes{};
+      scale[k] = broadcast<Lanes>(1.0f);
       if (in.g.even != nullptr) load(in.g.even + c + k * kLanes, even[k]);
       if (in.g.center != nullptr) load(in.g.center + c + k * kLanes, center[k]);
       if (in.g.scale != nullptr) load(in.g.scale + c + k * kLanes, scale[k]);
@@ -184,7 +184,7 @@ struct Gradient {
         g += even[k];
         if (in.g.y != nullptr) {
           load(in.g.y + at, v);
-          g = (Lanes)((Words)g & (Words)(v > 0.0f));
+          g = keep_greater(g, v, 0.0f);
         }
         load(in.g.x + at, v);
         sum.part[r * W + k] += g;
@@ -229,9 +229,9 @@ ESPALIER_INLINE void input_gradient_any(const GatedShape& s, const T* dz, const 
   }
 }
 
-template <class T>
+template <class Lanes, class T>
 ESPALIER_INLINE void affine_any(const GatedShape& shape, const GatedAffine<T>& in, T* y) {
-  walk<Affine, T>(
+  walk<Affine, Lanes, T>(
       shape, AffineIn<T>{in, in.relu ? 0.0f : -INFINITY, y, 1.0f / static_cast<float>(shape.rows)});
 }
 
@@ -244,7 +244,7 @@ ESPALIER_INLINE void add_even_any(const GatedShape& s, const float* even, T* y) 
 }
 
 // For S samples, the outputs of W vectors at `o`.
-template <size_t S, size_t W>
+template <class Lanes, size_t S, size_t W>
 ESPALIER_INLINE void gate_tile(const GateShape& shape, const float* s, const float* transposed,
                                const float* bias, size_t o, float* g) {
   Lanes sum[S][W];
@@ -255,25 +255,26 @@ ESPALIER_INLINE void gate_tile(const GateShape& shape, const float* s, const flo
     Lanes row[W];
     for (size_t k = 0; k < W; ++k) load(transposed + i * shape.out + o + k * kLanes, row[k]);
     for (size_t n = 0; n < S; ++n) {
-      const Lanes value = s[n * shape.in + i] - Lanes{};
+      const Lanes value = broadcast<Lanes>(s[n * shape.in + i]);
       for (size_t k = 0; k < W; ++k) sum[n][k] += value * row[k];
     }
   }
   for (size_t n = 0; n < S; ++n) {
     for (size_t k = 0; k < W; ++k) {
       const Lanes zero = {};
-      store(sum[n][k] > zero ? sum[n][k] : zero, g + n * shape.out + o + k * kLanes);
+      store(select_greater(sum[n][k], zero, sum[n][k], zero), g + n * shape.out + o + k * kLanes);
     }
   }
 }
 
-template <size_t S>
+template <class Lanes, size_t S>
 ESPALIER_INLINE void gate_samples(const GateShape& shape, const float* s, const float* transposed,
                                   const float* bias, float* g) {
   size_t o = 0;
   for (; o + 2 * kLanes <= shape.out; o += 2 * kLanes)
-    gate_tile<S, 2>(shape, s, transposed, bias, o, g);
-  for (; o + kLanes <= shape.out; o += kLanes) gate_tile<S, 1>(shape, s, transposed, bias, o, g);
+    gate_tile<Lanes, S, 2>(shape, s, transposed, bias, o, g);
+  for (; o + kLanes <= shape.out; o += kLanes)
+    gate_tile<Lanes, S, 1>(shape, s, transposed, bias, o, g);
   for (; o < shape.out; ++o) {
     for (size_t n = 0; n < S; ++n) {
       float sum = bias[o];
@@ -286,11 +287,15 @@ ESPALIER_INLINE void gate_samples(const GateShape& shape, const float* s, const 
 
 }  // namespace
 
-ESPALIER_KERNEL void channel_means(const float* x, size_t rows, size_t channels, float* means) {
-  walk<Means, float>({rows, channels}, MeansIn{x, means, 1.0f / static_cast<float>(rows)});
+void channel_means(const float* x, size_t rows, size_t channels, float* means) {
+  with_lanes([&]<class Lanes>() __attribute__((always_inline)) {
+    walk<Means, Lanes, float>({rows, channels}, MeansIn{x, means, 1.0f / static_cast<float>(rows)});
+  });
 }
-ESPALIER_KERNEL void channel_means(const Bf16* x, size_t rows, size_t channels, float* means) {
-  walk<Means, Bf16>({rows, channels}, MeansIn{x, means, 1.0f / static_cast<float>(rows)});
+void channel_means(const Bf16* x, size_t rows, size_t channels, float* means) {
+  with_lanes([&]<class Lanes>() __attribute__((always_inline)) {
+    walk<Means, Lanes, Bf16>({rows, channels}, MeansIn{x, means, 1.0f / static_cast<float>(rows)});
+  });
 }
 
 ESPALIER_KERNEL void transpose(const float* from, size_t rows, size_t columns, float* to) {
@@ -303,13 +308,15 @@ ESPALIER_KERNEL void transpose(const float* from, size_t rows, size_t columns, f
   }
 }
 
-ESPALIER_KERNEL void gate_values(const GateShape& shape, const float* s, const float* transposed,
-                                 const float* bias, float* g) {
-  size_t n = 0;
-  for (; n + 4 <= shape.batch; n += 4)
-    gate_samples<4>(shape, s + n * shape.in, transposed, bias, g + n * shape.out);
-  for (; n < shape.batch; ++n)
-    gate_samples<1>(shape, s + n * shape.in, transposed, bias, g + n * shape.out);
+void gate_values(const GateShape& shape, const float* s, const float* transposed, const float* bias,
+                 float* g) {
+  with_lanes([&]<class Lanes>() __attribute__((always_inline)) {
+    size_t n = 0;
+    for (; n + 4 <= shape.batch; n += 4)
+      gate_samples<Lanes, 4>(shape, s + n * shape.in, transposed, bias, g + n * shape.out);
+    for (; n < shape.batch; ++n)
+      gate_samples<Lanes, 1>(shape, s + n * shape.in, transposed, bias, g + n * shape.out);
+  });
 }
 
 void sigmoid(float* x, size_t size) {
@@ -334,19 +341,23 @@ void keep_largest(float* g, size_t size, size_t kept, float* work) {
   }
 }
 
-ESPALIER_KERNEL void gated_affine(const GatedShape& shape, const GatedAffine<float>& in, float* y) {
-  affine_any(shape, in, y);
+void gated_affine(const GatedShape& shape, const GatedAffine<float>& in, float* y) {
+  with_lanes([&]<class Lanes>()
+                 __attribute__((always_inline)) { affine_any<Lanes>(shape, in, y); });
 }
-ESPALIER_KERNEL void gated_affine(const GatedShape& shape, const GatedAffine<Bf16>& in, Bf16* y) {
-  affine_any(shape, in, y);
+void gated_affine(const GatedShape& shape, const GatedAffine<Bf16>& in, Bf16* y) {
+  with_lanes([&]<class Lanes>()
+                 __attribute__((always_inline)) { affine_any<Lanes>(shape, in, y); });
 }
-ESPALIER_KERNEL void gated_gradient_sums(const GatedShape& shape, const GatedGradient<float>& in,
-                                         float* dy) {
-  walk<Gradient, float>(shape, GradientIn<float>{in, dy});
+void gated_gradient_sums(const GatedShape& shape, const GatedGradient<float>& in, float* dy) {
+  with_lanes([&]<class Lanes>() __attribute__((always_inline)) {
+    walk<Gradient, Lanes, float>(shape, GradientIn<float>{in, dy});
+  });
 }
-ESPALIER_KERNEL void gated_gradient_sums(const GatedShape& shape, const GatedGradient<Bf16>& in,
-                                         Bf16* dy) {
-  walk<Gradient, Bf16>(shape, GradientIn<Bf16>{in, dy});
+void gated_gradient_sums(const GatedShape& shape, const GatedGradient<Bf16>& in, Bf16* dy) {
+  with_lanes([&]<class Lanes>() __attribute__((always_inline)) {
+    walk<Gradient, Lanes, Bf16>(shape, GradientIn<Bf16>{in, dy});
+  });
 }
 ESPALIER_KERNEL void gated_input_gradient(const GatedShape& shape, const float* dz, const float* x,
                                           const float* a, const float* b, const float* d,

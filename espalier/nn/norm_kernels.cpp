@@ -28,7 +28,7 @@ struct Lines {
 // Adds Σ f(line, lane) of two quantities to `first` and `second`, per channel. `tile(offset, a, b)`
 // adds four vectors of values at `offset` to the sums; `scalar(offset, channel, a, b)` does one
 // value.
-template <class Tile, class Scalar>
+template <class Lanes, class Tile, class Scalar>
 ESPALIER_INLINE void reduce(const NormShape& s, double* first, double* second, Tile tile,
                             Scalar scalar) {
   std::fill(first, first + s.channels, 0.0);
@@ -68,14 +68,14 @@ std::vector<float> repeated(const float* table, const NormShape& s, size_t width
   return out;
 }
 
-template <class T>
+template <class Lanes, class T>
 ESPALIER_INLINE void moments_any(const NormShape& s, const T* x, double* mean, double* squares) {
   // Deviations from the first row's values, so that a large mean does not eat the variance's
   // digits.
   std::vector<float> first(s.channels);
   for (size_t c = 0; c < s.channels; ++c) first[c] = to_float(x[c]);
   const std::vector<float> shift = repeated(first.data(), s, Lines(s).width);
-  reduce(
+  reduce<Lanes>(
       s, mean, squares,
       [&](size_t offset, size_t lane, Lanes * a, Lanes * b) __attribute__((always_inline)) {
         for (size_t k = 0; k < 4; ++k) {
@@ -124,11 +124,11 @@ ESPALIER_INLINE void affine_any(const NormShape& s, const T* x, const T* residua
   }
 }
 
-template <bool kMask, bool kMore, class T>
+template <class Lanes, bool kMask, bool kMore, class T>
 ESPALIER_INLINE void gradient_sums_case(const NormShape& s, const T* y, const T* x, const T* more,
                                         const float* center, T* dy, double* sum, double* product) {
   const std::vector<float> middle = repeated(center, s, Lines(s).width);
-  reduce(
+  reduce<Lanes>(
       s, sum, product,
       [&](size_t offset, size_t lane, Lanes * a, Lanes * b) __attribute__((always_inline)) {
         for (size_t k = 0; k < 4; ++k) {
@@ -140,7 +140,7 @@ ESPALIER_INLINE void gradient_sums_case(const NormShape& s, const T* y, const T*
           }
           if constexpr (kMask) {
             load(y + offset + 16 * k, value);
-            g = (Lanes)((Words)g & (Words)(value > 0.0f));
+            g = keep_greater(g, value, 0.0f);
           }
           if constexpr (kMask || kMore) store(g, dy + offset + 16 * k);
           load(x + offset + 16 * k, value);
@@ -159,15 +159,16 @@ ESPALIER_INLINE void gradient_sums_case(const NormShape& s, const T* y, const T*
       });
 }
 
-template <class T>
+template <class Lanes, class T>
 ESPALIER_INLINE void gradient_sums_any(const NormShape& s, const T* y, const T* x, const T* more,
                                        const float* center, T* dy, double* sum, double* product) {
   if (y != nullptr && more != nullptr)
-    return gradient_sums_case<true, true>(s, y, x, more, center, dy, sum, product);
-  if (y != nullptr) return gradient_sums_case<true, false>(s, y, x, more, center, dy, sum, product);
+    return gradient_sums_case<Lanes, true, true>(s, y, x, more, center, dy, sum, product);
+  if (y != nullptr)
+    return gradient_sums_case<Lanes, true, false>(s, y, x, more, center, dy, sum, product);
   if (more != nullptr)
-    return gradient_sums_case<false, true>(s, y, x, more, center, dy, sum, product);
-  gradient_sums_case<false, false>(s, y, x, more, center, dy, sum, product);
+    return gradient_sums_case<Lanes, false, true>(s, y, x, more, center, dy, sum, product);
+  gradient_sums_case<Lanes, false, false>(s, y, x, more, center, dy, sum, product);
 }
 
 template <class T>
@@ -187,12 +188,13 @@ ESPALIER_INLINE void input_gradient_any(const NormShape& s, const T* dy, const T
 
 }  // namespace
 
-ESPALIER_KERNEL void moments(const NormShape& shape, const float* x, double* mean,
-                             double* squares) {
-  moments_any(shape, x, mean, squares);
+void moments(const NormShape& shape, const float* x, double* mean, double* squares) {
+  with_lanes([&]<class Lanes>()
+                 __attribute__((always_inline)) { moments_any<Lanes>(shape, x, mean, squares); });
 }
-ESPALIER_KERNEL void moments(const NormShape& shape, const Bf16* x, double* mean, double* squares) {
-  moments_any(shape, x, mean, squares);
+void moments(const NormShape& shape, const Bf16* x, double* mean, double* squares) {
+  with_lanes([&]<class Lanes>()
+                 __attribute__((always_inline)) { moments_any<Lanes>(shape, x, mean, squares); });
 }
 ESPALIER_KERNEL void affine(const NormShape& shape, const float* x, const float* residual,
                             const float* a, const float* b, bool relu, float* y) {
@@ -202,15 +204,17 @@ ESPALIER_KERNEL void affine(const NormShape& shape, const Bf16* x, const Bf16* r
                             const float* a, const float* b, bool relu, Bf16* y) {
   affine_any(shape, x, residual, a, b, relu, y);
 }
-ESPALIER_KERNEL void norm_gradient_sums(const NormShape& shape, const float* y, const float* x,
-                                        const float* more, const float* center, float* dy,
-                                        double* sum, double* product) {
-  gradient_sums_any(shape, y, x, more, center, dy, sum, product);
+void norm_gradient_sums(const NormShape& shape, const float* y, const float* x, const float* more,
+                        const float* center, float* dy, double* sum, double* product) {
+  with_lanes([&]<class Lanes>() __attribute__((always_inline)) {
+    gradient_sums_any<Lanes>(shape, y, x, more, center, dy, sum, product);
+  });
 }
-ESPALIER_KERNEL void norm_gradient_sums(const NormShape& shape, const Bf16* y, const Bf16* x,
-                                        const Bf16* more, const float* center, Bf16* dy,
-                                        double* sum, double* product) {
-  gradient_sums_any(shape, y, x, more, center, dy, sum, product);
+void norm_gradient_sums(const NormShape& shape, const Bf16* y, const Bf16* x, const Bf16* more,
+                        const float* center, Bf16* dy, double* sum, double* product) {
+  with_lanes([&]<class Lanes>() __attribute__((always_inline)) {
+    gradient_sums_any<Lanes>(shape, y, x, more, center, dy, sum, product);
+  });
 }
 ESPALIER_KERNEL void norm_input_gradient(const NormShape& shape, const float* dy, const float* x,
                                          const float* a, const float* b, const float* d,

@@ -20,19 +20,20 @@ ESPALIER_INLINE size_t for_vectors(size_t channels, Body body) {
 
 // The largest of a window's values at `in`, 16 channels at a time, or one by one when there are
 // fewer. The first of equal values wins.
-template <class T>
+template <class Lanes, class T>
 ESPALIER_INLINE void pool_window(const PoolShape& s, const T* in, T* out, uint8_t* argmax) {
   const size_t row = s.width * s.channels, taps = s.window * s.window;
   size_t c = for_vectors(
       s.channels, [&](size_t first) __attribute__((always_inline)) {
         Lanes best;
-        Words place = {};
+        Words<Lanes> place = {};
         load(in + first, best);
         for (size_t k = 1; k < taps; ++k) {
           Lanes value;
           load(in + (k / s.window) * row + (k % s.window) * s.channels + first, value);
-          place = value > best ? Words{} + static_cast<uint32_t>(k) : place;
-          best = value > best ? value : best;
+          place = select_greater(value, best,
+                                 broadcast_word<Words<Lanes>>(static_cast<uint32_t>(k)), place);
+          best = select_greater(value, best, value, best);
         }
         store(best, out + first);
         if (argmax != nullptr) store(place, argmax + first);
@@ -50,36 +51,35 @@ ESPALIER_INLINE void pool_window(const PoolShape& s, const T* in, T* out, uint8_
   }
 }
 
-template <class T>
+template <class Lanes, class T>
 ESPALIER_INLINE void max_pool_any(const PoolShape& s, const T* x, T* y, uint8_t* argmax) {
   for (size_t n = 0; n < s.batch; ++n) {
     for (size_t oy = 0; oy < s.out_height; ++oy) {
       for (size_t ox = 0; ox < s.out_width; ++ox) {
         const T* in = x + ((n * s.height + oy * s.window) * s.width + ox * s.window) * s.channels;
         const size_t out = ((n * s.out_height + oy) * s.out_width + ox) * s.channels;
-        pool_window(s, in, y + out, argmax == nullptr ? nullptr : argmax + out);
+        pool_window<Lanes>(s, in, y + out, argmax == nullptr ? nullptr : argmax + out);
       }
     }
   }
 }
 
-template <class T>
+template <class Lanes, class T>
 ESPALIER_INLINE void scatter_window(const PoolShape& s, const T* dy, const T* y,
                                     const uint8_t* argmax, float floor, T* dx) {
   const size_t row = s.width * s.channels, taps = s.window * s.window;
   size_t c = for_vectors(
       s.channels, [&](size_t first) __attribute__((always_inline)) {
         Lanes gradient, top;
-        Words place;
+        Words<Lanes> place;
         load(dy + first, gradient);
         load(y + first, top);
         load(argmax + first, place);
-        // As bits: a comparison's result is all ones or all zeros.
-        const Words bits = (Words)gradient & (Words)(top > floor);
+        gradient = keep_greater(gradient, top, floor);
         for (size_t i = 0, k = 0; i < s.window; ++i) {
           for (size_t j = 0; j < s.window; ++j, ++k) {
-            const Lanes value = (Lanes)(bits & (Words)(place == static_cast<uint32_t>(k)));
-            store(value, dx + i * row + j * s.channels + first);
+            store(keep_equal(gradient, place, static_cast<uint32_t>(k)),
+                  dx + i * row + j * s.channels + first);
           }
         }
       });
@@ -92,7 +92,7 @@ ESPALIER_INLINE void scatter_window(const PoolShape& s, const T* dy, const T* y,
   }
 }
 
-template <class T>
+template <class Lanes, class T>
 ESPALIER_INLINE void max_pool_backward_any(const PoolShape& s, const T* dy, const T* y,
                                            const uint8_t* argmax, bool positive, T* dx) {
   // Pixels outside every window.
@@ -105,7 +105,7 @@ ESPALIER_INLINE void max_pool_backward_any(const PoolShape& s, const T* dy, cons
       for (size_t ox = 0; ox < s.out_width; ++ox) {
         const size_t out = ((n * s.out_height + oy) * s.out_width + ox) * s.channels;
         T* to = dx + ((n * s.height + oy * s.window) * s.width + ox * s.window) * s.channels;
-        scatter_window(s, dy + out, y + out, argmax + out, floor, to);
+        scatter_window<Lanes>(s, dy + out, y + out, argmax + out, floor, to);
       }
     }
   }
@@ -113,19 +113,25 @@ ESPALIER_INLINE void max_pool_backward_any(const PoolShape& s, const T* dy, cons
 
 }  // namespace
 
-ESPALIER_KERNEL void max_pool(const PoolShape& shape, const float* x, float* y, uint8_t* argmax) {
-  max_pool_any(shape, x, y, argmax);
+void max_pool(const PoolShape& shape, const float* x, float* y, uint8_t* argmax) {
+  with_lanes([&]<class Lanes>()
+                 __attribute__((always_inline)) { max_pool_any<Lanes>(shape, x, y, argmax); });
 }
-ESPALIER_KERNEL void max_pool(const PoolShape& shape, const Bf16* x, Bf16* y, uint8_t* argmax) {
-  max_pool_any(shape, x, y, argmax);
+void max_pool(const PoolShape& shape, const Bf16* x, Bf16* y, uint8_t* argmax) {
+  with_lanes([&]<class Lanes>()
+                 __attribute__((always_inline)) { max_pool_any<Lanes>(shape, x, y, argmax); });
 }
-ESPALIER_KERNEL void max_pool_backward(const PoolShape& shape, const float* dy, const float* y,
-                                       const uint8_t* argmax, bool positive, float* dx) {
-  max_pool_backward_any(shape, dy, y, argmax, positive, dx);
+void max_pool_backward(const PoolShape& shape, const float* dy, const float* y,
+                       const uint8_t* argmax, bool positive, float* dx) {
+  with_lanes([&]<class Lanes>() __attribute__((always_inline)) {
+    max_pool_backward_any<Lanes>(shape, dy, y, argmax, positive, dx);
+  });
 }
-ESPALIER_KERNEL void max_pool_backward(const PoolShape& shape, const Bf16* dy, const Bf16* y,
-                                       const uint8_t* argmax, bool positive, Bf16* dx) {
-  max_pool_backward_any(shape, dy, y, argmax, positive, dx);
+void max_pool_backward(const PoolShape& shape, const Bf16* dy, const Bf16* y, const uint8_t* argmax,
+                       bool positive, Bf16* dx) {
+  with_lanes([&]<class Lanes>() __attribute__((always_inline)) {
+    max_pool_backward_any<Lanes>(shape, dy, y, argmax, positive, dx);
+  });
 }
 
 }  // namespace espalier::nn

@@ -16,8 +16,11 @@ namespace {
 using Entry = SparseConvScratch::Entry;
 
 // The taps of one kernel row are contiguous in the padded input: `kernel·channels` values, taken in
-// parts of up to kPart vectors that stay in registers while a list is walked.
+// parts of up to kPart vectors.
 constexpr size_t kPart = 10;
+// As many sums as stay in registers while a list is walked.
+template <class Lanes>
+constexpr size_t kSums = std::min(kPart, kLanesInRegisters<Lanes> * 3 / 4);
 // A band of the input that is walked for all output channels should stay in the first-level cache.
 constexpr size_t kBandBytes = 24 << 10;
 // So should the weights that gather_band() works on, of all output channels.
@@ -35,14 +38,14 @@ ESPALIER_INLINE void one_address(T*& pointer) {
 }
 
 // sum[v] += Σ gradient·input[offset + v] for R vectors v.
-template <size_t R>
+template <class Lanes, size_t R>
 ESPALIER_INLINE void add_taps(const Entry* entries, size_t count, const float* input, float* sum) {
   Lanes part[R];
   for (size_t r = 0; r < R; ++r) load(sum + r * kLanes, part[r]);
   for (size_t i = 0; i < count; ++i) {
     const float* at = input + entries[i].offset;
     one_address(at);
-    const Lanes gradient = entries[i].gradient - Lanes{};  // a broadcast
+    const Lanes gradient = broadcast<Lanes>(entries[i].gradient);
     for (size_t r = 0; r < R; ++r) {
       Lanes value;
       load(at + r * kLanes, value);
@@ -53,7 +56,7 @@ ESPALIER_INLINE void add_taps(const Entry* entries, size_t count, const float* i
 }
 
 // out[offset + v] += gradient·weights[v] for R vectors v.
-template <size_t R>
+template <class Lanes, size_t R>
 ESPALIER_INLINE void spread_taps(const Entry* entries, size_t count, const float* weights,
                                  float* out) {
   Lanes part[R];
@@ -61,7 +64,7 @@ ESPALIER_INLINE void spread_taps(const Entry* entries, size_t count, const float
   for (size_t i = 0; i < count; ++i) {
     float* at = out + entries[i].offset;
     one_address(at);
-    const Lanes gradient = entries[i].gradient - Lanes{};  // a broadcast
+    const Lanes gradient = broadcast<Lanes>(entries[i].gradient);
     for (size_t r = 0; r < R; ++r) {
       Lanes value;
       load(at + r * kLanes, value);
@@ -94,6 +97,17 @@ ESPALIER_INLINE void with_vectors(size_t vectors, Call call) {
       return call.template operator()<9>();
     default:
       return call.template operator()<kPart>();
+  }
+}
+
+// call.template operator()<R>(v) for parts of at most `most` vectors that start at value v.
+template <size_t kMost, class Call>
+ESPALIER_INLINE void for_parts(size_t vectors, Call call) {
+  for (size_t v = 0; v < vectors; v += kMost) {
+    with_vectors(
+        std::min(kMost, vectors - v), [&]<size_t R>() __attribute__((always_inline)) {
+          call.template operator()<R>(v * kLanes);
+        });
   }
 }
 
@@ -147,7 +161,7 @@ ESPALIER_INLINE void list_outputs(const SparseConvShape& s, const SparseConvData
 // Adds to the input's gradient what the band's outputs give it. Where spread_taps() loads and
 // stores an output for each product, this does so once for all channels that have their gradient at
 // one position, and adds up in another order.
-template <class T>
+template <class Lanes, class T>
 ESPALIER_INLINE void gather_band(const SparseConvShape& s, const SparseConvData<T>& d, size_t begin,
                                  size_t end, SparseConvScratch& scratch) {
   const size_t stride = padded_channels(s), line = (s.width + 2 * s.padding) * stride;
@@ -169,8 +183,9 @@ ESPALIER_INLINE void gather_band(const SparseConvShape& s, const SparseConvData<
                 for (size_t place = 0; place < places; ++place, entries += s.out_channels) {
                   const size_t y = py * s.window + place / s.window + k,
                                x = px * s.window + place % s.window;
-                  add_taps<R>(entries, *counts++, weights,
-                              scratch.input_gradient.data() + y * line + x * stride + v * kLanes);
+                  add_taps<Lanes, R>(
+                      entries, *counts++, weights,
+                      scratch.input_gradient.data() + y * line + x * stride + v * kLanes);
                 }
               }
             }
@@ -211,7 +226,7 @@ size_t num_position_entries(const SparseConvShape& s, size_t rows) {
   return s.out_channels * num_positions(s, rows) + 1;
 }
 
-template <class T>
+template <class Lanes, class T>
 ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>& d,
                               SparseConvScratch& scratch) {
   const size_t stride = padded_channels(s), line = (s.width + 2 * s.padding) * stride,
@@ -255,22 +270,21 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>&
           for (size_t i = 0; i < count; ++i) d.bias_gradient[c] += entries[i].gradient;
         }
         for (size_t k = 0; k < s.kernel; ++k) {
-          for (size_t v = 0; v < row; v += kPart * kLanes) {
-            const size_t in_image = k * line + v, in_filter = c * filter + k * row + v;
-            with_vectors(
-                std::min(kPart, (row - v) / kLanes), [&]<size_t R>() __attribute__((
-                                                         always_inline)) {
-                  add_taps<R>(entries, count, scratch.input.data() + in_image,
-                              d.weight_gradient + in_filter);
-                  if (!kGathers<T> && d.dx != nullptr) {
-                    spread_taps<R>(entries, count, d.weights + in_filter,
-                                   scratch.input_gradient.data() + in_image);
-                  }
-                });
-          }
+          const size_t in_image = k * line, in_filter = c * filter + k * row;
+          for_parts<kSums<Lanes>>(
+              row / kLanes, [&]<size_t R>(size_t v) __attribute__((always_inline)) {
+                add_taps<Lanes, R>(entries, count, scratch.input.data() + in_image + v,
+                                   d.weight_gradient + in_filter + v);
+              });
+          if (kGathers<T> || d.dx == nullptr) continue;
+          for_parts<kPart>(
+              row / kLanes, [&]<size_t R>(size_t v) __attribute__((always_inline)) {
+                spread_taps<Lanes, R>(entries, count, d.weights + in_filter + v,
+                                      scratch.input_gradient.data() + in_image + v);
+              });
         }
       }
-      if (gathers) gather_band(s, d, begin, end, scratch);
+      if (gathers) gather_band<Lanes>(s, d, begin, end, scratch);
     }
     if (d.dx == nullptr) continue;
     const size_t inside = s.width * s.channels;
@@ -291,15 +305,15 @@ ESPALIER_INLINE void backward(const SparseConvShape& s, const SparseConvData<T>&
 
 }  // namespace
 
-ESPALIER_KERNEL void sparse_conv_backward(const SparseConvShape& shape,
-                                          const SparseConvData<float>& data,
-                                          SparseConvScratch& scratch) {
-  backward(shape, data, scratch);
+void sparse_conv_backward(const SparseConvShape& shape, const SparseConvData<float>& data,
+                          SparseConvScratch& scratch) {
+  with_lanes([&]<class Lanes>()
+                 __attribute__((always_inline)) { backward<Lanes>(shape, data, scratch); });
 }
-ESPALIER_KERNEL void sparse_conv_backward(const SparseConvShape& shape,
-                                          const SparseConvData<Bf16>& data,
-                                          SparseConvScratch& scratch) {
-  backward(shape, data, scratch);
+void sparse_conv_backward(const SparseConvShape& shape, const SparseConvData<Bf16>& data,
+                          SparseConvScratch& scratch) {
+  with_lanes([&]<class Lanes>()
+                 __attribute__((always_inline)) { backward<Lanes>(shape, data, scratch); });
 }
 
 template <class T>

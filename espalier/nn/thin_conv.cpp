@@ -26,7 +26,7 @@ ESPALIER_INLINE void copy_image(const ConvShape& s, const Bf16* image, float* pa
 }
 
 // One image, for a kernel of kHeight lines of kWidth values (kernel × channels).
-template <size_t kHeight, size_t kWidth>
+template <class Lanes, size_t kHeight, size_t kWidth>
 ESPALIER_INLINE void add_image(const ConvShape& s, const float* padded, const Bf16* dy,
                                float* sums) {
   const size_t line = line_values(s), step = s.stride * s.channels;
@@ -59,25 +59,26 @@ ESPALIER_INLINE void add_image(const ConvShape& s, const float* padded, const Bf
   }
 }
 
-template <size_t kHeight, size_t kWidth>
+template <class Lanes, size_t kHeight, size_t kWidth>
 ESPALIER_INLINE void add_images(const ConvShape& s, const Bf16* x, const Bf16* dy, float* padded,
                                 float* sums) {
   for (size_t n = 0; n < s.batch; ++n) {
     copy_image(s, x + n * s.height * s.width * s.channels, padded);
-    add_image<kHeight, kWidth>(s, padded, dy + n * s.out_height * s.out_width * s.out_channels,
-                               sums);
+    add_image<Lanes, kHeight, kWidth>(s, padded,
+                                      dy + n * s.out_height * s.out_width * s.out_channels, sums);
   }
 }
 
-ESPALIER_KERNEL void add_all(const ConvShape& s, const Bf16* x, const Bf16* dy, float* padded,
-                             float* sums) {
-  if (s.kernel == 5) {
-    add_images<5, 5>(s, x, dy, padded, sums);
-  } else if (s.channels == 3) {
-    add_images<3, 9>(s, x, dy, padded, sums);
-  } else {
-    add_images<3, 3>(s, x, dy, padded, sums);
-  }
+void add_all(const ConvShape& s, const Bf16* x, const Bf16* dy, float* padded, float* sums) {
+  with_lanes([&]<class Lanes>() __attribute__((always_inline)) {
+    if (s.kernel == 5) {
+      add_images<Lanes, 5, 5>(s, x, dy, padded, sums);
+    } else if (s.channels == 3) {
+      add_images<Lanes, 3, 9>(s, x, dy, padded, sums);
+    } else {
+      add_images<Lanes, 3, 3>(s, x, dy, padded, sums);
+    }
+  });
 }
 
 }  // namespace
