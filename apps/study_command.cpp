@@ -28,7 +28,7 @@ namespace fs = std::filesystem;
 
 struct StudyArguments {
   std::string file, out, shard = "1/1";
-  std::vector<std::string> only;
+  std::vector<std::string> only, assignments;
   int64_t jobs = 1, threads = 0;
   bool any_build = false, dry_run = false, json = false, markdown = false, quiet = false;
 };
@@ -98,7 +98,8 @@ void study_command(const StudyArguments& arguments) {
   }
 #endif
   if (!places) places = std::make_unique<study::LocalPlaces>(here);
-  const study::Study study = study::read_study(arguments.file, arguments.only);
+  const study::Study study =
+      study::read_study(arguments.file, arguments.only, arguments.assignments);
   const std::vector<study::Cell> cells = study::cells_of(study, build_id());
   const study::Shard shard = study::parse_shard(arguments.shard);
   const fs::path path = arguments.out.empty() ? fs::path("runs") / fs::path(arguments.file).stem()
@@ -187,6 +188,13 @@ void add_study_command(CLI::App& app) {
   command
       ->add_option("--only", arguments->only,
                    "Only this variant, and what it is compared with (repeatable)")
+      ->expected(1)
+      ->take_all()
+      ->allow_extra_args(false);
+  command
+      ->add_option("--set", arguments->assignments,
+                   "KEY=VALUE as the last of the study's [set], for all variants that do not set "
+                   "it themselves (repeatable)")
       ->expected(1)
       ->take_all()
       ->allow_extra_args(false);

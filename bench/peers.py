@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 parser = argparse.ArgumentParser()
 parser.add_argument("workloads", nargs="*", default=["w1", "w2", "round"])
 parser.add_argument("--repeats", type=int, default=5)
+parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], help="fp32 alone where the processor has no AVX-512")
 parser.add_argument("--espalier", default=ROOT / "build/release/bin/espalier")
 parser.add_argument("--python", default="/usr/bin/python3")
 parser.add_argument("--untuned", action="store_true")
@@ -45,7 +46,7 @@ def cases(workload):
     loops = [("PyTorch loop, tuned", ("--heap", "tuned", "--channels-last"))]
     if arguments.untuned:
         loops += [("PyTorch loop, tuned heap", ("--heap", "tuned")), ("PyTorch loop", ())]
-    return ([(f"Espalier {p}", lambda p=p: ours(workload, "--threads", "2", "--set", f"train.precision={p}")) for p in ("fp32", "bf16")]
+    return ([(f"Espalier {p}", lambda p=p: ours(workload, "--threads", "2", "--set", f"train.precision={p}")) for p in arguments.precisions]
             + [(name, lambda o=o: loop(workload, *o)) for name, o in loops])
 
 

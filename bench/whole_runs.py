@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 parser = argparse.ArgumentParser()
 parser.add_argument("workloads", nargs="*", default=["w1", "w2", "w3"])
 parser.add_argument("--repeats", type=int, default=3)
+parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], help="fp32 alone where the processor has no AVX-512")
 parser.add_argument("--espalier", default=ROOT / "build/release/bin/espalier")
 parser.add_argument("--step-bench", default=ROOT / "build/release/bin/step_bench")
 parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the configuration (repeatable)")
@@ -37,7 +38,7 @@ def peaks(threads):
 
 
 print(f"{'workload':10}{'precision':>10}{'wall s':>9}{'train s':>9}{'floor s':>9}{'times':>7}{'eval s':>8}{'floor s':>9}{'times':>7}{'updates/s':>11}{'peak MB':>9}{'accuracy':>10}")
-cases = [(w, p) for w in arguments.workloads for p in ("fp32", "bf16") if (w, p) != ("w3", "bf16")]
+cases = [(w, p) for w in arguments.workloads for p in arguments.precisions if (w, p) != ("w3", "bf16")]
 run(*cases[0])  # warm-up
 results = {case: [] for case in cases}
 best = {}  # by number of threads, of every repeat
@@ -55,5 +56,5 @@ for (workload, precision), runs in results.items():
         line += f"{middle(seconds):{width}.2f}{floor:9.3f}" + (f"{middle(seconds) / floor:6.1f}x" if floor > 0 else f"{'-':>7}")
     print(line + f"{middle('client_updates_per_second'):11.1f}{middle('peak_rss_bytes') / 1e6:9.0f}{middle('final_accuracy'):10.4f}")
 for threads, found in best.items():
-    top = {precision: max(found, key=lambda peak: peak[f"{precision}_macs_per_second"]) for precision in ("fp32", "bf16")}
+    top = {precision: max(found, key=lambda peak: peak[f"{precision}_macs_per_second"]) for precision in arguments.precisions}
     print(f"peaks of {threads} threads: " + ", ".join(f"{p} {top[p][f'{p}_macs_per_second'] / 1e9:.0f} G products/s ({top[p][f'{p}_by']})" for p in top))

@@ -198,7 +198,7 @@ TEST_P(GateGradients, AreZeroForChannelsThatNeverFire) {
     std::ranges::fill(p.weights.values(p.tensor(gate.weight)).subspan(in, in), 0.0f);
     p.weights.values(p.tensor(gate.bias))[1] = -1;
   }
-  for (const Type type : {Type::kFloat, Type::kBf16}) {
+  for (const Type type : types()) {
     GraphNet net(p.graph, type);
     std::ranges::fill(p.gradient.values(), NAN);
     ParameterSet work = p.weights;

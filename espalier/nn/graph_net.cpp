@@ -78,6 +78,8 @@ std::unique_ptr<Layer> make_layer(const LayerContext& context) {
   return nullptr;
 }
 
+bool computes_bf16() { return dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core; }
+
 GraphNet::GraphNet(Graph graph, Type type, size_t slice_bytes)
     : graph_(std::move(graph)),
       type_(type),
@@ -87,7 +89,7 @@ GraphNet::GraphNet(Graph graph, Type type, size_t slice_bytes)
                      value_type(static_cast<int>(graph_.nodes.size()) - 1) == Type::kFloat,
                  "a graph ends in a vector");
   ESPALIER_CHECK(type == Type::kFloat || !graph_.tokens, "nets on tokens work in fp32");
-  if (type_ == Type::kBf16 && dnnl::get_effective_cpu_isa() < dnnl::cpu_isa::avx512_core) {
+  if (type_ == Type::kBf16 && !computes_bf16()) {
     fail("train/precision",
          "this processor has no AVX-512, which bf16 needs; set train.precision = \"fp32\"");
   }

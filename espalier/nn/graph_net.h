@@ -10,6 +10,9 @@
 
 namespace espalier::nn {
 
+// Whether this processor has what Type::kBf16 needs (AVX-512).
+bool computes_bf16();
+
 // The explicit engine: runs a Graph forward and backward without autograd. Every layer writes its
 // parameters' gradients straight into the flat gradient buffer, and all activations live in one
 // arena that every batch size shares. Where training would take more than a quarter of a gigabyte,

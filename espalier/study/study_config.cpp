@@ -183,7 +183,8 @@ Json variant_config(const Study& study, const Variant& variant, int64_t seed,
   return tree;
 }
 
-Study read_study(const fs::path& file, const std::vector<std::string>& only) {
+Study read_study(const fs::path& file, const std::vector<std::string>& only,
+                 const std::vector<std::string>& assignments) {
   Study study;
   study.file = file;
   study.text = read_text_file(file);
@@ -206,6 +207,11 @@ Study read_study(const fs::path& file, const std::vector<std::string>& only) {
 
   const ConfigSection shared = ConfigSection{&tree, ""}.section("set");
   if (shared.table != nullptr) run::override_config(study.base, assignments_of(*shared.table));
+  for (const std::string& text : assignments) {
+    if (parse_assignment(text).key == "seed")
+      fail("study", "--set ", text, ": seeds are the study's: seeds = [...] in ", file.string());
+  }
+  run::override_config(study.base, assignments);
   const std::vector<Row> rows = rows_of(tree);
   const std::vector<Place> places = places_of(tree);
   for (const Row& row : rows) {

@@ -68,8 +68,9 @@ struct Study {
 };
 
 // Throws Error that names the variant and the key. `only`: names of variants to keep, with their
-// baselines; empty: all.
-Study read_study(const std::filesystem::path& file, const std::vector<std::string>& only = {});
+// baselines; empty: all. `assignments` ("key=value") count as the last of the file's [set].
+Study read_study(const std::filesystem::path& file, const std::vector<std::string>& only = {},
+                 const std::vector<std::string>& assignments = {});
 
 // The base with a variant's assignments, not yet checked. Appends to `left_out` when it is not
 // null.

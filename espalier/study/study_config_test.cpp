@@ -52,6 +52,17 @@ TEST(StudyConfig, VariantsOnTopOfTheBase) {
   EXPECT_EQ(study.variants[1].baseline, 0u);
 }
 
+TEST(StudyConfig, AssignmentsCountAsTheLastOfSet) {
+  const StudyFiles files;
+  const Study study = files.read(kTwo, {}, {"train.lr=0.3", "rounds=7", "uplink=[]"});
+  const Json plain = resolved(study, 0), prox = resolved(study, 1);
+  EXPECT_EQ(plain["train"]["lr"], 0.3);
+  EXPECT_EQ(prox["rounds"], 7);
+  EXPECT_EQ(prox["uplink"].size(), 2u);  // its own
+  EXPECT_THAT(files.error(kTwo, {"seed=2"}), HasSubstr("seeds are the study's"));
+  EXPECT_THAT(files.error(kTwo, {"train.rl=2"}), HasSubstr("unknown key in [train] 'rl'"));
+}
+
 TEST(StudyConfig, AnotherChoiceLeavesOutWhatBelongsToTheFiles) {
   const StudyFiles files;
   const Study study = files.read(R"(

@@ -38,14 +38,16 @@ class StudyFiles {
     write_text_file_atomic(path_ / name, text);
   }
   // A study of base.toml with these further lines.
-  Study read(const std::string& text, const std::vector<std::string>& only = {}) const {
+  Study read(const std::string& text, const std::vector<std::string>& only = {},
+             const std::vector<std::string>& assignments = {}) const {
     write("studies/test.toml", "base = \"../base.toml\"\n" + text);
-    return read_study(path_ / "studies/test.toml", only);
+    return read_study(path_ / "studies/test.toml", only, assignments);
   }
   // What is wrong with it; empty: nothing.
-  std::string error(const std::string& text) const {
+  std::string error(const std::string& text,
+                    const std::vector<std::string>& assignments = {}) const {
     try {
-      read(text);
+      read(text, {}, assignments);
     } catch (const Error& error) {
       return error.what();
     }
