@@ -64,7 +64,7 @@ with Folder() as folder:
     process.wait(60)
     bad = run("simulate", folder / "small.toml", "--out", folder / "never", "--live-at", "0.0.0.0:1")
     check(bad.returncode == 2 and "this machine alone" in bad.stderr, bad.stderr)
-    if "serve" in ok(run("--help")).stdout:
+    if re.search(r"^ +serve ", ok(run("--help")).stdout, re.MULTILINE):
         process, url = started("serve", folder / "small.toml", "--out", folder / "served", "--insecure", "--listen", "127.0.0.1:0", "--set", "server.status_listen=127.0.0.1:0",
                                "--set", "data.partition.clients=2", "--set", "strategy.clients_per_round=2")
         status = json.loads(get(url + "status.json"))
