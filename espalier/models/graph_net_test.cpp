@@ -58,7 +58,7 @@ class GraphNets : public testing::TestWithParam<ModelCase> {};
 #ifdef ESPALIER_TORCH
 // The engine and libtorch's autograd are two implementations of one function. Where a value is so
 // near to 0 that rounding decides which side of a ReLU it is on, which processors do not agree
-// about, gradients jump: of some batches one must be without such a value.
+// about, gradients jump by a little: then another batch must be without such a value.
 TEST_P(GraphNets, GradientsEqualAutograd) {
   const Graph graph = graph_of(GetParam());
   GraphNet engine(graph, Type::kFloat);
@@ -79,6 +79,7 @@ TEST_P(GraphNets, GradientsEqualAutograd) {
     }
     difference = gradient_difference(our_gradient, their_gradient);
     if (difference.empty()) break;
+    EXPECT_EQ(gradient_difference(our_gradient, their_gradient, 0.01), "");
   }
   EXPECT_EQ(difference, "");
 }

@@ -37,7 +37,8 @@ inline double distance(std::span<const float> a, std::span<const float> b) {
 // Where the gradients of two engines are not equal up to rounding; empty: nowhere. Relative to the
 // tensor, but a gradient that is zero up to rounding (a shift before a normalization) is measured
 // by the whole.
-inline std::string gradient_difference(const ParameterSet& ours, const ParameterSet& theirs) {
+inline std::string gradient_difference(const ParameterSet& ours, const ParameterSet& theirs,
+                                       double allowed = 2e-4) {
   const double whole = std::sqrt(squared_norm(theirs.values()));
   std::string found;
   for (const ParameterInfo& tensor : theirs.layout().tensors()) {
@@ -45,7 +46,7 @@ inline std::string gradient_difference(const ParameterSet& ours, const Parameter
     std::vector<float> difference(static_cast<size_t>(tensor.size));
     subtract(ours.values(tensor), theirs.values(tensor), difference);
     const double error = std::sqrt(squared_norm(difference)) / scale;
-    if (!(error < 2e-4)) found += concat(tensor.name, " by ", error, " ");
+    if (!(error < allowed)) found += concat(tensor.name, " by ", error, " ");
   }
   return found;
 }

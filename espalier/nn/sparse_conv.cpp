@@ -100,7 +100,7 @@ ESPALIER_INLINE void with_vectors(size_t vectors, Call call) {
   }
 }
 
-// call.template operator()<R>(v) for parts of at most `most` vectors that start at value v.
+// call.template operator()<R>(v) for parts of at most kMost vectors that start at value v.
 template <size_t kMost, class Call>
 ESPALIER_INLINE void for_parts(size_t vectors, Call call) {
   for (size_t v = 0; v < vectors; v += kMost) {
