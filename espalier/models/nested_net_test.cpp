@@ -265,7 +265,6 @@ TEST(SubmodelTraining, DefaultIsPlainTraining) {
 }
 
 TEST(SubmodelTraining, WidthsFollowFromTheKeyAlone) {
-  configure_thread();  // as every worker does: sums do not depend on oneDNN's threads
   const data::Dataset set = block_images({1, 12, 12}, 40, 10);
   SubmodelTraining training;
   const auto units = graph_of("cnn").layout->group_sizes();

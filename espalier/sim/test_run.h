@@ -7,7 +7,6 @@
 
 #include "espalier/base/config.h"
 #include "espalier/models/make_trainer.h"
-#include "espalier/models/process.h"
 #include "espalier/run/assembly.h"
 #include "espalier/run/run_config.h"
 #include "espalier/sim/loopback.h"
@@ -49,7 +48,6 @@ class TestRun {
     set_config_value(tree, "strategy.name=" + strategy_name);
     run::override_config(tree, assignments);
     config_ = run::read_run_config(tree);
-    models::configure_process();
     run::Sources sources;
     sources.data = data::load_dataset(config_.data, Key(1));
     sources.partition = data::make_partition(config_.partition, *sources.data.train, Key(2));

@@ -11,7 +11,6 @@
 #include "espalier/data/load.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/model_options.h"
-#include "espalier/models/process.h"
 #include "espalier/strategy/fedgkt.h"
 #include "espalier/strategy/test_client_half.h"
 
@@ -72,7 +71,6 @@ class GktFederation {
   explicit GktFederation(FedGktOptions options) : GktFederation(options, Settings{}) {}
   GktFederation(FedGktOptions options, const Settings& settings)
       : strategy_(options), uplink_(codec::make_codec(Json::parse(settings.uplink), "uplink")) {
-    models::configure_process();
     data::DataOptions drawn;
     drawn.name = "synthetic";
     drawn.synthetic_train_samples = 91;

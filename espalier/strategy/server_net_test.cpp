@@ -7,7 +7,6 @@
 
 #include "espalier/base/error.h"
 #include "espalier/models/model_options.h"
-#include "espalier/models/process.h"
 
 namespace espalier::strategy {
 namespace {
@@ -28,7 +27,6 @@ data::Dataset make_data(size_t samples) {
 }
 
 ServerNet make_net(size_t threads, size_t shards) {
-  models::configure_process();
   models::ModelOptions model;
   model.name = "mlp";
   model.hidden = {16};

@@ -9,7 +9,6 @@
 #include "espalier/data/load.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/model_options.h"
-#include "espalier/models/process.h"
 #include "espalier/strategy/strategy.h"
 #include "espalier/strategy/test_client_half.h"
 
@@ -18,8 +17,6 @@ namespace espalier::strategy {
 // A client with a small net on synthetic data, for what the toy trainer cannot show.
 class ClientTest : public testing::Test {
  protected:
-  void SetUp() override { models::configure_process(); }
-
   void draw_data(std::vector<int64_t> shape, size_t count) {
     data::DataOptions options;
     options.name = "synthetic";

@@ -13,6 +13,7 @@
 #include <map>
 #include <sstream>
 
+#include "espalier/models/process.h"
 #include "espalier/sim/test_run.h"
 
 namespace espalier::sim {
@@ -241,6 +242,7 @@ INSTANTIATE_TEST_SUITE_P(Runs, Pin, testing::ValuesIn(pinned()),
 
 int main(int argc, char** argv) {
   setenv("ONEDNN_MAX_CPU_ISA", "AVX2", 1);  // before oneDNN is used first
+  espalier::models::configure_process();
   testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }
