@@ -4,8 +4,9 @@
 #include "espalier/serve/network_backend.h"
 #include "espalier/serve/sent_task.h"
 
-// What NetworkBackend's two sides share: network_backend.cpp is the round's, network_service.cpp
-// the clients'. Everything here is read and written with its mutex held.
+// What NetworkBackend's sides share: network_backend.cpp is the round's, network_service.cpp the
+// clients', network_delivery.cpp takes what has arrived from these to that. Everything here is read
+// and written with its mutex held.
 namespace espalier::serve {
 
 // One client's part of the open exchange.
