@@ -44,7 +44,8 @@ TYPED_TEST(LanesTest, Arithmetic) {
   const std::vector<float> added = stored<TypeParam>(x + y), product = stored<TypeParam>(x * y),
                            difference = stored<TypeParam>(x - y),
                            scaled = stored<TypeParam>(x * 0.3f), as_added = stored(sum),
-                           as_less = stored(less), same = stored(broadcast<TypeParam>(1.5f));
+                           as_less = stored(less), same = stored(broadcast<TypeParam>(1.5f)),
+                           zero = stored(broadcast<TypeParam>(-0.0f));
   for (size_t i = 0; i < kLanes; ++i) {
     EXPECT_EQ(added[i], a[i] + b[i]);
     EXPECT_EQ(as_added[i], a[i] + b[i]);
@@ -53,6 +54,7 @@ TYPED_TEST(LanesTest, Arithmetic) {
     EXPECT_EQ(product[i], a[i] * b[i]);
     EXPECT_EQ(scaled[i], a[i] * 0.3f);
     EXPECT_EQ(same[i], 1.5f);
+    EXPECT_TRUE(zero[i] == 0 && std::signbit(zero[i]));
   }
 }
 
@@ -70,7 +72,7 @@ TYPED_TEST(LanesTest, Choices) {
   const std::vector<float> larger = stored<TypeParam>(select_greater(x, y, x, y)),
                            kept = stored<TypeParam>(keep_greater(x, y, 0.25f)),
                            equal = stored<TypeParam>(keep_equal(x, place, 2));
-  store(select_greater(x, y, broadcast_word<Words<TypeParam>>(200), place), chosen.data());
+  store(select_greater(x, y, broadcast<Words<TypeParam>>(200), place), chosen.data());
   for (size_t i = 0; i < kLanes; ++i) {
     if (i != 9) {
       EXPECT_EQ(larger[i], a[i] > b[i] ? a[i] : b[i]);

@@ -56,21 +56,16 @@ struct WordsOf<Pair<Half>> {
 template <class Lanes>
 using Words = WordsOf<Lanes>::Type;
 
-template <class V>
-ESPALIER_INLINE V broadcast(float x) {
+// x in all places. Subtracted from zeros that the compiler sees late: an expression that it knows
+// to be x in all places it would put together in memory, value by value.
+template <class V, class T>
+ESPALIER_INLINE V broadcast(T x) {
   if constexpr (Register<V>) {
-    return x - V{};
+    V zeros;
+    std::memset(&zeros, 0, sizeof(zeros));
+    return x - zeros;
   } else {
     const auto half = broadcast<decltype(V::low)>(x);
-    return {half, half};
-  }
-}
-template <class V>
-ESPALIER_INLINE V broadcast_word(uint32_t x) {
-  if constexpr (Register<V>) {
-    return x + V{};
-  } else {
-    const auto half = broadcast_word<decltype(V::low)>(x);
     return {half, half};
   }
 }

@@ -31,8 +31,8 @@ ESPALIER_INLINE void pool_window(const PoolShape& s, const T* in, T* out, uint8_
         for (size_t k = 1; k < taps; ++k) {
           Lanes value;
           load(in + (k / s.window) * row + (k % s.window) * s.channels + first, value);
-          place = select_greater(value, best,
-                                 broadcast_word<Words<Lanes>>(static_cast<uint32_t>(k)), place);
+          place =
+              select_greater(value, best, broadcast<Words<Lanes>>(static_cast<uint32_t>(k)), place);
           best = select_greater(value, best, value, best);
         }
         store(best, out + first);
