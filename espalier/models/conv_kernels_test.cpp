@@ -197,6 +197,7 @@ void check_sparse_bytes() {
         (scratch.input.size() + scratch.input_gradient.size()) * sizeof(float) +
         (scratch.entries.size() + scratch.position_entries.size()) *
             sizeof(SparseConvScratch::Entry) +
+        (scratch.rounded_input.size() + scratch.rounded_weights.size()) * sizeof(Bf16) +
         (scratch.counts.size() + scratch.position_counts.size()) * sizeof(uint32_t);
     EXPECT_EQ(sparse_conv_scratch_bytes<T>(s, wanted), bytes) << wanted;
   }

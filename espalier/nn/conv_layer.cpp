@@ -126,7 +126,8 @@ class ConvLayer final : public Layer {
   }
 
   Type product_type(Pass pass) const override {
-    return pass == Pass::kBackward && (sparse_ || thin_) ? Type::kFloat : type_;
+    const bool in_fp32 = thin_ || (sparse_ && !has_sparse_dot());
+    return pass == Pass::kBackward && in_fp32 ? Type::kFloat : type_;
   }
 
   void forward(const Frame& frame) override {

@@ -149,7 +149,6 @@ struct Strip {
   const float* next;
   float* sums;  // B × stride
   size_t stride, count;
-  bool first;  // the sums begin here
 };
 
 // R rows, 16 inputs at a time.
@@ -157,15 +156,20 @@ template <size_t B, size_t R, bool kInput, bool kUpdate>
 ESPALIER_BF16 void work_rows(const Strip& strip, size_t in, float rate, float keep) {
   constexpr size_t kPairs = pairs(B);
   const __m512 kept = _mm512_set1_ps(keep), step = _mm512_set1_ps(-rate);
-  float* const to = kUpdate ? strip.w : strip.gradient;
-  for (size_t k = 0; k < strip.count; k += kLanes) {
-    const __mmask16 mask = first_lanes(strip.count - k);
+  // Into registers: what is stored could be anywhere, also in the strip.
+  const uint32_t *const inputs = strip.x, *const by_outputs = strip.by_outputs,
+                        *const by_samples = strip.by_samples;
+  const float *const w = strip.w, *const next = strip.next;
+  float *const sums = strip.sums, *const to = kUpdate ? strip.w : strip.gradient;
+  const size_t stride = strip.stride, count = strip.count;
+  for (size_t k = 0; k < count; k += kLanes) {
+    const __mmask16 mask = first_lanes(count - k);
     __m512 weights[R + R % 2];
 #pragma GCC unroll 4
     for (size_t r = 0; r < R; ++r) {
-      _mm_prefetch(strip.next + r * in + k, _MM_HINT_T0);
-      weights[r] = kInput || kUpdate ? _mm512_maskz_loadu_ps(mask, strip.w + r * in + k)
-                                     : _mm512_setzero_ps();
+      _mm_prefetch(next + r * in + k, _MM_HINT_T0);
+      weights[r] =
+          kInput || kUpdate ? _mm512_maskz_loadu_ps(mask, w + r * in + k) : _mm512_setzero_ps();
     }
     if constexpr (R % 2 == 1) weights[R] = _mm512_setzero_ps();
     if constexpr (kInput) {
@@ -174,22 +178,22 @@ ESPALIER_BF16 void work_rows(const Strip& strip, size_t in, float rate, float ke
         pair[r] = interleave(round_both(weights[2 * r], weights[2 * r + 1]));
 #pragma GCC unroll 15
       for (size_t b = 0; b < B; ++b) {
-        float* const at = strip.sums + b * strip.stride + k;
-        __m512 sum = strip.first ? _mm512_setzero_ps() : _mm512_load_ps(at);
+        float* const at = sums + b * stride + k;
+        __m512 sum = _mm512_load_ps(at);
         for (size_t r = 0; r < pairs(R); ++r)
-          sum = add_products(sum, pair[r], broadcast(strip.by_outputs[r * B + b]));
+          sum = add_products(sum, pair[r], broadcast(by_outputs[r * B + b]));
         _mm512_store_ps(at, sum);
       }
     }
     __m512i x[kPairs];
 #pragma GCC unroll 8
-    for (size_t p = 0; p < kPairs; ++p) x[p] = _mm512_load_si512(strip.x + p * strip.stride + k);
+    for (size_t p = 0; p < kPairs; ++p) x[p] = _mm512_load_si512(inputs + p * stride + k);
 #pragma GCC unroll 4
     for (size_t r = 0; r < R; ++r) {
       __m512 gradient = _mm512_setzero_ps();
 #pragma GCC unroll 8
       for (size_t p = 0; p < kPairs; ++p)
-        gradient = add_products(gradient, x[p], broadcast(strip.by_samples[r * kPairs + p]));
+        gradient = add_products(gradient, x[p], broadcast(by_samples[r * kPairs + p]));
       if constexpr (kUpdate) {
         gradient = _mm512_fmadd_ps(kept, weights[r], _mm512_mul_ps(step, gradient));
       }
@@ -241,6 +245,7 @@ void backward(const LinearShape& s, const LinearBackward& d, void* scratch) {
       const float* const first = d.x + 2 * p * s.in + begin;
       pair_samples(first, 2 * p + 1 < B ? first + s.in : nullptr, count, inputs + p * part);
     }
+    if constexpr (kInput) std::fill_n(sums, B * part, 0.0f);
     for (size_t o = 0, rows = 0; o < s.out; o += rows) {
       rows = s.out - o >= kRows ? kRows : s.out - o >= 2 ? 2 : 1;
       const size_t at = o * s.in + begin;
@@ -252,8 +257,7 @@ void backward(const LinearShape& s, const LinearBackward& d, void* scratch) {
                         .next = d.w + at + (o + 2 * kRows <= s.out ? kRows * s.in : 0),
                         .sums = sums,
                         .stride = part,
-                        .count = count,
-                        .first = o == 0};
+                        .count = count};
       if (rows == kRows) {
         work_rows<B, kRows, kInput, kUpdate>(strip, s.in, d.rate, d.keep);
       } else if (rows == 2) {

@@ -14,9 +14,10 @@
 // of the processor (5×5 taps on 2×2 windows: 1.7 times faster in fp32; it gains beside
 // oneDNN's bf16 on processors with AMX as well).
 //
-// Sums are taken in float, also of bf16 values, in a fixed order. Stride 1; windows at most 15
-// wide. A kernel row of kernel·channels values is worked on in vectors of 16, so few channels (a
-// first layer's) do not pay.
+// Sums are taken in float, also of bf16 values, in a fixed order. Where the processor has the dot
+// product of bf16, bf16 values are multiplied by it (sparse_dot.h); weights are rounded then.
+// Stride 1; windows at most 15 wide. A kernel row of kernel·channels values is worked on in vectors
+// of 16, so few channels (a first layer's) do not pay.
 namespace espalier::nn {
 
 struct SparseConvShape {
@@ -34,7 +35,10 @@ struct SparseConvScratch {
   AlignedVector<float> input, input_gradient;  // one padded image each
   std::vector<Entry> entries;                  // out_channels lists
   std::vector<uint32_t> counts;
-  std::vector<Entry> position_entries;  // bf16's: out_channels for each position of a band
+  // sparse_dot's: the input and the weights as they are multiplied, and the outputs of a band once
+  // more, one list for each position.
+  AlignedVector<Bf16> rounded_input, rounded_weights;
+  std::vector<Entry> position_entries;
   std::vector<uint32_t> position_counts;
   uint64_t walked = 0;  // outputs of the last pass that had a gradient
 };
@@ -55,6 +59,8 @@ struct SparseConvData {
   float* bias_gradient;
   T* dx;
 };
+// Whether bf16 values are multiplied by the dot product.
+bool has_sparse_dot();
 // The channels, rounded up to whole vectors.
 size_t padded_channels(const SparseConvShape& shape);
 // Bytes that the working memory grows to for values of type T, float or Bf16.
