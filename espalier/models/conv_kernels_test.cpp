@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "espalier/base/random.h"
@@ -177,6 +178,108 @@ TEST(ThinForwardNan, ReachesEveryOutputThatReadsIt) {
   }
   EXPECT_EQ(to_float(y[0]), 0.0f);
 }
+
+// The backward pass behind a pooling against a plain loop in double; with the dot product of bf16
+// where the processor has it, weights are rounded.
+class SparseConv : public testing::TestWithParam<SparseConvShape> {};
+template <class T>
+void check_sparse(const SparseConvShape& s, bool relu, bool biased) {
+  const size_t inputs = s.height * s.width * s.channels, padded = padded_channels(s),
+               pooled = s.pooled_height * s.pooled_width * s.out_channels,
+               filter = s.kernel * s.kernel * padded;
+  std::vector<T> x(s.batch * inputs), dy(s.batch * pooled), y(dy.size()), dx(x.size());
+  std::vector<uint8_t> argmax(dy.size());
+  AlignedVector<float> w(s.out_channels * filter), dw(w.size(), NAN);
+  std::vector<float> db(s.out_channels, NAN);
+  Stream stream(Key(9));
+  for (std::vector<T>* values : {&x, &dy, &y, &dx}) {
+    for (T& value : *values) put(value, static_cast<float>(stream.normal()));
+  }
+  for (uint8_t& place : argmax) place = static_cast<uint8_t>(stream.below(s.window * s.window));
+  for (size_t i = 0; i < w.size(); ++i)
+    w[i] = i % padded < s.channels ? static_cast<float>(stream.normal()) : 0.0f;
+  // A channel without any gradient, and one with all.
+  for (size_t i = 0; i < y.size(); i += s.out_channels) {
+    put(y[i], -1.0f);
+    put(dy[i], relu ? 1.0f : 0.0f);
+    put(y[i + 1], 1.0f);
+  }
+  std::vector<double> weights(w.size()), bias(s.out_channels), data(dx.size());
+  std::vector<double> weight_sizes(w.size()), bias_sizes(bias), data_sizes(data);
+  uint64_t walked = 0;
+  for (size_t i = 0; i < dy.size(); ++i) {
+    const double gradient{to_float(dy[i])};
+    if (gradient == 0 || (relu && to_float(y[i]) <= 0)) continue;
+    ++walked;
+    const size_t n = i / pooled, c = i % s.out_channels, p = i % pooled / s.out_channels,
+                 row = p / s.pooled_width * s.window + argmax[i] / s.window,
+                 column = p % s.pooled_width * s.window + argmax[i] % s.window;
+    bias[c] += gradient;
+    bias_sizes[c] += std::abs(gradient);
+    for (size_t tap = 0; tap < s.kernel * s.kernel; ++tap) {
+      const size_t in_row = row + tap / s.kernel - s.padding,
+                   in_column = column + tap % s.kernel - s.padding;
+      if (in_row >= s.height || in_column >= s.width) continue;
+      const size_t at = n * inputs + (in_row * s.width + in_column) * s.channels,
+                   of = c * filter + tap * padded;
+      for (size_t k = 0; k < s.channels; ++k) {
+        T weight;
+        put(weight, w[of + k]);
+        const double rounded{has_sparse_dot() ? to_float(weight) : w[of + k]},
+            value{to_float(x[at + k])};
+        weights[of + k] += gradient * value;
+        weight_sizes[of + k] += std::abs(gradient * value);
+        data[at + k] += gradient * rounded;
+        data_sizes[at + k] += std::abs(gradient * rounded);
+      }
+    }
+  }
+  SparseConvScratch scratch;
+  SparseConvData<T> d{x.data(), dy.data(), relu ? y.data() : nullptr,    argmax.data(),
+                      w.data(), dw.data(), biased ? db.data() : nullptr, dx.data()};
+  sparse_conv_backward(s, d, scratch);
+  EXPECT_EQ(scratch.walked, walked);
+  for (size_t i = 0; i < dw.size(); ++i) {
+    if (i % padded < s.channels) {
+      ASSERT_NEAR(dw[i], weights[i], 1e-6 * weight_sizes[i]) << i;
+    } else {
+      ASSERT_EQ(dw[i], 0) << i;
+    }
+  }
+  for (size_t c = 0; biased && c < s.out_channels; ++c)
+    ASSERT_NEAR(db[c], bias[c], 1e-6 * bias_sizes[c]) << c;
+  const double grain = std::is_same_v<T, float> ? 0 : 1.0 / 256;
+  for (size_t i = 0; i < dx.size(); ++i) {
+    ASSERT_NEAR(to_float(dx[i]), data[i], grain * std::abs(data[i]) + 1e-6 * data_sizes[i]) << i;
+  }
+  // The same again, in rooms that have been used, and without the input's gradient.
+  const AlignedVector<float> before = dw;
+  d.dx = nullptr;
+  sparse_conv_backward(s, d, scratch);
+  EXPECT_EQ(dw, before);
+}
+TEST_P(SparseConv, GradientsAreThoseOfThePlainLoop) {
+  for (const bool relu : {false, true}) {
+    check_sparse<float>(GetParam(), relu, relu);
+    check_sparse<Bf16>(GetParam(), relu, relu);
+  }
+}
+// Rows of whole and of half blocks, more blocks than are worked on at a time, channels that are no
+// multiple of 16, several bands, windows of three, images whose last pixels no window has.
+INSTANTIATE_TEST_SUITE_P(Shapes, SparseConv,
+                         testing::Values(SparseConvShape{3, 14, 14, 32, 64, 5, 2, 7, 7, 2},
+                                         SparseConvShape{2, 32, 32, 32, 10, 3, 1, 16, 16, 2},
+                                         SparseConvShape{2, 12, 10, 16, 7, 3, 1, 6, 5, 2},
+                                         SparseConvShape{1, 9, 11, 19, 5, 3, 0, 2, 3, 3},
+                                         SparseConvShape{2, 8, 8, 144, 12, 3, 1, 4, 4, 2},
+                                         SparseConvShape{2, 6, 6, 12, 3, 1, 0, 3, 3, 2},
+                                         SparseConvShape{1, 7, 7, 512, 4, 3, 1, 3, 3, 2}),
+                         [](const testing::TestParamInfo<SparseConvShape>& test) {
+                           const SparseConvShape& s = test.param;
+                           return std::to_string(s.channels) + "to" +
+                                  std::to_string(s.out_channels) + "of" + std::to_string(s.kernel) +
+                                  "window" + std::to_string(s.window);
+                         });
 
 // What it says of its memory, against what it has.
 template <class T>
