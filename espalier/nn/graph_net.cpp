@@ -25,6 +25,8 @@ constexpr bool limited = true;
 constexpr size_t kMaxPlans = 64;
 // Of an arena that need not save room: below, time is dearer.
 constexpr size_t kRoomyBytes = size_t{1} << 28;
+// From so many slices on weights are prepared once for all of them.
+constexpr int64_t kPreparingSlices = 3;
 
 bool is_norm(Op op) { return op == Op::kBatchNorm || op == Op::kGroupNorm; }
 
@@ -128,13 +130,23 @@ size_t GraphNet::vector_part() const {
 }
 
 // Samples of an evaluated batch that go through the layers before the vector part at a time: as
-// many as leave a layer's values, read and written, in cache.
+// many as leave a layer's values, read and written, in cache, but enough that these are not fewer
+// bytes than the weights, which every slice reads again.
 int64_t GraphNet::slice_of(int64_t batch) const {
-  size_t most = 1;
-  for (size_t i = 0; i < vector_part(); ++i)
-    most =
-        std::max(most, value_bytes(graph_.nodes[i].input, 1) + value_bytes(static_cast<int>(i), 1));
-  const auto fitting = static_cast<int64_t>(std::max<size_t>(1, slice_bytes_ / most));
+  size_t most = 1, values = 1, weights = 0;
+  for (size_t i = 0; i < vector_part(); ++i) {
+    const Node& node = graph_.nodes[i];
+    const size_t bytes = value_bytes(static_cast<int>(i), 1);
+    most = std::max(most, value_bytes(node.input, 1) + bytes);
+    values += bytes;
+    if (node.op == Op::kConv) {
+      weights +=
+          static_cast<size_t>(graph_.layout->tensors()[static_cast<size_t>(node.weight)].size) *
+          type_bytes(type_);
+    }
+  }
+  const auto fitting =
+      static_cast<int64_t>(std::max({size_t{1}, slice_bytes_ / most, weights / values}));
   return fitting >= batch ? batch : even_slices(batch, fitting);
 }
 
@@ -238,6 +250,11 @@ GraphNet::Plan GraphNet::make_plan(int64_t whole, bool training, bool repeats) c
   if (training) place_gradients(whole, plan, arena);
   const size_t scratch = arena.append(scratch_bytes);
   for (auto& layer : plan.layers) layer->slots.scratch = scratch;
+  // Behind all that makes room for others within a slice.
+  for (size_t i = 0; i < plan.sliced && whole / plan.slice >= kPreparingSlices; ++i) {
+    if (const size_t bytes = plan.layers[i]->prepared_bytes(); bytes > 0)
+      plan.layers[i]->slots.prepared = arena.append(bytes);
+  }
   plan.arena_bytes = arena.size();
   if (training && !repeats && plan.arena_bytes > kRoomyBytes) return make_plan(whole, true, true);
   return plan;
@@ -377,6 +394,9 @@ void GraphNet::infer(Plan& plan, const Batch& batch, std::span<const float> weig
       if (!logits) return;
     }
   };
+  for (size_t i = 0; i < plan.sliced; ++i) {
+    if (plan.layers[i]->slots.prepared != kNoSlot) plan.layers[i]->prepare(frame);
+  }
   for (int64_t done = 0; done < plan.batch; done += plan.slice) {
     const int64_t first = std::min(done, plan.batch - plan.slice);
     put_input(plan, batch, first, frame);

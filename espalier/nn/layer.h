@@ -45,6 +45,7 @@ struct Slots {
   // sparse_backward() convolutions: the pooled values and positions; dy is then the gradient of the
   // pooled values.
   size_t pooled = kNoSlot, argmax = kNoSlot;
+  size_t prepared = kNoSlot;  // prepared_bytes(), from prepare() to the last forward() of a batch
 };
 
 class Layer;
@@ -127,6 +128,11 @@ class Layer {
   }
   // Bytes of working memory outside the arena.
   virtual size_t owned_bytes() const { return 0; }
+
+  // Without training a batch may pass in slices. What forward() makes of the weights is then made
+  // once, by prepare(), where slots.prepared says; forward() makes it itself where that is kNoSlot.
+  virtual size_t prepared_bytes() const { return 0; }
+  virtual void prepare(const Frame& frame) { static_cast<void>(frame); }
 
   virtual void forward(const Frame& frame) = 0;
   // Normalizations without residual and gate, between forward() and backward(): writes the same y
