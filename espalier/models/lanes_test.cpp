@@ -72,7 +72,7 @@ TYPED_TEST(LanesTest, Choices) {
   const std::vector<float> larger = stored<TypeParam>(select_greater(x, y, x, y)),
                            kept = stored<TypeParam>(keep_greater(x, y, 0.25f)),
                            equal = stored<TypeParam>(keep_equal(x, place, 2));
-  store(select_greater(x, y, broadcast<Words<TypeParam>>(200), place), chosen.data());
+  store(select_greater(x, y, broadcast<Words<TypeParam>>(200U), place), chosen.data());
   for (size_t i = 0; i < kLanes; ++i) {
     if (i != 9) {
       EXPECT_EQ(larger[i], a[i] > b[i] ? a[i] : b[i]);

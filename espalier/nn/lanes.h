@@ -42,7 +42,7 @@ concept Register = !requires(V v) {
   v.low;
 };
 template <class T, Register V>
-using Like = VectorOf<T, sizeof(V) / sizeof(float)>::Type;
+using Like = typename VectorOf<T, sizeof(V) / sizeof(float)>::Type;
 
 // Unsigned integers beside each of the floats.
 template <class V>
@@ -54,7 +54,7 @@ struct WordsOf<Pair<Half>> {
   using Type = Pair<typename WordsOf<Half>::Type>;
 };
 template <class Lanes>
-using Words = WordsOf<Lanes>::Type;
+using Words = typename WordsOf<Lanes>::Type;
 
 // x in all places. Subtracted from zeros that the compiler sees late: an expression that it knows
 // to be x in all places it would put together in memory, value by value.
