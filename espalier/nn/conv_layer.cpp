@@ -12,8 +12,8 @@
 // Convolutions on channels-last activations, by oneDNN with bias and ReLU as part of the primitive;
 // some passes by kernels of our own (sparse_conv.h, thin_conv.h, thin_forward.h, dot_conv.h).
 // Weights live in PyTorch's order [out, in, kh, kw] in the flat buffer and are brought into the
-// primitive's order in the scratch area just before each call (10–20 µs for 50,000 values, which
-// also rounds them to bf16).
+// primitive's order in the scratch area just before each call (10–20 µs for 50,000 values of 3×3
+// kernels, which also rounds them to bf16), or once for the slices of an evaluated batch.
 namespace espalier::nn {
 namespace {
 

@@ -83,9 +83,7 @@ std::unique_ptr<Layer> make_layer(const LayerContext& context) {
 bool computes_bf16() { return dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core; }
 
 GraphNet::GraphNet(Graph graph, Type type, size_t slice_bytes)
-    : graph_(std::move(graph)),
-      type_(type),
-      slice_bytes_(slice_bytes > 0 ? slice_bytes : half_of_cache()) {
+    : graph_(std::move(graph)), type_(type), slice_bytes_(slice_bytes) {
   ESPALIER_CHECK(limited, "oneDNN was used before its instructions were limited");
   ESPALIER_CHECK(!graph_.nodes.empty() &&
                      value_type(static_cast<int>(graph_.nodes.size()) - 1) == Type::kFloat,
@@ -130,23 +128,25 @@ size_t GraphNet::vector_part() const {
 }
 
 // Samples of an evaluated batch that go through the layers before the vector part at a time: as
-// many as leave a layer's values, read and written, in cache, but enough that these are not fewer
-// bytes than the weights, which every slice reads again.
+// many as leave a layer's values, read and written, in cache; where nobody has said how many bytes
+// that are, at least about as many as have as many bytes in all layers' outputs as the weights,
+// which every slice reads again.
 int64_t GraphNet::slice_of(int64_t batch) const {
   size_t most = 1, values = 1, weights = 0;
   for (size_t i = 0; i < vector_part(); ++i) {
     const Node& node = graph_.nodes[i];
-    const size_t bytes = value_bytes(static_cast<int>(i), 1);
-    most = std::max(most, value_bytes(node.input, 1) + bytes);
-    values += bytes;
+    const size_t out = value_bytes(static_cast<int>(i), 1);
+    most = std::max(most, value_bytes(node.input, 1) + out);
+    values += out;
     if (node.op == Op::kConv) {
       weights +=
           static_cast<size_t>(graph_.layout->tensors()[static_cast<size_t>(node.weight)].size) *
           type_bytes(type_);
     }
   }
-  const auto fitting =
-      static_cast<int64_t>(std::max({size_t{1}, slice_bytes_ / most, weights / values}));
+  const size_t bytes = slice_bytes_ > 0 ? slice_bytes_ : half_of_cache(),
+               least = slice_bytes_ > 0 ? 1 : std::max<size_t>(1, weights / values);
+  const auto fitting = static_cast<int64_t>(std::max(least, bytes / most));
   return fitting >= batch ? batch : even_slices(batch, fitting);
 }
 
@@ -251,7 +251,9 @@ GraphNet::Plan GraphNet::make_plan(int64_t whole, bool training, bool repeats) c
   const size_t scratch = arena.append(scratch_bytes);
   for (auto& layer : plan.layers) layer->slots.scratch = scratch;
   // Behind all that makes room for others within a slice.
-  for (size_t i = 0; i < plan.sliced && whole / plan.slice >= kPreparingSlices; ++i) {
+  const bool prepares =
+      plan.slice < whole && (whole + plan.slice - 1) / plan.slice >= kPreparingSlices;
+  for (size_t i = 0; i < plan.sliced && prepares; ++i) {
     if (const size_t bytes = plan.layers[i]->prepared_bytes(); bytes > 0)
       plan.layers[i]->slots.prepared = arena.append(bytes);
   }

@@ -27,7 +27,8 @@ bool computes_bf16();
 class GraphNet final : public Net {
  public:
   // Throws Error when the processor cannot do `type`. slice_bytes: what a layer of a slice may read
-  // and write of activations; 0: half of a core's second-level cache.
+  // and write of activations; 0: half of a core's second-level cache, but no less than makes up for
+  // reading the weights.
   GraphNet(Graph graph, Type type, size_t slice_bytes = 0);
 
   const std::shared_ptr<const ParameterLayout>& layout() const override { return graph_.layout; }

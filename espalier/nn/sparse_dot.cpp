@@ -79,7 +79,7 @@ ESPALIER_BF16 ESPALIER_INLINE void add_pairs(const Entry* entries, size_t count,
   }
 }
 
-// A part of a kernel's rows: `from` and `to` are the places of its first value.
+// A part of one of a kernel's rows, in a band.
 struct Part {
   const SparseConvShape& shape;
   SparseConvScratch& scratch;
