@@ -24,8 +24,8 @@ std::string talk(uint16_t port, const std::string& request) {
   address.sin_port = htons(port);
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   EXPECT_EQ(::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-  EXPECT_EQ(::send(socket, request.data(), request.size(), MSG_NOSIGNAL),
-            static_cast<ssize_t>(request.size()));
+  // A request that is too long may be cut off: the server need not read what it refuses.
+  EXPECT_GT(::send(socket, request.data(), request.size(), MSG_NOSIGNAL), 0);
   std::string answer;
   char buffer[4096];
   for (ssize_t count; (count = ::recv(socket, buffer, sizeof(buffer), 0)) > 0;)
