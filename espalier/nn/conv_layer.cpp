@@ -205,7 +205,7 @@ class ConvLayer final : public Layer {
   }
 
   // fp32 weights in the order that a primitive wants. oneDNN brings kernels of 5×5 and more into
-  // its order for bf16 value by value, at a quarter of the speed of doing it by way of weights with
+  // its order for bf16 value by value, at a third of the speed of doing it by way of weights with
   // the channels last.
   class WeightOrder {
    public:
