@@ -29,8 +29,8 @@ TEST(GateKernels, KeepLargestBreaksTiesByChannel) {
   EXPECT_EQ(g[2], 7);
 }
 
-// Small integers: sums are exact in every order. 45 and 7 leave channels that
-// fill no vector.
+// Small integers: sums are exact in every order. 45 and 7 leave channels that fill no vector, 5 to
+// 24 have rows that are joined where their number is even.
 TEST(GateKernels, EqualPlainLoops) {
   Stream stream(Key(1));
   const auto draw = [&](size_t size) {
@@ -38,8 +38,8 @@ TEST(GateKernels, EqualPlainLoops) {
     for (float& v : out) v = static_cast<float>(static_cast<int64_t>(stream.below(9)) - 4);
     return out;
   };
-  for (const size_t channels : {7UL, 16UL, 45UL, 64UL, 112UL}) {
-    for (const size_t rows : {1UL, 6UL, 256UL, 259UL}) {
+  for (const size_t channels : {5UL, 7UL, 8UL, 12UL, 16UL, 24UL, 45UL, 64UL, 112UL}) {
+    for (const size_t rows : {1UL, 6UL, 64UL, 256UL, 259UL, 1040UL}) {
       const size_t size = rows * channels;
       const auto x = draw(size), residual = draw(size), more = draw(size), dy = draw(size);
       const auto a = draw(channels), b = draw(channels), even = draw(channels);

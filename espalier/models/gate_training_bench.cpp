@@ -19,6 +19,7 @@ struct Case {
   std::string model;
   std::vector<int64_t> shape;
   int64_t batch;
+  double width = 1;
 };
 
 class Replica {
@@ -28,8 +29,10 @@ class Replica {
     for (uint32_t i = 0; i < 512; ++i) samples_.push_back(i);
     ModelOptions model;
     model.name = c.model;
+    model.width = c.width;
     model.gates = gates;
     if (gates != "none") model.gate_ratio = ratio;
+    if (gates == "gated") model.gate_sigmoid = true;  // without it deep nets overflow at once
     trainer_ = make_trainer(model, spec_of(set_), {precision, "cpu"});
     ParameterSet weights(trainer_->layout());
     trainer_->initialize(Key(2), weights);
@@ -62,11 +65,12 @@ int run(int argc, char** argv) {
   arguments.finish("gate_training_bench [--rounds N] [--only MODEL] [--bf16]");
   configure_process();
   configure_thread();
-  std::printf("%-10s %5s %5s %6s %9s %9s %7s  (%s)\n", "model", "batch", "gates", "ratio",
+  std::printf("%-10s %5s %5s %5s %6s %9s %9s %7s  (%s)\n", "model", "width", "batch", "gates", "ratio",
               "dense ms", "gated ms", "ratio", precision.c_str());
   for (const Case& c : {Case{"cnn", {1, 28, 28}, 32}, Case{"cnn", {1, 28, 28}, 64},
                         Case{"resnet20", {3, 32, 32}, 32}, Case{"resnet20", {3, 32, 32}, 64},
-                        Case{"vgg11", {3, 32, 32}, 32}, Case{"vgg11", {3, 32, 32}, 64}}) {
+                        Case{"vgg11", {3, 32, 32}, 32}, Case{"vgg11", {3, 32, 32}, 64},
+                        Case{"resnet32", {3, 32, 32}, 64, 0.5}}) {
     if (!only.empty() && only != c.model) continue;
     Replica dense(c, "none", 1, precision);
     const auto count = std::max<int64_t>(1, static_cast<int64_t>(0.1 / dense.step(1)));
@@ -79,8 +83,8 @@ int run(int argc, char** argv) {
           with.push_back(gated.step(count));
           ratios.push_back(with.back() / plain.back());
         }
-        std::printf("%-10s %5ld %5s %6.2f %9.2f %9.2f %7.3f\n", c.model.c_str(),
-                    static_cast<long>(c.batch), gates.c_str(), ratio, 1e3 * bench::median(plain),
+        std::printf("%-10s %5.2f %5ld %5s %6.2f %9.2f %9.2f %7.3f\n", c.model.c_str(),
+                    c.width, static_cast<long>(c.batch), gates.c_str(), ratio, 1e3 * bench::median(plain),
                     1e3 * bench::median(with), bench::median(ratios));
         std::fflush(stdout);
       }

@@ -1,6 +1,7 @@
 #include "espalier/nn/gate_kernels.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 
@@ -46,6 +47,50 @@ ESPALIER_INLINE void walk(const GatedShape& s, const In& in) {
     body.take(i, first, second);
   }
 }
+
+// Rows that fill no vectors, joined to lines that do where they are short and their number allows
+// it: a narrow net's rows of 8 channels would be walked value by value. Tables are repeated over a
+// line, and sums over its parts are added up.
+class Lines {
+ public:
+  explicit Lines(const GatedShape& s) : channels_(s.channels), shape_(s) {
+    size_t repeat = 1;
+    while (s.channels * repeat % kLanes != 0 && s.rows % (repeat * 2) == 0) repeat *= 2;
+    if (s.channels * repeat % kLanes != 0 || s.channels * repeat > kLongest) return;
+    shape_ = {s.rows / repeat, s.channels * repeat};
+  }
+  const GatedShape& shape() const { return shape_; }
+
+  // The table over a line; null stays null.
+  const float* table(const float* from) {
+    if (from == nullptr || !joined()) return from;
+    float* to = tables_[used_++].data();
+    for (size_t i = 0; i < shape_.channels; i += channels_) std::copy_n(from, channels_, to + i);
+    return to;
+  }
+  // Where a line's sums go that add_up() then adds to those of the channels; null stays null.
+  float* sums(float* to) {
+    return to == nullptr || !joined() ? to : tables_[used_++].data();
+  }
+  void add_up(const float* from, float* to) const {
+    if (from == to) return;
+    for (size_t c = 0; c < channels_; ++c) {
+      float sum = 0;
+      for (size_t i = c; i < shape_.channels; i += channels_) sum += from[i];
+      to[c] = sum;
+    }
+  }
+
+ private:
+  static constexpr size_t kLongest = 256, kTables = 5;
+
+  bool joined() const { return shape_.channels != channels_; }
+
+  size_t channels_;
+  GatedShape shape_;
+  size_t used_ = 0;
+  std::array<std::array<float, kLongest>, kTables> tables_;
+};
 
 // The sums of a tile: four under way, for one or more rows of W channels' vectors.
 template <class Lanes, size_t W>
@@ -220,27 +265,131 @@ struct Gradient {
 };
 
 template <class T>
-ESPALIER_INLINE void input_gradient_any(const GatedShape& s, const T* dz, const T* x,
-                                        const float* a, const float* b, const float* d, T* dx) {
-  for (size_t r = 0; r < s.rows; ++r) {
-    const size_t at = r * s.channels;
-    for (size_t c = 0; c < s.channels; ++c)
-      put(dx[at + c], a[c] * to_float(dz[at + c]) + (b[c] * to_float(x[at + c]) + d[c]));
+struct InputGradientIn {
+  const T *dz, *x;
+  const float *a, *b, *d;
+  T* dx;
+};
+template <class Lanes, class T, size_t W>
+struct InputGradient {
+  static constexpr size_t kWide = W;
+  InputGradientIn<T> in;
+  Lanes a[W] = {}, b[W] = {}, d[W] = {};
+  ESPALIER_INLINE explicit InputGradient(const InputGradientIn<T>& from) : in(from) {}
+  ESPALIER_INLINE void start(size_t c) {
+    for (size_t k = 0; k < W; ++k) {
+      load(in.a + c + k * kLanes, a[k]);
+      load(in.b + c + k * kLanes, b[k]);
+      load(in.d + c + k * kLanes, d[k]);
+    }
   }
-}
+  template <size_t R>
+  ESPALIER_INLINE void step(size_t offset, size_t stride) {
+    for (size_t r = 0; r < R; ++r) {
+      for (size_t k = 0; k < W; ++k) {
+        const size_t at = offset + r * stride + k * kLanes;
+        Lanes g, v;
+        load(in.dz + at, g);
+        load(in.x + at, v);
+        store(a[k] * g + (b[k] * v + d[k]), in.dx + at);
+      }
+    }
+  }
+  ESPALIER_INLINE void fold() {}
+  ESPALIER_INLINE void finish(size_t) {}
+  ESPALIER_INLINE void scalar(size_t offset, size_t c, float&, float&) {
+    put(in.dx[offset],
+        in.a[c] * to_float(in.dz[offset]) + (in.b[c] * to_float(in.x[offset]) + in.d[c]));
+  }
+  ESPALIER_INLINE void take(size_t, float, float) {}
+};
 
-template <class Lanes, class T>
-ESPALIER_INLINE void affine_any(const GatedShape& shape, const GatedAffine<T>& in, T* y) {
-  walk<Affine, Lanes, T>(
-      shape, AffineIn<T>{in, in.relu ? 0.0f : -INFINITY, y, 1.0f / static_cast<float>(shape.rows)});
+struct EvenIn {
+  const float* even;
+  void* y;
+};
+template <class Lanes, class T, size_t W>
+struct Even {
+  static constexpr size_t kWide = W;
+  EvenIn in;
+  Lanes even[W] = {};
+  ESPALIER_INLINE explicit Even(const EvenIn& from) : in(from) {}
+  ESPALIER_INLINE void start(size_t c) {
+    for (size_t k = 0; k < W; ++k) load(in.even + c + k * kLanes, even[k]);
+  }
+  template <size_t R>
+  ESPALIER_INLINE void step(size_t offset, size_t stride) {
+    for (size_t r = 0; r < R; ++r) {
+      for (size_t k = 0; k < W; ++k) {
+        T* at = static_cast<T*>(in.y) + offset + r * stride + k * kLanes;
+        Lanes v;
+        load(at, v);
+        store(v + even[k], at);
+      }
+    }
+  }
+  ESPALIER_INLINE void fold() {}
+  ESPALIER_INLINE void finish(size_t) {}
+  ESPALIER_INLINE void scalar(size_t offset, size_t c, float&, float&) {
+    T* at = static_cast<T*>(in.y) + offset;
+    put(*at, to_float(*at) + in.even[c]);
+  }
+  ESPALIER_INLINE void take(size_t, float, float) {}
+};
+
+template <class T>
+void means_of(const T* x, size_t rows, size_t channels, float* means) {
+  Lines lines({rows, channels});
+  const MeansIn in{x, lines.sums(means), 1.0f / static_cast<float>(rows)};
+  with_lanes([&]<class Lanes>()
+                 __attribute__((always_inline)) { walk<Means, Lanes, T>(lines.shape(), in); });
+  lines.add_up(in.means, means);
 }
 
 template <class T>
-ESPALIER_INLINE void add_even_any(const GatedShape& s, const float* even, T* y) {
-  for (size_t r = 0; r < s.rows; ++r) {
-    T* row = y + r * s.channels;
-    for (size_t c = 0; c < s.channels; ++c) put(row[c], to_float(row[c]) + even[c]);
-  }
+void affine_of(const GatedShape& shape, const GatedAffine<T>& given, T* y) {
+  Lines lines(shape);
+  AffineIn<T> in{given, given.relu ? 0.0f : -INFINITY, y, 1.0f / static_cast<float>(shape.rows)};
+  in.g.a = lines.table(given.a);
+  in.g.b = lines.table(given.b);
+  in.g.means = lines.sums(given.means);
+  with_lanes([&]<class Lanes>()
+                 __attribute__((always_inline)) { walk<Affine, Lanes, T>(lines.shape(), in); });
+  lines.add_up(in.g.means, given.means);
+}
+
+template <class T>
+void gradient_sums_of(const GatedShape& shape, const GatedGradient<T>& given, T* dy) {
+  Lines lines(shape);
+  GradientIn<T> in{given, dy};
+  in.g.even = lines.table(given.even);
+  in.g.center = lines.table(given.center);
+  in.g.scale = lines.table(given.scale);
+  in.g.sum = lines.sums(given.sum);
+  in.g.product = lines.sums(given.product);
+  with_lanes([&]<class Lanes>()
+                 __attribute__((always_inline)) { walk<Gradient, Lanes, T>(lines.shape(), in); });
+  lines.add_up(in.g.sum, given.sum);
+  lines.add_up(in.g.product, given.product);
+}
+
+template <class T>
+void input_gradient_of(const GatedShape& shape, InputGradientIn<T> in) {
+  Lines lines(shape);
+  in.a = lines.table(in.a);
+  in.b = lines.table(in.b);
+  in.d = lines.table(in.d);
+  with_lanes([&]<class Lanes>() __attribute__((always_inline)) {
+    walk<InputGradient, Lanes, T>(lines.shape(), in);
+  });
+}
+
+template <class T>
+void add_even_of(const GatedShape& shape, const float* even, T* y) {
+  Lines lines(shape);
+  const EvenIn in{lines.table(even), y};
+  with_lanes([&]<class Lanes>()
+                 __attribute__((always_inline)) { walk<Even, Lanes, T>(lines.shape(), in); });
 }
 
 // For S samples, the outputs of W vectors at `o`.
@@ -288,14 +437,10 @@ ESPALIER_INLINE void gate_samples(const GateShape& shape, const float* s, const 
 }  // namespace
 
 void channel_means(const float* x, size_t rows, size_t channels, float* means) {
-  with_lanes([&]<class Lanes>() __attribute__((always_inline)) {
-    walk<Means, Lanes, float>({rows, channels}, MeansIn{x, means, 1.0f / static_cast<float>(rows)});
-  });
+  means_of(x, rows, channels, means);
 }
 void channel_means(const Bf16* x, size_t rows, size_t channels, float* means) {
-  with_lanes([&]<class Lanes>() __attribute__((always_inline)) {
-    walk<Means, Lanes, Bf16>({rows, channels}, MeansIn{x, means, 1.0f / static_cast<float>(rows)});
-  });
+  means_of(x, rows, channels, means);
 }
 
 ESPALIER_KERNEL void transpose(const float* from, size_t rows, size_t columns, float* to) {
@@ -342,38 +487,28 @@ void keep_largest(float* g, size_t size, size_t kept, float* work) {
 }
 
 void gated_affine(const GatedShape& shape, const GatedAffine<float>& in, float* y) {
-  with_lanes([&]<class Lanes>()
-                 __attribute__((always_inline)) { affine_any<Lanes>(shape, in, y); });
+  affine_of(shape, in, y);
 }
 void gated_affine(const GatedShape& shape, const GatedAffine<Bf16>& in, Bf16* y) {
-  with_lanes([&]<class Lanes>()
-                 __attribute__((always_inline)) { affine_any<Lanes>(shape, in, y); });
+  affine_of(shape, in, y);
 }
 void gated_gradient_sums(const GatedShape& shape, const GatedGradient<float>& in, float* dy) {
-  with_lanes([&]<class Lanes>() __attribute__((always_inline)) {
-    walk<Gradient, Lanes, float>(shape, GradientIn<float>{in, dy});
-  });
+  gradient_sums_of(shape, in, dy);
 }
 void gated_gradient_sums(const GatedShape& shape, const GatedGradient<Bf16>& in, Bf16* dy) {
-  with_lanes([&]<class Lanes>() __attribute__((always_inline)) {
-    walk<Gradient, Lanes, Bf16>(shape, GradientIn<Bf16>{in, dy});
-  });
+  gradient_sums_of(shape, in, dy);
 }
-ESPALIER_KERNEL void gated_input_gradient(const GatedShape& shape, const float* dz, const float* x,
-                                          const float* a, const float* b, const float* d,
-                                          float* dx) {
-  input_gradient_any(shape, dz, x, a, b, d, dx);
+void gated_input_gradient(const GatedShape& shape, const float* dz, const float* x, const float* a,
+                          const float* b, const float* d, float* dx) {
+  input_gradient_of<float>(shape, {dz, x, a, b, d, dx});
 }
-ESPALIER_KERNEL void gated_input_gradient(const GatedShape& shape, const Bf16* dz, const Bf16* x,
-                                          const float* a, const float* b, const float* d,
-                                          Bf16* dx) {
-  input_gradient_any(shape, dz, x, a, b, d, dx);
+void gated_input_gradient(const GatedShape& shape, const Bf16* dz, const Bf16* x, const float* a,
+                          const float* b, const float* d, Bf16* dx) {
+  input_gradient_of<Bf16>(shape, {dz, x, a, b, d, dx});
 }
-ESPALIER_KERNEL void add_even(const GatedShape& shape, const float* even, float* y) {
-  add_even_any(shape, even, y);
+void add_even(const GatedShape& shape, const float* even, float* y) {
+  add_even_of(shape, even, y);
 }
-ESPALIER_KERNEL void add_even(const GatedShape& shape, const float* even, Bf16* y) {
-  add_even_any(shape, even, y);
-}
+void add_even(const GatedShape& shape, const float* even, Bf16* y) { add_even_of(shape, even, y); }
 
 }  // namespace espalier::nn
