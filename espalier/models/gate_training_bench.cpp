@@ -65,8 +65,8 @@ int run(int argc, char** argv) {
   arguments.finish("gate_training_bench [--rounds N] [--only MODEL] [--bf16]");
   configure_process();
   configure_thread();
-  std::printf("%-10s %5s %5s %5s %6s %9s %9s %7s  (%s)\n", "model", "width", "batch", "gates", "ratio",
-              "dense ms", "gated ms", "ratio", precision.c_str());
+  std::printf("%-10s %5s %5s %5s %6s %9s %9s %7s  (%s)\n", "model", "width", "batch", "gates",
+              "ratio", "dense ms", "gated ms", "ratio", precision.c_str());
   for (const Case& c : {Case{"cnn", {1, 28, 28}, 32}, Case{"cnn", {1, 28, 28}, 64},
                         Case{"resnet20", {3, 32, 32}, 32}, Case{"resnet20", {3, 32, 32}, 64},
                         Case{"vgg11", {3, 32, 32}, 32}, Case{"vgg11", {3, 32, 32}, 64},
@@ -83,8 +83,8 @@ int run(int argc, char** argv) {
           with.push_back(gated.step(count));
           ratios.push_back(with.back() / plain.back());
         }
-        std::printf("%-10s %5.2f %5ld %5s %6.2f %9.2f %9.2f %7.3f\n", c.model.c_str(),
-                    c.width, static_cast<long>(c.batch), gates.c_str(), ratio, 1e3 * bench::median(plain),
+        std::printf("%-10s %5.2f %5ld %5s %6.2f %9.2f %9.2f %7.3f\n", c.model.c_str(), c.width,
+                    static_cast<long>(c.batch), gates.c_str(), ratio, 1e3 * bench::median(plain),
                     1e3 * bench::median(with), bench::median(ratios));
         std::fflush(stdout);
       }

@@ -69,9 +69,7 @@ class Lines {
     return to;
   }
   // Where a line's sums go that add_up() then adds to those of the channels; null stays null.
-  float* sums(float* to) {
-    return to == nullptr || !joined() ? to : tables_[used_++].data();
-  }
+  float* sums(float* to) { return to == nullptr || !joined() ? to : tables_[used_++].data(); }
   void add_up(const float* from, float* to) const {
     if (from == to) return;
     for (size_t c = 0; c < channels_; ++c) {
@@ -506,9 +504,7 @@ void gated_input_gradient(const GatedShape& shape, const Bf16* dz, const Bf16* x
                           const float* b, const float* d, Bf16* dx) {
   input_gradient_of<Bf16>(shape, {dz, x, a, b, d, dx});
 }
-void add_even(const GatedShape& shape, const float* even, float* y) {
-  add_even_of(shape, even, y);
-}
+void add_even(const GatedShape& shape, const float* even, float* y) { add_even_of(shape, even, y); }
 void add_even(const GatedShape& shape, const float* even, Bf16* y) { add_even_of(shape, even, y); }
 
 }  // namespace espalier::nn
