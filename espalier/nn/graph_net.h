@@ -3,10 +3,10 @@
 #include <map>
 #include <string>
 
-#include "espalier/nn/arena.h"
 #include "espalier/nn/graph.h"
 #include "espalier/nn/layer.h"
 #include "espalier/nn/net.h"
+#include "espalier/nn/net_plan.h"
 
 namespace espalier::nn {
 
@@ -51,54 +51,35 @@ class GraphNet final : public Net {
   // Is told of every layer of train() from now on, and outlives the net; null for nobody.
   void observe(LayerObserver* observer) { observer_ = observer; }
   // Of a node's output, or of kGraphInput.
-  Type value_type(int node) const;
+  Type value_type(int node) const { return nn::value_type(graph_, type_, node); }
   // The arena and what the layers hold themselves: exact, but for oneDNN's generated code.
   uint64_t training_bytes(int64_t batch_size) const override;
 
  private:
-  // The layers of one batch size with their places in the arena. Without training a large batch
-  // goes through the first `sliced` layers in slices, which leave their outputs side by side at
-  // `joint`; otherwise there is one slice, of all layers.
-  struct Plan {
-    int64_t batch = 0, slice = 0;
-    size_t sliced = 0, joint = kNoSlot, joint_bytes = 0;  // bytes: of one sample
-    std::vector<std::unique_ptr<Layer>> layers;
-    // Normalized values that are computed again for the backward pass of `reader`, the convolution
-    // that alone reads them, instead of being kept from the forward pass: there at `first`.
-    struct Repeated {
-      size_t norm, reader, first, again = kNoSlot;
-    };
-    std::vector<Repeated> repeated;  // ascending
-    size_t input = kNoSlot;          // the batch, when it must be copied or converted
-    size_t logits = kNoSlot, dlogits = kNoSlot;
-    size_t arena_bytes = 0;
-    uint64_t used = 0;
+  struct UsedPlan {
+    NetPlan plan;
+    uint64_t used = 0;  // when, for those used least lately to make room
   };
-  Plan& plan(int64_t batch, bool training);
-  Plan make_plan(int64_t batch, bool training, bool repeats = false) const;
-  static void run_forward(Plan& plan, const Frame& frame);
-  void copy_weights(const Plan& plan, const float* from, float* weights) const;
-  // Assigns the gradients' slots, from the last layer to the first.
-  void place_gradients(int64_t batch, Plan& plan, ArenaPlanner& arena) const;
-  size_t vector_part() const;
-  int64_t slice_of(int64_t batch) const;
-  size_t value_bytes(int node, int64_t batch) const;
-  void put_input(const Plan& plan, const Batch& batch, int64_t first, const Frame& frame);
-  Frame start(const Plan& plan, const Batch& batch);
-  void infer(Plan& plan, const Batch& batch, std::span<const float> weights,
+  NetPlan& plan(int64_t batch, bool training);
+  NetPlan make_plan(int64_t batch, bool training) const;
+  static void run_forward(NetPlan& plan, const Frame& frame);
+  void copy_weights(const NetPlan& plan, const float* from, float* weights) const;
+  void put_input(const NetPlan& plan, const Batch& batch, int64_t first, const Frame& frame);
+  Frame start(const NetPlan& plan, const Batch& batch);
+  void infer(NetPlan& plan, const Batch& batch, std::span<const float> weights,
              std::span<float> features, bool logits);
-  const float* logits_of(const Plan& plan) const {
+  const float* logits_of(const NetPlan& plan) const {
     return reinterpret_cast<const float*>(arena_.data() + plan.logits);
   }
   // The feature map as floats, channel by channel.
-  void copy_features(const Plan& plan, const Frame& frame, int64_t batch,
+  void copy_features(const NetPlan& plan, const Frame& frame, int64_t batch,
                      std::span<float> out) const;
   size_t num_classes() const { return static_cast<size_t>(graph_.nodes.back().out.size()); }
 
   Graph graph_;
   Type type_;
   size_t slice_bytes_;
-  std::map<std::pair<int64_t, bool>, Plan> plans_;
+  std::map<std::pair<int64_t, bool>, UsedPlan> plans_;
   uint64_t clock_ = 0;
   AlignedVector<uint8_t> arena_;
   std::span<const float> logits_;

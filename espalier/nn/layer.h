@@ -10,7 +10,7 @@
 #include "espalier/nn/net.h"
 
 // A node of a Graph made ready for one batch size. Layers own no activations: everything lives in
-// one arena whose places the plan (graph_net.cpp) assigns, so that a replica's memory is one block
+// one arena whose places the plan (net_plan.h) assigns, so that a replica's memory is one block
 // that is used again for every client.
 namespace espalier::nn {
 
