@@ -8,6 +8,7 @@
 
 #include "espalier/models/test_problem.h"
 #include "espalier/nn/gate_kernels.h"
+#include "espalier/nn/gated_kernels.h"
 #include "espalier/nn/gates.h"
 #include "espalier/nn/graph_net.h"
 

@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "espalier/nn/gate_kernels.h"
+#include "espalier/nn/gated_kernels.h"
 #include "espalier/nn/gates.h"
 #include "espalier/nn/layer.h"
 #include "espalier/nn/onednn.h"

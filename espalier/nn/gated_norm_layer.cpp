@@ -2,7 +2,7 @@
 #include <cmath>
 #include <vector>
 
-#include "espalier/nn/gate_kernels.h"
+#include "espalier/nn/gated_kernels.h"
 #include "espalier/nn/layer.h"
 #include "espalier/nn/norm_kernels.h"
 #include "espalier/nn/norm_statistics.h"

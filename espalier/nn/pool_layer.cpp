@@ -1,4 +1,4 @@
-#include "espalier/nn/gate_kernels.h"
+#include "espalier/nn/gated_kernels.h"
 #include "espalier/nn/kernels.h"
 #include "espalier/nn/layer.h"
 
