@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 
 ESPALIER = os.environ["ESPALIER"]
 SOURCE = pathlib.Path(os.environ["SOURCE"])
@@ -66,3 +67,22 @@ def read_safetensors(path):
 
 def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def running(folder):
+    """Processes whose command line names the folder."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(folder).encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            pass
+    return found
+
+
+def wait_for(condition, what, seconds=300):
+    started = time.time()
+    while not condition():
+        check(time.time() - started < seconds, f"waited for {what}")
+        time.sleep(0.01)

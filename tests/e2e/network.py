@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 
-from common import ESPALIER, SOURCE, Folder, check, ok, run
+from common import ESPALIER, SOURCE, Folder, check, ok, run, running
 
 CONFIG = """
 seed = 3
@@ -567,18 +567,6 @@ def flat(folder, rounds, clients):
     print(f"after rounds {list(seen)}: server {first[0]} {last[0]}, a client {first[1]} {last[1]} (MB resident, descriptors)")
     for before, after in zip(first, last):
         check(after[0] <= before[0] + 12 and after[1] <= before[1] + 3, f"it grows: {seen}")
-
-
-def running(path):
-    """Processes whose command line names the path."""
-    found = []
-    for line in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if str(path).encode() in line.read_bytes():
-                found.append(int(line.parent.name))
-        except OSError:
-            pass
-    return found
 
 
 def demo(folder):

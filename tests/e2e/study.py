@@ -1,14 +1,12 @@
 """A study: killed and gone on with, the same table whatever the order, jobs and shards, only what changed run anew, failures said."""
 import json
-import os
-import pathlib
 import re
 import shutil
 import signal
 import subprocess
 import time
 
-from common import ESPALIER, SOURCE, Folder, check, metrics, ok
+from common import ESPALIER, SOURCE, Folder, check, metrics, ok, running, wait_for
 from common import run as run_once
 
 SMOKE = SOURCE / "bench/studies/smoke.toml"
@@ -48,25 +46,6 @@ def cells(folder):
 def models(folder):
     """What each cell ended with, by the part of its name that no build decides."""
     return {path.name.rsplit("-", 1)[0]: (path / "model.safetensors").read_bytes() for path in (folder / "cells").iterdir()}
-
-
-def running(folder):
-    """Processes whose command line names the folder."""
-    found = []
-    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if str(folder).encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:
-            pass
-    return found
-
-
-def wait_for(condition, what, seconds=300):
-    started = time.time()
-    while not condition():
-        check(time.time() - started < seconds, f"waited for {what}")
-        time.sleep(0.01)
 
 
 def killed_and_gone_on(folder):

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 
-from common import ESPALIER, SOURCE, Folder, check, metrics, ok
+from common import ESPALIER, SOURCE, Folder, check, metrics, ok, running, wait_for
 from common import run as run_once
 
 SMOKE = SOURCE / "bench/studies/smoke.toml"
@@ -74,25 +74,6 @@ def ranks_of(process):
         except OSError:
             pass
     return found
-
-
-def running(folder):
-    """Processes whose command line names the folder."""
-    found = []
-    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if str(folder).encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:
-            pass
-    return found
-
-
-def wait_for(condition, what, seconds=300):
-    started = time.time()
-    while not condition():
-        check(time.time() - started < seconds, f"waited for {what}")
-        time.sleep(0.01)
 
 
 def table(text):
