@@ -30,60 +30,84 @@ TEST(GateKernels, KeepLargestBreaksTiesByChannel) {
   EXPECT_EQ(g[2], 7);
 }
 
-// Small integers: sums are exact in every order. 45 and 7 leave channels that fill no vector, 5 to
-// 24 have rows that are joined where their number is even.
-TEST(GateKernels, EqualPlainLoops) {
+// Of gated_affine() and the kernels of its backward pass against plain loops. Values are small
+// integers, exact in bf16, and so are all sums in every order. Without `parts` whatever may be null
+// is.
+template <class T>
+void check_gated_kernels(size_t rows, size_t channels, bool parts) {
+  SCOPED_TRACE(testing::Message() << rows << " rows of " << channels << (parts ? "" : ", alone"));
   Stream stream(Key(1));
-  const auto draw = [&](size_t size) {
-    std::vector<float> out(size);
-    for (float& v : out) v = static_cast<float>(static_cast<int64_t>(stream.below(9)) - 4);
+  const auto draw = [&]<class V>(std::vector<V> out) {
+    for (V& v : out) put(v, static_cast<float>(static_cast<int64_t>(stream.below(9)) - 4));
     return out;
   };
-  for (const size_t channels : {5UL, 7UL, 8UL, 12UL, 16UL, 24UL, 45UL, 64UL, 112UL}) {
-    for (const size_t rows : {1UL, 6UL, 64UL, 256UL, 259UL, 1040UL}) {
-      const size_t size = rows * channels;
-      const auto x = draw(size), residual = draw(size), more = draw(size), dy = draw(size);
-      const auto a = draw(channels), b = draw(channels), even = draw(channels);
-      std::vector<float> y(size), means(channels), alone(channels);
-      gated_affine({rows, channels},
-                   GatedAffine<float>{.x = x.data(),
-                                      .residual = residual.data(),
-                                      .a = a.data(),
-                                      .b = b.data(),
-                                      .relu = true,
-                                      .means = means.data()},
-                   y.data());
-      channel_means(y.data(), rows, channels, alone.data());
-      std::vector<float> dz = dy, sum(channels), product(channels), dx(size);
-      gated_gradient_sums({rows, channels},
-                          GatedGradient<float>{.y = y.data(),
-                                               .x = x.data(),
-                                               .more = more.data(),
-                                               .even = even.data(),
-                                               .center = b.data(),
-                                               .scale = a.data(),
-                                               .sum = sum.data(),
-                                               .product = product.data()},
-                          dz.data());
-      gated_input_gradient({rows, channels}, dy.data(), x.data(), a.data(), b.data(), even.data(),
-                           dx.data());
-      for (size_t c = 0; c < channels; ++c) {
-        double mean = 0, p = 0, q = 0;
-        for (size_t r = 0; r < rows; ++r) {
-          const size_t i = r * channels + c;
-          const float expected = std::max(0.0f, a[c] * x[i] + b[c] + residual[i]);
-          ASSERT_EQ(y[i], expected);
-          mean += static_cast<double>(expected);
-          const float g = expected > 0 ? dy[i] + more[i] + even[c] : 0.0f;
-          p += static_cast<double>(g);
-          q += static_cast<double>(g * (x[i] - b[c]));
-          ASSERT_EQ(dz[i], a[c] * g);
-          ASSERT_EQ(dx[i], a[c] * dy[i] + b[c] * x[i] + even[c]);
-        }
-        ASSERT_EQ(sum[c], static_cast<float>(p)) << channels << " " << rows;
-        ASSERT_EQ(product[c], static_cast<float>(q));
-        ASSERT_NEAR(means[c], mean / static_cast<double>(rows), 1e-5);
-        ASSERT_EQ(means[c], alone[c]);
+  const size_t size = rows * channels;
+  const std::vector<T> values(size);
+  const std::vector<float> table(channels);
+  const auto x = draw(values), residual = draw(values), more = draw(values), dy = draw(values);
+  const auto a = draw(table), b = draw(table), even = draw(table);
+  const auto maybe = [&](const auto& from) { return parts ? from.data() : nullptr; };
+
+  std::vector<T> y(size), dz = dy, dx = dy, shifted = x;
+  std::vector<float> means(channels), alone(channels), sum(channels), product(channels);
+  gated_affine({rows, channels},
+               GatedAffine<T>{.x = x.data(),
+                              .residual = maybe(residual),
+                              .a = a.data(),
+                              .b = b.data(),
+                              .relu = parts,
+                              .means = parts ? means.data() : nullptr},
+               y.data());
+  channel_means(y.data(), rows, channels, alone.data());
+  gated_gradient_sums({rows, channels},
+                      GatedGradient<T>{.y = maybe(y),
+                                       .x = x.data(),
+                                       .more = maybe(more),
+                                       .even = maybe(even),
+                                       .center = maybe(b),
+                                       .scale = maybe(a),
+                                       .sum = sum.data(),
+                                       .product = product.data()},
+                      dz.data());
+  gated_input_gradient({rows, channels}, dx.data(), x.data(), a.data(), b.data(), even.data(),
+                       dx.data());
+  add_even({rows, channels}, even.data(), shifted.data());
+  for (size_t c = 0; c < channels; ++c) {
+    double mean = 0, p = 0, q = 0;
+    for (size_t r = 0; r < rows; ++r) {
+      const size_t i = r * channels + c;
+      const float value = to_float(x[i]), arrived = to_float(dy[i]);
+      float expected = a[c] * value + b[c];
+      float g = arrived;
+      if (parts) {
+        expected = std::max(0.0f, expected + to_float(residual[i]));
+        g = expected > 0 ? arrived + to_float(more[i]) + even[c] : 0.0f;
+      }
+      ASSERT_EQ(to_float(y[i]), expected);
+      mean += static_cast<double>(expected);
+      p += static_cast<double>(g);
+      q += static_cast<double>(g * (parts ? value - b[c] : value));
+      ASSERT_EQ(to_float(dz[i]), parts ? a[c] * g : g);
+      ASSERT_EQ(to_float(dx[i]), a[c] * arrived + b[c] * value + even[c]);
+      ASSERT_EQ(to_float(shifted[i]), value + even[c]);
+    }
+    ASSERT_EQ(sum[c], static_cast<float>(p));
+    ASSERT_EQ(product[c], static_cast<float>(q));
+    ASSERT_NEAR(alone[c], mean / static_cast<double>(rows), 1e-5);
+    if (parts) {
+      ASSERT_EQ(means[c], alone[c]);
+    }
+  }
+}
+
+// 45 channels leave some that fill no vector; 5 to 34 but for 16 have rows that are joined where
+// their number allows it and the line is no longer than 256 values, which it would be for 34.
+TEST(GateKernels, EqualPlainLoops) {
+  for (const size_t channels : {5UL, 7UL, 8UL, 12UL, 16UL, 24UL, 30UL, 34UL, 45UL, 64UL, 112UL}) {
+    for (const size_t rows : {1UL, 6UL, 49UL, 64UL, 256UL, 259UL, 1040UL}) {
+      for (const bool parts : {true, false}) {
+        check_gated_kernels<float>(rows, channels, parts);
+        check_gated_kernels<Bf16>(rows, channels, parts);
       }
     }
   }

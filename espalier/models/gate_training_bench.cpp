@@ -31,8 +31,10 @@ class Replica {
     model.name = c.model;
     model.width = c.width;
     model.gates = gates;
-    if (gates != "none") model.gate_ratio = ratio;
-    if (gates == "gated") model.gate_sigmoid = true;  // without it deep nets overflow at once
+    if (gates != "none") {
+      model.gate_ratio = ratio;
+      model.gate_sigmoid = true;  // without it deep nets soon have no finite loss
+    }
     trainer_ = make_trainer(model, spec_of(set_), {precision, "cpu"});
     ParameterSet weights(trainer_->layout());
     trainer_->initialize(Key(2), weights);

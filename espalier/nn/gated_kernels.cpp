@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include "espalier/base/error.h"
 #include "espalier/nn/lanes.h"
 
 namespace espalier::nn {
@@ -14,8 +15,9 @@ constexpr size_t kRowsPerSum = 256;  // added up in one go, so that long sums ke
 // Walks a sample in tiles of up to four vectors of channels side by side, fewer of them over more
 // rows, so that four sums are always under way and a tile's tables stay in registers over its rows.
 // A body is for `W` vectors and has start(channel), which loads its tables, step<R>(offset, stride)
-// for R rows of vectors, fold() after kRowsPerSum rows, finish(channel), and scalar(offset,
-// channel) for channels that fill no vector, after zero(channel).
+// for R rows of vectors, fold() after kRowsPerSum rows, finish(channel), and for the channels at
+// the end that fill no vector scalar(offset, channel, first, second), which adds to a channel's
+// sums, and take(channel, first, second).
 template <class Body, class In>
 ESPALIER_INLINE void walk_tile(const GatedShape& s, size_t channel, const In& in) {
   constexpr size_t kTall = 4 / Body::kWide;
@@ -40,19 +42,20 @@ ESPALIER_INLINE void walk(const GatedShape& s, const In& in) {
   for (; c + kLanes <= s.channels; c += kLanes) walk_tile<Body<Lanes, T, 1>>(s, c, in);
   if (c == s.channels) return;
   Body<Lanes, T, 1> body(in);
-  for (size_t i = c; i < s.channels; ++i) {
-    float first = 0, second = 0;
-    for (size_t r = 0; r < s.rows; ++r) body.scalar(r * s.channels + i, i, first, second);
-    body.take(i, first, second);
+  float first[kLanes] = {}, second[kLanes] = {};
+  for (size_t r = 0; r < s.rows; ++r) {
+    for (size_t i = c; i < s.channels; ++i)
+      body.scalar(r * s.channels + i, i, first[i - c], second[i - c]);
   }
+  for (size_t i = c; i < s.channels; ++i) body.take(i, first[i - c], second[i - c]);
 }
 
 // Rows that fill no vectors, joined to lines that do where they are short and their number allows
 // it: a narrow net's rows of 8 channels would be walked value by value. Tables are repeated over a
 // line, and sums over its parts are added up.
-class Lines {
+class JoinedRows {
  public:
-  explicit Lines(const GatedShape& s) : channels_(s.channels), shape_(s) {
+  explicit JoinedRows(const GatedShape& s) : channels_(s.channels), shape_(s) {
     size_t repeat = 1;
     while (s.channels * repeat % kLanes != 0 && s.rows % (repeat * 2) == 0) repeat *= 2;
     if (s.channels * repeat % kLanes != 0 || s.channels * repeat > kLongest) return;
@@ -63,12 +66,12 @@ class Lines {
   // The table over a line; null stays null.
   const float* table(const float* from) {
     if (from == nullptr || !joined()) return from;
-    float* to = tables_[used_++].data();
+    float* to = room();
     for (size_t i = 0; i < shape_.channels; i += channels_) std::copy_n(from, channels_, to + i);
     return to;
   }
-  // Where a line's sums go that add_up() then adds to those of the channels; null stays null.
-  float* sums(float* to) { return to == nullptr || !joined() ? to : tables_[used_++].data(); }
+  // Where a line's sums go, whose parts add_up() adds up in `to`; null stays null.
+  float* sums(float* to) { return to == nullptr || !joined() ? to : room(); }
   void add_up(const float* from, float* to) const {
     if (from == to) return;
     for (size_t c = 0; c < channels_; ++c) {
@@ -82,6 +85,10 @@ class Lines {
   static constexpr size_t kLongest = 256, kTables = 5;
 
   bool joined() const { return shape_.channels != channels_; }
+  float* room() {
+    ESPALIER_CHECK(used_ < kTables, "too many tables");
+    return tables_[used_++].data();
+  }
 
   size_t channels_;
   GatedShape shape_;
@@ -336,7 +343,7 @@ struct Even {
 
 template <class T>
 void means_of(const T* x, size_t rows, size_t channels, float* means) {
-  Lines lines({rows, channels});
+  JoinedRows lines({rows, channels});
   const MeansIn in{x, lines.sums(means), 1.0f / static_cast<float>(rows)};
   with_lanes([&]<class Lanes>()
                  __attribute__((always_inline)) { walk<Means, Lanes, T>(lines.shape(), in); });
@@ -345,7 +352,7 @@ void means_of(const T* x, size_t rows, size_t channels, float* means) {
 
 template <class T>
 void affine_of(const GatedShape& shape, const GatedAffine<T>& given, T* y) {
-  Lines lines(shape);
+  JoinedRows lines(shape);
   AffineIn<T> in{given, given.relu ? 0.0f : -INFINITY, y, 1.0f / static_cast<float>(shape.rows)};
   in.g.a = lines.table(given.a);
   in.g.b = lines.table(given.b);
@@ -357,7 +364,7 @@ void affine_of(const GatedShape& shape, const GatedAffine<T>& given, T* y) {
 
 template <class T>
 void gradient_sums_of(const GatedShape& shape, const GatedGradient<T>& given, T* dy) {
-  Lines lines(shape);
+  JoinedRows lines(shape);
   GradientIn<T> in{given, dy};
   in.g.even = lines.table(given.even);
   in.g.center = lines.table(given.center);
@@ -372,7 +379,7 @@ void gradient_sums_of(const GatedShape& shape, const GatedGradient<T>& given, T*
 
 template <class T>
 void input_gradient_of(const GatedShape& shape, InputGradientIn<T> in) {
-  Lines lines(shape);
+  JoinedRows lines(shape);
   in.a = lines.table(in.a);
   in.b = lines.table(in.b);
   in.d = lines.table(in.d);
@@ -383,7 +390,7 @@ void input_gradient_of(const GatedShape& shape, InputGradientIn<T> in) {
 
 template <class T>
 void add_even_of(const GatedShape& shape, const float* even, T* y) {
-  Lines lines(shape);
+  JoinedRows lines(shape);
   const EvenIn in{lines.table(even), y};
   with_lanes([&]<class Lanes>()
                  __attribute__((always_inline)) { walk<Even, Lanes, T>(lines.shape(), in); });

@@ -23,33 +23,6 @@ constexpr size_t kMaxPlans = 64;
 
 }  // namespace
 
-std::unique_ptr<Layer> make_layer(const LayerContext& context) {
-  switch (context.node.op) {
-    case Op::kConv:
-      return make_conv_layer(context);
-    case Op::kLinear:
-      return make_linear_layer(context);
-    case Op::kMaxPool:
-      return make_pool_layer(context);
-    case Op::kBatchNorm:
-    case Op::kGroupNorm:
-      return context.gate_reads || context.node.gate != kNone ? make_gated_norm_layer(context)
-                                                              : make_norm_layer(context);
-    case Op::kGlobalAverage:
-    case Op::kFlatten:
-      return make_vector_layer(context);
-    case Op::kGate:
-      return make_gate_layer(context);
-    case Op::kScale:
-      return make_scale_layer(context);
-    case Op::kEmbedding:
-      return make_embedding_layer(context);
-    case Op::kLstm:
-      return make_lstm_layer(context);
-  }
-  return nullptr;
-}
-
 bool computes_bf16() { return dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core; }
 
 GraphNet::GraphNet(Graph graph, Type type, size_t slice_bytes)

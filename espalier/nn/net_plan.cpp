@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <tuple>
 
+#include "espalier/nn/arena.h"
+
 namespace espalier::nn {
 namespace {
 
@@ -73,7 +75,7 @@ int64_t slice_of(const Graph& graph, Type net, int64_t batch, size_t slice_bytes
 
 // Who reads a node's output.
 struct Readers {
-  size_t last;  // the node behind all when it is the graph's output
+  size_t last;  // the end of the graph when nobody does
   int count = 0, gates = 0;
   bool residual_alone =
       true;  // no reader reads it as its input or its gate, nor scales what it adds
@@ -208,7 +210,7 @@ class Planner {
   }
 
   // The backward pass reads everything, but for sums' terms that were only normalized; and where
-  // normalizations are `repeated`, what a convolution alone reads is made again.
+  // it `repeats` normalizations, what a convolution alone reads is made again.
   void release_normalized(size_t reader, bool repeats) {
     const Node& node = graph_.nodes[reader];
     for (size_t j = 0; j < reader; ++j) {
@@ -315,6 +317,33 @@ class Planner {
 };
 
 }  // namespace
+
+std::unique_ptr<Layer> make_layer(const LayerContext& context) {
+  switch (context.node.op) {
+    case Op::kConv:
+      return make_conv_layer(context);
+    case Op::kLinear:
+      return make_linear_layer(context);
+    case Op::kMaxPool:
+      return make_pool_layer(context);
+    case Op::kBatchNorm:
+    case Op::kGroupNorm:
+      return context.gate_reads || context.node.gate != kNone ? make_gated_norm_layer(context)
+                                                              : make_norm_layer(context);
+    case Op::kGlobalAverage:
+    case Op::kFlatten:
+      return make_vector_layer(context);
+    case Op::kGate:
+      return make_gate_layer(context);
+    case Op::kScale:
+      return make_scale_layer(context);
+    case Op::kEmbedding:
+      return make_embedding_layer(context);
+    case Op::kLstm:
+      return make_lstm_layer(context);
+  }
+  return nullptr;
+}
 
 Type value_type(const Graph& graph, Type net, int node) {
   if (net == Type::kFloat) return Type::kFloat;

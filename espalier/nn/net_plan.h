@@ -3,7 +3,6 @@
 #include <memory>
 #include <vector>
 
-#include "espalier/nn/arena.h"
 #include "espalier/nn/graph.h"
 #include "espalier/nn/layer.h"
 
