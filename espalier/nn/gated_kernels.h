@@ -5,8 +5,8 @@
 #include "espalier/nn/kernels.h"
 
 // The arithmetic of what gates (gates.h) read and scale, one sample at a time: `rows` × `channels`
-// values, rows are pixels. Gates are always float. Sums are taken in an order that depends on rows and
-// channels alone, so that a sample gives the same whatever its batch.
+// values, rows are pixels. Gates are always float. Sums are taken in an order that depends on rows
+// and channels alone, so that a sample gives the same whatever its batch.
 namespace espalier::nn {
 
 // Per channel, the mean over the rows.
