@@ -77,8 +77,8 @@ int64_t slice_of(const Graph& graph, Type net, int64_t batch, size_t slice_bytes
 struct Readers {
   size_t last;  // the end of the graph when nobody does
   int count = 0, gates = 0;
-  bool residual_alone =
-      true;  // no reader reads it as its input or its gate, nor scales what it adds
+  // No reader reads it as its input or its gate, nor scales what it adds.
+  bool residual_alone = true;
 };
 
 // Makes one plan.
