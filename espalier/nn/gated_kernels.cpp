@@ -12,12 +12,21 @@ namespace {
 
 constexpr size_t kRowsPerSum = 256;  // added up in one go, so that long sums keep their digits
 
+// R rows of a tile.
+template <size_t R, class Body>
+ESPALIER_INLINE void step_rows(Body& body, size_t offset, size_t stride) {
+  for (size_t r = 0; r < R; ++r) {
+    for (size_t k = 0; k < Body::kWide; ++k)
+      body.step(offset + r * stride + k * kLanes, k, r * Body::kWide + k);
+  }
+}
+
 // Walks a sample in tiles of up to four vectors of channels side by side, fewer of them over more
 // rows, so that four sums are always under way and a tile's tables stay in registers over its rows.
-// A body is for `W` vectors and has start(channel), which loads its tables, step<R>(offset, stride)
-// for R rows of vectors, fold() after kRowsPerSum rows, finish(channel), and for the channels at
-// the end that fill no vector scalar(offset, channel, first, second), which adds to a channel's
-// sums, and take(channel, first, second).
+// A body is for `W` vectors and has start(channel), which loads its tables, step(at, k, slot) for
+// one vector, the tile's k-th from the left, which adds to sum `slot`, fold() after kRowsPerSum
+// rows, finish(channel), and for the channels at the end that fill no vector scalar(offset,
+// channel, first, second), which adds to a channel's sums, and take(channel, first, second).
 template <class Body, class In>
 ESPALIER_INLINE void walk_tile(const GatedShape& s, size_t channel, const In& in) {
   constexpr size_t kTall = 4 / Body::kWide;
@@ -27,8 +36,8 @@ ESPALIER_INLINE void walk_tile(const GatedShape& s, size_t channel, const In& in
     const size_t end = std::min(s.rows, begin + kRowsPerSum);
     size_t r = begin;
     for (; r + kTall <= end; r += kTall)
-      body.template step<kTall>(r * s.channels + channel, s.channels);
-    for (; r < end; ++r) body.template step<1>(r * s.channels + channel, s.channels);
+      step_rows<kTall>(body, r * s.channels + channel, s.channels);
+    for (; r < end; ++r) step_rows<1>(body, r * s.channels + channel, s.channels);
     body.fold();
   }
   body.finish(channel);
@@ -108,6 +117,13 @@ struct Sums {
   }
 };
 
+// What a body without sums has in their place.
+struct NoSums {
+  ESPALIER_INLINE void fold() {}
+  ESPALIER_INLINE void finish(size_t) {}
+  ESPALIER_INLINE void take(size_t, float, float) {}
+};
+
 struct MeansIn {
   const void* x;
   float* means;
@@ -120,15 +136,10 @@ struct Means {
   Sums<Lanes, W> sum;
   ESPALIER_INLINE explicit Means(const MeansIn& from) : in(from) {}
   ESPALIER_INLINE void start(size_t) {}
-  template <size_t R>
-  ESPALIER_INLINE void step(size_t offset, size_t stride) {
-    for (size_t r = 0; r < R; ++r) {
-      for (size_t k = 0; k < W; ++k) {
-        Lanes v;
-        load(static_cast<const T*>(in.x) + offset + r * stride + k * kLanes, v);
-        sum.part[r * W + k] += v;
-      }
-    }
+  ESPALIER_INLINE void step(size_t at, size_t, size_t slot) {
+    Lanes v;
+    load(static_cast<const T*>(in.x) + at, v);
+    sum.part[slot] += v;
   }
   ESPALIER_INLINE void fold() { sum.fold(); }
   ESPALIER_INLINE void finish(size_t c) {
@@ -160,25 +171,19 @@ struct Affine {
       load(in.g.b + c + k * kLanes, b[k]);
     }
   }
-  template <size_t R>
-  ESPALIER_INLINE void step(size_t offset, size_t stride) {
-    for (size_t r = 0; r < R; ++r) {
-      for (size_t k = 0; k < W; ++k) {
-        const size_t at = offset + r * stride + k * kLanes;
-        Lanes v;
-        load(in.g.x + at, v);
-        v = a[k] * v + b[k];
-        if (in.g.residual != nullptr) {
-          Lanes add;
-          load(in.g.residual + at, add);
-          v += add;
-        }
-        const Lanes floor = broadcast<Lanes>(in.floor);
-        v = select_greater(floor, v, floor, v);
-        store(v, in.y + at);
-        sum.part[r * W + k] += v;
-      }
+  ESPALIER_INLINE void step(size_t at, size_t k, size_t slot) {
+    Lanes v;
+    load(in.g.x + at, v);
+    v = a[k] * v + b[k];
+    if (in.g.residual != nullptr) {
+      Lanes add;
+      load(in.g.residual + at, add);
+      v += add;
     }
+    const Lanes floor = broadcast<Lanes>(in.floor);
+    v = select_greater(floor, v, floor, v);
+    store(v, in.y + at);
+    sum.part[slot] += v;
   }
   ESPALIER_INLINE void fold() { sum.fold(); }
   ESPALIER_INLINE void finish(size_t c) {
@@ -219,28 +224,22 @@ struct Gradient {
       if (in.g.scale != nullptr) load(in.g.scale + c + k * kLanes, scale[k]);
     }
   }
-  template <size_t R>
-  ESPALIER_INLINE void step(size_t offset, size_t stride) {
-    for (size_t r = 0; r < R; ++r) {
-      for (size_t k = 0; k < W; ++k) {
-        const size_t at = offset + r * stride + k * kLanes;
-        Lanes g, v;
-        load(in.dy + at, g);
-        if (in.g.more != nullptr) {
-          load(in.g.more + at, v);
-          g += v;
-        }
-        g += even[k];
-        if (in.g.y != nullptr) {
-          load(in.g.y + at, v);
-          g = keep_greater(g, v, 0.0f);
-        }
-        load(in.g.x + at, v);
-        sum.part[r * W + k] += g;
-        product.part[r * W + k] += g * (v - center[k]);
-        store(scale[k] * g, in.dy + at);
-      }
+  ESPALIER_INLINE void step(size_t at, size_t k, size_t slot) {
+    Lanes g, v;
+    load(in.dy + at, g);
+    if (in.g.more != nullptr) {
+      load(in.g.more + at, v);
+      g += v;
     }
+    g += even[k];
+    if (in.g.y != nullptr) {
+      load(in.g.y + at, v);
+      g = keep_greater(g, v, 0.0f);
+    }
+    load(in.g.x + at, v);
+    sum.part[slot] += g;
+    product.part[slot] += g * (v - center[k]);
+    store(scale[k] * g, in.dy + at);
   }
   ESPALIER_INLINE void fold() {
     sum.fold();
@@ -275,7 +274,7 @@ struct InputGradientIn {
   T* dx;
 };
 template <class Lanes, class T, size_t W>
-struct InputGradient {
+struct InputGradient : NoSums {
   static constexpr size_t kWide = W;
   InputGradientIn<T> in;
   Lanes a[W] = {}, b[W] = {}, d[W] = {};
@@ -287,25 +286,16 @@ struct InputGradient {
       load(in.d + c + k * kLanes, d[k]);
     }
   }
-  template <size_t R>
-  ESPALIER_INLINE void step(size_t offset, size_t stride) {
-    for (size_t r = 0; r < R; ++r) {
-      for (size_t k = 0; k < W; ++k) {
-        const size_t at = offset + r * stride + k * kLanes;
-        Lanes g, v;
-        load(in.dz + at, g);
-        load(in.x + at, v);
-        store(a[k] * g + (b[k] * v + d[k]), in.dx + at);
-      }
-    }
+  ESPALIER_INLINE void step(size_t at, size_t k, size_t) {
+    Lanes g, v;
+    load(in.dz + at, g);
+    load(in.x + at, v);
+    store(a[k] * g + (b[k] * v + d[k]), in.dx + at);
   }
-  ESPALIER_INLINE void fold() {}
-  ESPALIER_INLINE void finish(size_t) {}
   ESPALIER_INLINE void scalar(size_t offset, size_t c, float&, float&) {
     put(in.dx[offset],
         in.a[c] * to_float(in.dz[offset]) + (in.b[c] * to_float(in.x[offset]) + in.d[c]));
   }
-  ESPALIER_INLINE void take(size_t, float, float) {}
 };
 
 struct EvenIn {
@@ -313,7 +303,7 @@ struct EvenIn {
   void* y;
 };
 template <class Lanes, class T, size_t W>
-struct Even {
+struct Even : NoSums {
   static constexpr size_t kWide = W;
   EvenIn in;
   Lanes even[W] = {};
@@ -321,24 +311,16 @@ struct Even {
   ESPALIER_INLINE void start(size_t c) {
     for (size_t k = 0; k < W; ++k) load(in.even + c + k * kLanes, even[k]);
   }
-  template <size_t R>
-  ESPALIER_INLINE void step(size_t offset, size_t stride) {
-    for (size_t r = 0; r < R; ++r) {
-      for (size_t k = 0; k < W; ++k) {
-        T* at = static_cast<T*>(in.y) + offset + r * stride + k * kLanes;
-        Lanes v;
-        load(at, v);
-        store(v + even[k], at);
-      }
-    }
+  ESPALIER_INLINE void step(size_t at, size_t k, size_t) {
+    T* y = static_cast<T*>(in.y) + at;
+    Lanes v;
+    load(y, v);
+    store(v + even[k], y);
   }
-  ESPALIER_INLINE void fold() {}
-  ESPALIER_INLINE void finish(size_t) {}
   ESPALIER_INLINE void scalar(size_t offset, size_t c, float&, float&) {
     T* at = static_cast<T*>(in.y) + offset;
     put(*at, to_float(*at) + in.even[c]);
   }
-  ESPALIER_INLINE void take(size_t, float, float) {}
 };
 
 template <class T>
