@@ -84,13 +84,13 @@ struct SubmodelOptions {
         Field("ordered, with whole_from: begin with the weights of the small net alone; the other "
               "units feed nothing until they are trained."));
     visit("whole_layers", self.whole_layers,
-          Field("Layers whose units all stay in every sub-model, by the names that `espalier "
-                "submodel` shows."));
+          Field("Layers whose units all stay in every sub-model; a name that is not there is "
+                "answered with those that are."));
     visit(
         "aggregation", self.aggregation,
         Field("zero: a value outside a client's sub-model counts as a zero update (Caldas et al. "
               "2018); count: every value is averaged over the clients that trained it (HeteroFL); "
-              "auto: zero for federated-dropout, count for the others.")
+              "auto: zero where units are random, count for the others.")
             .one_of({"auto", "zero", "count"}));
     visit("widths", self.widths,
           Field("ordered: fractions of which every local step draws one, up to the client's own "
