@@ -12,7 +12,7 @@
 namespace espalier::exact_sum {
 
 // sums[i] += x[i]·factor, each product rounded to the nearest integer, ties to even. `small`: all
-// products are below 2^51 in magnitude, which goes several times as fast; all are below 2^63.
+// products are below 2^51 in magnitude, which is vectorized; without it below 2^63.
 void add_scaled(const float* x, double factor, bool small, int64_t* sums, size_t count);
 // The same of four small ones at once: each sum is loaded and stored once for them.
 void add_four(const float* a, const float* b, const float* c, const float* d, const double* factors,
