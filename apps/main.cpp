@@ -36,7 +36,8 @@ int run(int argc, char** argv) {
   espalier::models::configure_process();
   CLI::App app{"Espalier: federated learning for clients short of bandwidth, compute and memory.",
                "espalier"};
-  app.set_version_flag("--version", espalier::concat("espalier ", espalier::version()));
+  app.set_version_flag("--version", espalier::concat("espalier ", espalier::version(), " (build ",
+                                                     espalier::build_id(), ")"));
   app.require_subcommand(1);
   app.footer(
       "Examples:\n"

@@ -30,7 +30,8 @@ struct StudyArguments {
   std::string file, out, shard = "1/1";
   std::vector<std::string> only, assignments;
   int64_t jobs = 1, threads = 0;
-  bool any_build = false, dry_run = false, json = false, markdown = false, quiet = false;
+  bool any_build = false, dry_run = false, no_run = false, json = false, markdown = false,
+       quiet = false;
 };
 
 void print(const Json& value) {
@@ -80,6 +81,31 @@ void list_cells(const std::vector<study::Cell>& cells, const std::vector<study::
             << "\n";
 }
 
+// Of what is finished: study.json, study.html and what is printed.
+void tabulate(const study::Study& study, const std::vector<study::Cell>& cells,
+              const study::StudyFolder& folder, const StudyArguments& arguments,
+              const fs::path& path) {
+  const auto found = study::find_cells(cells, folder.path(), build_id(), arguments.any_build);
+  const study::Results results =
+      study::read_results(study, cells, found, folder.failures(found), build_id());
+  const Json all = study::study_json(study, cells, found, results);
+  write_text_file_atomic(folder.json_path(),
+                         all.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  write_text_file_atomic(folder.page_path(), study::render_page(study, found, results));
+  if (arguments.json) {
+    print(all);
+  } else if (arguments.markdown) {
+    std::cout << study::table_markdown(study, results);
+  } else {
+    std::cout << study::table_text(study, results) << "\npage  "
+              << (path / folder.page_path().filename()).string() << "\n";
+  }
+  if (arguments.json || arguments.markdown) {
+    for (const std::string& note : results.notes)
+      std::fprintf(stderr, "note: %s\n", report::printable(note).c_str());
+  }
+}
+
 void study_command(const StudyArguments& arguments) {
   const study::PlaceOptions here{.jobs = static_cast<size_t>(arguments.jobs),
                                  .threads = static_cast<size_t>(arguments.threads)};
@@ -109,42 +135,27 @@ void study_command(const StudyArguments& arguments) {
     list_cells(cells, found, cells_to_run(found, shard), arguments, places->jobs());
     return;
   }
-  const study::StudyFolder folder = study::StudyFolder::create(path, study);
-  lock = folder.lock(shard);
-  auto found = study::find_cells(cells, folder.path(), build_id(), arguments.any_build);
+  const study::StudyFolder folder =
+      arguments.no_run ? study::StudyFolder::open(path) : study::StudyFolder::create(path, study);
+  if (!arguments.no_run) lock = folder.lock(shard);
+  study::Outcome outcome;
+  if (!arguments.no_run) {
 #ifdef ESPALIER_MPI
-  if (ranks) catch_as_interrupt(SIGUSR1);
+    if (ranks) catch_as_interrupt(SIGUSR1);
 #endif
-  const auto* stop =
-      catch_interrupts("\nStopping after the rounds that are running; once more stops at once.\n");
+    const auto* stop = catch_interrupts(
+        "\nStopping after the rounds that are running; once more stops at once.\n");
 #ifdef ESPALIER_MPI
-  if (ranks) {
-    ranks->open(folder, shard);
-    if (!arguments.quiet) std::fprintf(stderr, "%s\n", ranks->line().c_str());
-  }
+    if (ranks) {
+      ranks->open(folder, shard);
+      if (!arguments.quiet) std::fprintf(stderr, "%s\n", ranks->line().c_str());
+    }
 #endif
-  const study::Outcome outcome =
-      study::run_cells(cells, found, cells_to_run(found, shard), folder, *places,
-                       {.quiet = arguments.quiet, .stop = stop});
-
-  found = study::find_cells(cells, folder.path(), build_id(), arguments.any_build);
-  const study::Results results = study::read_results(study, cells, found, outcome.failures);
-  const Json all = study::study_json(study, cells, found, results);
-  write_text_file_atomic(folder.json_path(),
-                         all.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
-  write_text_file_atomic(folder.page_path(), study::render_page(study, found, results));
-  if (arguments.json) {
-    print(all);
-  } else if (arguments.markdown) {
-    std::cout << study::table_markdown(study, results);
-  } else {
-    std::cout << study::table_text(study, results) << "\npage  "
-              << (path / folder.page_path().filename()).string() << "\n";
+    const auto found = study::find_cells(cells, folder.path(), build_id(), arguments.any_build);
+    outcome = study::run_cells(cells, found, cells_to_run(found, shard), folder, *places,
+                               {.quiet = arguments.quiet, .stop = stop});
   }
-  if (arguments.json || arguments.markdown) {
-    for (const std::string& note : results.notes)
-      std::fprintf(stderr, "note: %s\n", report::printable(note).c_str());
-  }
+  tabulate(study, cells, folder, arguments, path);
   if (outcome.interrupted) {
     std::fprintf(stderr, "Stopped. The same command goes on.\n");
     throw Interrupted();
@@ -200,8 +211,13 @@ void add_study_command(CLI::App& app) {
       ->allow_extra_args(false);
   command->add_flag("--any-build", arguments->any_build,
                     "Take finished runs of other builds as they are");
-  command->add_flag("--dry-run", arguments->dry_run,
-                    "Check the study and list its cells with the time that they will take");
+  CLI::Option* dry_run =
+      command->add_flag("--dry-run", arguments->dry_run,
+                        "Check the study and list its cells with the time that they will take");
+  command
+      ->add_flag("--no-run", arguments->no_run,
+                 "Only the table and the page of the runs that are finished")
+      ->excludes(dry_run);
   CLI::Option* json = command->add_flag("--json", arguments->json,
                                         "Print one JSON object (study.json) instead of a table");
   command->add_flag("--markdown", arguments->markdown, "Print the table for a document")
@@ -212,7 +228,8 @@ void add_study_command(CLI::App& app) {
       "\nExamples:\n"
       "  espalier study bench/studies/smoke.toml\n"
       "  espalier study bench/studies/fd-mnist.toml --dry-run\n"
-      "  espalier study bench/studies/fd-mnist.toml --jobs 2 --markdown\n"
+      "  espalier study bench/studies/fd-mnist.toml --jobs 2\n"
+      "  espalier study bench/studies/fd-mnist.toml --no-run --markdown\n"
       "  espalier study bench/studies/fd-mnist.toml --shard 1/2 --out /shared/fd-mnist\n"
 #ifdef ESPALIER_MPI
       "  mpirun -n 4 --bind-to none espalier study bench/studies/fd-mnist.toml --out "

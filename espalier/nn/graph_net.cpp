@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "espalier/base/memory_use.h"
 #include "espalier/nn/kernels.h"
@@ -24,6 +25,23 @@ constexpr size_t kMaxPlans = 64;
 }  // namespace
 
 bool computes_bf16() { return dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core; }
+
+std::string_view instructions() {
+  using dnnl::cpu_isa;
+  static constexpr std::pair<cpu_isa, std::string_view> kNames[] = {
+      {cpu_isa::avx512_core_amx, "avx512-amx"},
+      {cpu_isa::avx512_core_bf16, "avx512-bf16"},
+      {cpu_isa::avx512_core_vnni, "avx512-vnni"},
+      {cpu_isa::avx512_core, "avx512"},
+      {cpu_isa::avx2_vnni, "avx2-vnni"},
+      {cpu_isa::avx2, "avx2"},
+      {cpu_isa::avx, "avx"},
+      {cpu_isa::sse41, "sse4"}};
+  const cpu_isa here = dnnl::get_effective_cpu_isa();
+  for (const auto& [isa, name] : kNames)
+    if (here == isa) return name;
+  return "other";
+}
 
 GraphNet::GraphNet(Graph graph, Type type, size_t slice_bytes)
     : graph_(std::move(graph)), type_(type), slice_bytes_(slice_bytes) {

@@ -6,6 +6,7 @@
 #include "espalier/base/error.h"
 #include "espalier/base/file.h"
 #include "espalier/base/version.h"
+#include "espalier/nn/graph_net.h"
 #include "espalier/run/sources.h"
 
 namespace espalier::run {
@@ -99,7 +100,10 @@ Json foundation(const RunConfig& config, const data::DataSource& data) {
   Json files = Json::object();
   for (const InputFile& input : input_files(config))
     files[input.key] = sha256_hex(read_file(input.path));
-  return {{"build", build_id()}, {"data", describe_data(data)}, {"files", files}};
+  return {{"build", build_id()},
+          {"instructions", nn::instructions()},
+          {"data", describe_data(data)},
+          {"files", files}};
 }
 
 }  // namespace
@@ -185,9 +189,9 @@ void RankRun::work() {
         [this](const auto& config, auto* folder) { return load(config, folder); });
     const Json mine = foundation(clients->simulation().config(), clients->simulation().data()),
                &theirs = setup.at("foundation");
-    for (const char* what : {"build", "data", "files"}) {
+    for (const char* what : {"build", "instructions", "data", "files"}) {
       if (mine.at(what) != theirs.at(what))
-        fail("run", "this rank has another ", what, " than rank 0; all need the same");
+        fail("run", "this rank and rank 0 differ in ", what, "; all need the same");
     }
     return clients;
   });

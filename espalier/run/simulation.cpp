@@ -11,6 +11,7 @@
 #include "espalier/base/file.h"
 #include "espalier/base/version.h"
 #include "espalier/models/make_trainer.h"
+#include "espalier/nn/graph_net.h"
 #include "espalier/params/safetensors.h"
 #include "espalier/report/human.h"
 #include "espalier/run/class_figures.h"
@@ -448,6 +449,7 @@ Json Simulation::summary() const {
   out["notes"] = notes();
   out["version"] = version();
   out["build"] = build_id();
+  out["instructions"] = nn::instructions();
   return out;
 }
 

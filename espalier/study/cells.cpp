@@ -173,7 +173,8 @@ std::vector<Cell> cells_of(const Study& study, std::string_view build) {
       try {
         cell.identity = identity_of(cell.config);
       } catch (const Error& error) {
-        fail("study", "variant '", variant.name, "': ", error.what());
+        fail("study", "variant '", variant.name, "': ", error.what(),
+             "; --only NAME runs other variants without it");
       }
       const auto same = std::find_if(cells.begin(), cells.end(), [&](const Cell& other) {
         return other.identity == cell.identity;
@@ -246,6 +247,7 @@ std::vector<Found> find_cells(const std::vector<Cell>& cells, const fs::path& st
     }
     one.folder = chosen->folder;
     one.version = chosen->version;
+    one.build = chosen->build;
     one.state = is_finished(*chosen) ? CellState::kDone : CellState::kBegun;
     const Progress progress = progress_of(chosen->folder);
     one.rounds_done = progress.rounds;

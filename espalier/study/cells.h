@@ -49,9 +49,9 @@ struct Found {
   CellState state = CellState::kNew;
   std::filesystem::path folder;  // where it is, or will be
   uint64_t rounds_done = 0;
-  double wall_seconds = 0;  // of these rounds
-  std::string version;      // that wrote it
-  std::string why;          // of a new one: why a folder that looks like it does not count
+  double wall_seconds = 0;     // of these rounds
+  std::string version, build;  // that wrote it
+  std::string why;             // of a new one: why a folder that looks like it does not count
 };
 
 // One for each cell. `any_build`: finished runs of other builds count too, where this one has none.

@@ -75,7 +75,7 @@ std::string difference_text(const Place& at) {
     text += number(" [%+.2f", mean - half) + number(", %+.2f]", mean + half);
   }
   const size_t pairs = found->moments.n;
-  if (pairs < at.mine().cells.size() || pairs < 2)
+  if (pairs < at.study.seeds.size() || pairs < 2)
     text += concat(" (", pairs, pairs == 1 ? " pair)" : " pairs)");
   return text;
 }

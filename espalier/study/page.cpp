@@ -34,6 +34,11 @@ std::string chips(const Study& study, const std::vector<Found>& found) {
   for (const int64_t seed : study.seeds) seeds += concat(seeds.empty() ? "" : ", ", seed);
   html += chip("seeds", seeds);
   html += chip("runs", share_text(done, found.size()));
+  for (const std::string& one : study.only) html += chip("only", one);
+  for (const std::string& one : study.assignments) {
+    const Json shown = report::without_paths(one);
+    html += chip("set", shown.get<std::string>());
+  }
   if (done < found.size()) html += "<span class=\"warn\">unfinished</span>";
   html += "</p>";
   if (!study.options.description.empty())

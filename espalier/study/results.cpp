@@ -81,6 +81,32 @@ std::string seeds_text(const std::vector<int64_t>& seeds) {
   return text;
 }
 
+std::string list_text(const std::set<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+// Columns of summary.KEY and metrics.KEY that no finished cell has: which keys there are is known
+// only now.
+void note_unknown_columns(const Study& study, Results& results) {
+  std::set<std::string> known;
+  for (const VariantResult& variant : results.variants) {
+    for (const auto& [seed, cell] : variant.cells) {
+      for (const auto& [key, value] : cell.summary.items())
+        if (value.is_number()) known.insert(concat(kSummary, key));
+      for (const auto& [key, value] : cell.last.items()) known.insert(concat(kMetrics, key));
+    }
+  }
+  if (known.empty()) return;
+  for (const std::string& column : study.options.columns) {
+    if (column.find('.') == std::string::npos || known.contains(column)) continue;
+    const std::string near = nearest_name(column, {known.begin(), known.end()});
+    results.notes.push_back(concat("no cell has a number '", column, "', a column of the table",
+                                   near.empty() ? "" : concat("; did you mean '", near, "'?")));
+  }
+}
+
 void note_variant(const Study& study, size_t v, const VariantResult& result,
                   std::vector<std::string>& notes) {
   const std::string& name = study.variants[v].name;
@@ -162,12 +188,13 @@ BySeed VariantResult::figure(std::string_view name) const {
 }
 
 Results read_results(const Study& study, const std::vector<Cell>& cells,
-                     const std::vector<Found>& found,
-                     const std::map<size_t, std::string>& failures) {
+                     const std::vector<Found>& found, const std::map<size_t, std::string>& failures,
+                     std::string_view build) {
   ESPALIER_CHECK(cells.size() == found.size());
   Results results;
   results.variants.resize(study.variants.size());
-  std::set<std::string> versions;
+  std::map<std::string, std::set<std::string>> versions;  // of each build
+  std::set<std::string> instructions;
   std::map<std::string, std::string> data;  // of a seed and a data section: the fingerprints
   bool same_data = true;
   for (size_t c = 0; c < cells.size(); ++c) {
@@ -180,7 +207,9 @@ Results read_results(const Study& study, const std::vector<Cell>& cells,
     for (const size_t v : cells[c].variants) {
       results.variants[v].cells[cells[c].seed] = read_result(run, study.variants[v].accuracy_key);
     }
-    versions.insert(found[c].version);
+    versions[found[c].build].insert(found[c].version);
+    if (const std::string used = report::text_in(run.summary, "instructions"); !used.empty())
+      instructions.insert(used);
     if (const auto kept = report::RunFolder::open(found[c].folder).data()) {
       const std::string key = concat(cells[c].seed, cells[c].config.at("data").dump());
       same_data = same_data && data.emplace(key, kept->dump()).first->second == kept->dump();
@@ -193,11 +222,17 @@ Results read_results(const Study& study, const std::vector<Cell>& cells,
         "cells of the same [data] and seed saw different samples: files have changed in between "
         "(data.json of the cells says which); remove what is out of date");
   }
-  if (versions.size() > 1) {
+  if (versions.size() > 1 || (versions.size() == 1 && versions.begin()->first != build)) {
     std::string list;
-    for (const std::string& one : versions) list += (list.empty() ? "" : ", ") + one;
-    results.notes.push_back("cells were run by " + list);
+    for (const auto& [one, names] : versions)
+      list += concat(list.empty() ? "" : ", ", list_text(names), " (build ", one, ")");
+    results.notes.push_back(concat("cells were run by ", list, "; this is build ", build));
   }
+  if (instructions.size() > 1) {
+    results.notes.push_back(concat("cells were run with different vector instructions (",
+                                   list_text(instructions), "), which round differently"));
+  }
+  note_unknown_columns(study, results);
   return results;
 }
 

@@ -50,10 +50,10 @@ struct Results {
   std::vector<std::string> notes;       // what a reader must know: missing seeds, failures, …
 };
 
-// Reads the finished cells. `failures`: of cells, by their index.
+// Reads the finished cells. `failures`: of cells, by their index; `build`: the one that reads.
 Results read_results(const Study& study, const std::vector<Cell>& cells,
-                     const std::vector<Found>& found,
-                     const std::map<size_t, std::string>& failures);
+                     const std::vector<Found>& found, const std::map<size_t, std::string>& failures,
+                     std::string_view build);
 
 // A figure of one cell by its name; nullopt when it has none:
 //   accuracy best last5 loss rounds failed            of the evaluations and the run

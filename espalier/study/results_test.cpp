@@ -11,12 +11,13 @@
 namespace espalier::study {
 namespace {
 
+using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
 
 // A run whose evaluations are made up: accuracies at rounds 2, 4, …, so many bytes per round.
-CellResult made_up(const std::vector<double>& accuracies, double bytes) {
+CellResult made_up(const std::vector<double>& accuracies, double bytes, double macs = 100) {
   report::RunData run;
   run.name = "made-up";
   for (size_t i = 0; i < accuracies.size(); ++i) {
@@ -27,18 +28,23 @@ CellResult made_up(const std::vector<double>& accuracies, double bytes) {
                            {"client_accuracy", accuracies[i] / 2},
                            {"bytes_down_total", round * bytes},
                            {"bytes_up_total", round * bytes / 2},
-                           {"macs_total", round * 100}});
+                           {"macs_total", round * macs}});
   }
   const double rounds = 2 * static_cast<double>(accuracies.size());
   run.summary = {{"rounds_completed", rounds},
                  {"bytes_down_total", rounds * bytes},
                  {"bytes_up_total", rounds * bytes / 2},
-                 {"client_macs_total", rounds * 100},
+                 {"client_macs_total", rounds * macs},
                  {"client_updates", 10},
                  {"bytes_down_per_client_round", bytes},
                  {"dense_bytes_per_client_round", 4000},
                  {"clients_failed", 0},
-                 {"exploration_macs", 20}};
+                 {"exploration_macs", 20},
+                 {"bytes_up_per_client_round", bytes / 2},
+                 {"final_loss", 2 * accuracies.back()},
+                 {"wall_seconds", bytes / 500},
+                 {"client_train_seconds", bytes / 100},
+                 {"peak_rss_bytes", 4 * bytes}};
   return read_result(run, "accuracy");
 }
 
@@ -105,10 +111,61 @@ TEST(Results, TableByHand) {
                                    "5.33, 8.00 KB", "6, 9.00 KB (1 of 3)", "30.00 ± 5.00", "3"));
   // 63 and 71: mean 67, sd 8/√2. Differences 3 and 1: mean 2, sd √2, ± 12.7062·√2/√2.
   EXPECT_THAT(rows[2],
-              ElementsAre("better", "67.00 ± 5.66", "+2.00 [-10.71, +14.71]", "2.25 KB (0.25×)",
-                          "250 B (16.0×)", "58 (1.00×)", "40.0/55.0/67.0", "4, 1.50 KB",
-                          "6, 2.25 KB", "33.50 ± 2.83", "2 of 3"));
+              ElementsAre("better", "67.00 ± 5.66", "+2.00 [-10.71, +14.71] (2 pairs)",
+                          "2.25 KB (0.25×)", "250 B (16.0×)", "58 (1.00×)", "40.0/55.0/67.0",
+                          "4, 1.50 KB", "6, 2.25 KB", "33.50 ± 2.83", "2 of 3"));
   EXPECT_THAT(table_markdown(example.study, example.results), HasSubstr("| base\\|line | 60.00"));
+}
+
+TEST(Results, OtherColumnsAndRatiosByHand) {
+  Example example;
+  example.study.options.columns = {"best", "last5",  "loss",        "up",    "macs",
+                                   "time", "memory", "update_time", "rounds"};
+  auto& better = example.results.variants[1];
+  better.cells[1] = made_up({0.4, 0.7, 0.6}, 250, 50);
+  better.cells[3] = made_up({0.4, 0.5, 0.6}, 250, 50);
+  const auto rows = table_of(example.study, example.results);
+  // best 70 and 60; mean of 40 70 60 and of 40 50 60; a loss of twice .6. Six rounds of 50 products
+  // where the baseline has 100; 250 bytes where it has 1,000, and times and memory with them.
+  EXPECT_THAT(rows[2], ElementsAre("better", "65.00 ± 7.07", "53.33 ± 4.71", "1.2000",
+                                   "125 B (32.0×)", "300 (0.50×)", "500 ms (0.25×)",
+                                   "1.00 KB (0.25×)", "250 ms (0.25×)", "6", "2 of 3"));
+}
+
+TEST(Results, NotesSayWhatAReaderMustKnow) {
+  Example example;
+  example.study.options.columns = {"accuracy", "metrics.client_acuracy", "summary.client_updates"};
+  const auto cells = cells_of(example.study, "0123456789abcdef");
+  std::vector<Found> found(cells.size());
+  const auto run = [&](size_t c, const char* version, const char* build, const char* instructions) {
+    found[c].state = CellState::kDone;
+    found[c].version = version;
+    found[c].build = build;
+    found[c].folder = example.files.path() / "runs" / cells[c].name;
+    const auto write = [&](const char* name, const std::string& text) {
+      example.files.write("runs/" + cells[c].name + "/" + name, text);
+    };
+    write("config.toml", to_toml(cells[c].config));
+    write("metrics.jsonl", R"({"round": 1, "accuracy": 0.5, "client_accuracy": 0.25})"
+                           "\n");
+    write("summary.json",
+          concat(R"({"rounds_completed": 4, "client_updates": 8, "instructions": ")", instructions,
+                 "\"}"));
+  };
+  const auto notes = [&] { return read_results(example.study, cells, found, {}, "b1").notes; };
+  run(0, "1.0+a", "b1", "avx2");
+  run(1, "1.0+b", "b1", "avx2");
+  EXPECT_THAT(notes(),
+              ElementsAre("base|line: seeds 2, 3 not finished", "better: seeds 2, 3 not finished",
+                          "no cell has a number 'metrics.client_acuracy', a column of the table; "
+                          "did you mean 'metrics.client_accuracy'?"))
+      << "commits of one build are no news";
+  run(1, "1.0+b", "b2", "avx512");
+  EXPECT_THAT(notes(), Contains("cells were run by 1.0+a (build b1), 1.0+b (build b2); "
+                                "this is build b1"));
+  EXPECT_THAT(notes(), Contains(HasSubstr("vector instructions (avx2, avx512)")));
+  run(0, "1.0+b", "b2", "avx512");
+  EXPECT_THAT(notes(), Contains("cells were run by 1.0+b (build b2); this is build b1"));
 }
 
 TEST(Results, JsonSaysTheSame) {

@@ -103,6 +103,8 @@ class Runner {
             .folder = found_[c].folder,
             .log = folder_.log(found_[c].folder.filename().string())};
     try {
+      std::error_code none;
+      fs::remove(folder_.failure(found_[c].folder.filename().string()), none);
       if (found_[c].state != CellState::kBegun) {
         clear_leftovers(found_[c].folder);
         job.config = folder_.queued(cell.name);
@@ -116,7 +118,8 @@ class Runner {
     running_.push_back({c, job.log, where});
     std::string text = concat(count(started_), " ", cell.label, where.empty() ? "" : " ", where);
     if (found_[c].state == CellState::kBegun)
-      text += concat(": goes on after round ", found_[c].rounds_done, " of ", cell.rounds);
+      text += concat(": goes on from its last checkpoint; ", found_[c].rounds_done, " of ",
+                     cell.rounds, " rounds had been run");
     if (!found_[c].why.empty()) text += concat(": anew, ", found_[c].why);
     display_.line(text);
   }
@@ -179,6 +182,7 @@ class Runner {
 
   void failed(size_t c, const std::string& where, const std::string& error) {
     outcome_.failures[c] = error;
+    write_text_file_atomic(folder_.failure(found_[c].folder.filename().string()), error);
     display_.line(concat(cells_[c].label, where.empty() ? "" : " ", where, " FAILED: ", error));
   }
 

@@ -85,6 +85,30 @@ TEST_F(RunnerTest, RunsEachOnceAndGoesOnAfterFailures) {
   EXPECT_EQ(outcome.failures.at(1), "ended with status 1");
   EXPECT_EQ(outcome.failures.at(4), "no such program");
   EXPECT_TRUE(std::filesystem::is_empty(folder_.path() / "starting"));
+  // Whoever prints the table knows of them, until they are tried again.
+  EXPECT_EQ(folder_.failures(found_), outcome.failures);
+  for (const size_t c : {1, 4}) std::filesystem::remove_all(found_[c].folder);
+  Pretended again(2);
+  again.fails = 4;
+  EXPECT_EQ(run(again, {1, 4}).failures.size(), 1U);
+  const auto left = folder_.failures(found_);
+  EXPECT_EQ(left.size(), 2U);
+  EXPECT_EQ(left.count(1), 0U);
+  EXPECT_EQ(left.at(4), "ended with status 1");
+  found_[4].state = CellState::kDone;
+  EXPECT_EQ(folder_.failures(found_).size(), 1U) << "what is done has not failed";
+}
+
+TEST_F(RunnerTest, TakesAFolderOfCellsAndNoOther) {
+  const auto path = files_.path() / "gathered";
+  EXPECT_THROW(StudyFolder::open(path), Error);
+  make_folder(path / "cells" / "one");
+  EXPECT_EQ(StudyFolder::open(path).path(), path);
+  EXPECT_FALSE(std::filesystem::exists(path / "study.toml")) << "only looked at";
+  StudyFolder::create(path, study_);
+  EXPECT_TRUE(std::filesystem::exists(path / "study.toml"));
+  files_.write("other/mine.txt", "mine");
+  EXPECT_THROW(StudyFolder::create(files_.path() / "other", study_), Error);
 }
 
 TEST_F(RunnerTest, StopsWhatRunsAndStartsNoMore) {

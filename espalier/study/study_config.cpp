@@ -187,6 +187,8 @@ Study read_study(const fs::path& file, const std::vector<std::string>& only,
                  const std::vector<std::string>& assignments) {
   Study study;
   study.file = file;
+  study.only = only;
+  study.assignments = assignments;
   study.text = read_text_file(file);
   const Json tree = parse_toml(study.text, file.string());
   read_options({&tree, ""}, {"set", "grid", "variant"}, study.options);

@@ -65,6 +65,8 @@ struct Study {
   Json base;         // tree of the base configuration with the study's [set]
   std::vector<Variant> variants;
   std::vector<int64_t> seeds;  // in increasing order, each once
+  // What the command line asked for besides the file.
+  std::vector<std::string> only, assignments;
 };
 
 // Throws Error that names the variant and the key. `only`: names of variants to keep, with their

@@ -3,12 +3,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <sstream>
+
 #include "espalier/run/run_config.h"
+#include "espalier/study/cells.h"
 #include "espalier/study/test_study.h"
 
 namespace espalier::study {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -157,12 +162,28 @@ TEST(StudyConfig, MistakesAreNamedBeforeAnythingRuns) {
   EXPECT_EQ(files.error(variant("train.lr = 1")), "");
 }
 
-TEST(StudyConfig, StudiesOfTheRepositoryAreSound) {
-  for (const auto& entry : std::filesystem::directory_iterator(ESPALIER_STUDIES)) {
+TEST(StudyConfig, StudiesOfTheRepositoryAreSoundAndInTheirTable) {
+  const std::filesystem::path folder = ESPALIER_STUDIES;
+  std::string table;  // the first columns of the rows of README.md
+  std::istringstream lines(read_text_file(folder / "README.md"));
+  for (std::string line; std::getline(lines, line);)
+    if (line.starts_with("| ")) table += concat(line.substr(1, line.find(" |") - 1), ",");
+  size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     if (entry.path().extension() != ".toml") continue;
+    ++count;
     const Study study = read_study(entry.path());
     EXPECT_GE(study.variants.size(), 2u) << entry.path();
+    const std::string name = entry.path().stem().string();
+    EXPECT_THAT(table, HasSubstr(concat(" ", name, ","))) << "no row in README.md";
+    try {
+      cells_of(study, "0123456789abcdef");
+    } catch (const Error& error) {
+      // What a variant needs may have to be made first.
+      EXPECT_THAT(error.what(), AllOf(HasSubstr("cannot read"), HasSubstr("--only")));
+    }
   }
+  EXPECT_GE(count, 30u);
 }
 
 }  // namespace

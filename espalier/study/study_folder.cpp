@@ -16,11 +16,29 @@ StudyFolder StudyFolder::create(const fs::path& path, const Study& study) {
   if (fs::exists(path, error) && !fs::is_directory(path, error))
     fail("study", "expected a folder for the study, got a file: ", path.string(),
          "; choose another --out");
-  if (fs::exists(path, error) && !fs::exists(copy, error) && !fs::is_empty(path, error))
+  const bool ours = fs::exists(copy, error) || fs::is_directory(folder.path_ / "cells", error);
+  if (fs::exists(path, error) && !ours && !fs::is_empty(path, error))
     fail("study", path.string(), " is not empty and is not a study's; choose another --out");
   for (const char* part : {"cells", "logs", "starting"}) make_folder(folder.path_ / part);
   write_text_file_atomic(copy, study.text);
   return folder;
+}
+
+StudyFolder StudyFolder::open(const fs::path& path) {
+  StudyFolder folder(fs::absolute(path).lexically_normal());
+  std::error_code error;
+  if (!fs::is_directory(folder.path_ / "cells", error))
+    fail("study", "no study has been run in ", path.string(), "; call without --no-run first");
+  return folder;
+}
+
+std::map<size_t, std::string> StudyFolder::failures(const std::vector<Found>& found) const {
+  std::map<size_t, std::string> failures;
+  for (size_t c = 0; c < found.size(); ++c) {
+    const fs::path said = failure(found[c].folder.filename().string());
+    if (found[c].state != CellState::kDone && fs::exists(said)) failures[c] = read_text_file(said);
+  }
+  return failures;
 }
 
 namespace {

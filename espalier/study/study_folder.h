@@ -1,8 +1,10 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "espalier/base/file.h"
 #include "espalier/study/cells.h"
@@ -13,7 +15,7 @@ namespace espalier::study {
 //
 // - study.toml: the study's file as it was read last
 // - cells/: a run folder for each variant and seed (cells.h), of earlier versions of the study too
-// - logs/: what each of them wrote on standard error
+// - logs/: what each of them wrote on standard error, and in CELL.failed why one that failed did
 // - starting/: configurations of those that are running, and what the ranks of an MPI job look at
 //   to know that they see this folder
 // - study.json: everything that was found; rewritten whenever `espalier study` ends
@@ -21,8 +23,11 @@ namespace espalier::study {
 // - shard-1-of-1.lock: held while a process runs cells; one per shard
 class StudyFolder {
  public:
-  // Makes the folder, or takes one that is a study's or empty; refuses anything else.
+  // Makes the folder, or takes one that is a study's, holds cells/ or is empty; refuses anything
+  // else.
   static StudyFolder create(const std::filesystem::path& path, const Study& study);
+  // One that has cells; throws Error otherwise. Nothing is written.
+  static StudyFolder open(const std::filesystem::path& path);
   // To look only: nothing is written and the folder need not be there.
   explicit StudyFolder(std::filesystem::path path) : path_(std::move(path)) {}
 
@@ -32,6 +37,13 @@ class StudyFolder {
   std::filesystem::path log(const std::string& cell) const {
     return path_ / "logs" / (cell + ".log");
   }
+  // Why a cell failed, until it is tried again: for whoever prints the table, other shards
+  // included.
+  std::filesystem::path failure(const std::string& cell) const {
+    return path_ / "logs" / (cell + ".failed");
+  }
+  // Of the cells that are not done, by index.
+  std::map<size_t, std::string> failures(const std::vector<Found>& found) const;
   std::filesystem::path queued(const std::string& cell) const {
     return path_ / "starting" / (cell + ".toml");
   }

@@ -119,7 +119,8 @@ Json cells_json(const std::vector<Cell>& cells, const std::vector<Found>& found)
                  {"state", state_name(found[c].state)},
                  {"rounds", cells[c].rounds},
                  {"rounds_done", found[c].rounds_done},
-                 {"version", found[c].version}};
+                 {"version", found[c].version},
+                 {"build", found[c].build}};
     if (!found[c].why.empty()) cell["why"] = found[c].why;
     list.push_back(std::move(cell));
   }
@@ -132,6 +133,7 @@ Json study_json(const Study& study, const std::vector<Cell>& cells, const std::v
               {"version", version()},       {"build", build_id()},
               {"base", study.options.base}, {"compare", study.options.compare},
               {"seeds", study.seeds},       {"targets", study.options.targets},
+              {"only", study.only},         {"assignments", study.assignments},
               {"variants", Json::array()}};
   for (size_t v = 0; v < study.variants.size(); ++v) {
     const Variant& variant = study.variants[v];

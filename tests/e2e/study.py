@@ -63,11 +63,14 @@ def killed_and_gone_on(folder):
     listed = json.loads(ok(run("study", SMOKE, "--out", out, "--dry-run", "--json")).stdout)
     check([cell["state"] for cell in listed["cells"]].count("begun") == 1 and listed["seconds_left"] > 0, f"one has begun: {listed}")
     again = ok(run("study", SMOKE, "--out", out, "--markdown"))
-    check("goes on after round" in again.stderr, again.stderr)
+    check("goes on from its last checkpoint" in again.stderr, again.stderr)
     check(table(again) == table(whole), f"the table of an undisturbed study:\n{again.stdout}\n{whole.stdout}")
     check(models(out) == models(folder / "smoke"), "and its models, byte for byte")
     nothing = ok(run("study", SMOKE, "--out", out, "--markdown"))
     check("[1/" not in nothing.stderr and nothing.stdout == again.stdout, f"nothing is left to run: {nothing.stderr}")
+    gathered = folder / "gathered"
+    shutil.copytree(out / "cells", gathered / "cells")
+    check(ok(run("study", SMOKE, "--out", gathered, "--no-run", "--markdown")).stdout == again.stdout, "cells that were put together")
 
 
 def any_order(folder):
@@ -92,6 +95,7 @@ def shards(folder):
     study = write(folder, PLAIN, PROX, CODED)
     out = folder / "shards"
     first = ok(run("study", study, "--out", out, "--shard", "1/2", "--markdown"))
+    check(ok(run("study", study, "--out", out, "--no-run", "--markdown")).stdout == first.stdout and len(cells(out)) == 3, "only the table")
     check("not finished" in first.stderr and "of 2 |" in first.stdout and len(cells(out)) == 3, f"half of it, and it is said: {first.stdout}{first.stderr}")
     second = ok(run("study", study, "--out", out, "--shard", "2/2", "--markdown"))
     check(len(cells(out)) == 6 and table(second) == table(ok(run("study", study, "--out", folder / "one", "--markdown"))), "both are the whole")
@@ -120,6 +124,8 @@ def changed(folder):
     listed = ok(run("study", study, "--out", folder / "other", "--dry-run"))
     check("6 of 6 cells" in listed.stdout and "another build" in listed.stdout, listed.stdout)
     check("0 of 6 cells" in ok(run("study", study, "--out", folder / "other", "--dry-run", "--any-build")).stdout, "taken as they are")
+    taken = ok(run("study", study, "--out", folder / "other", "--any-build"))
+    check("(build 0000000000000000); this is build" in taken.stdout, f"and it is said: {taken.stdout}")
 
 
 def failures(folder):
@@ -130,7 +136,11 @@ def failures(folder):
     check(len([line for line in result.stdout.splitlines() if line.endswith("  2")]) == 2, f"the others went on: {result.stdout}")
     data = json.loads((folder / "broken/study.json").read_text())
     check(set(data["variants"][1]["failed"]) == {"1", "2"} and "diverged" in data["variants"][1]["failed"]["1"], f"and kept: {data['variants'][1]}")
+    shown = ok(run("study", study, "--out", folder / "broken", "--no-run"))
+    check(shown.stdout == result.stdout and "FAILED" not in shown.stderr, f"shown without another try: {shown.stdout}{shown.stderr}")
     again = run("study", study, "--out", folder / "broken", "--only", "broken", "--only", "plain")
+    data = json.loads((folder / "broken/study.json").read_text())
+    check(data["only"] == ["broken", "plain"] and len(data["variants"]) == 2, f"what it is of: {data['only']}")
     check(again.returncode == 1 and "[2/2]" in again.stderr and "[3/" not in again.stderr, f"tried again, and nothing else: {again.stderr}")
 
 
@@ -153,6 +163,8 @@ def interrupted(folder):
 
 def mistakes(folder):
     out = folder / "never"
+    missing = run("study", folder / "own.toml", "--out", out, "--no-run")
+    check(missing.returncode == 2 and "no study has been run" in missing.stderr, missing.stderr)
     for text, expected in (('[[variant]]\nname = "a"\nset = {train.epoch = 1}\n', "did you mean 'epochs'"), ("[grid]\ntrain.lr = 3\n", "list of values"),
                            ('seeds = [1]\nseeds = [2]\n', "own.toml"), ('columns = ["bites"]\n', "did you mean 'bytes'")):
         (folder / "own.toml").write_text('base = "small.toml"\n' + text)
@@ -170,13 +182,14 @@ def mistakes(folder):
 
 def page_and_version(folder):
     version = ok(run("--version")).stdout.strip()
-    check(re.fullmatch(r"espalier \d+\.\d+\.\d+(\+[0-9a-f]{7,}(\.modified)?)?", version), version)
+    check(re.fullmatch(r"espalier \d+\.\d+\.\d+(\+[0-9a-f]{7,}(\.modified)?)? \(build [0-9a-f]{16}\)", version), version)
     summary = json.loads(next((folder / "one/cells").glob("*/summary.json")).read_text())
-    check(summary["version"] == version.split()[1] and re.fullmatch("[0-9a-f]{16}", summary["build"]), f"the run says so too: {summary['version']}")
+    check(f"espalier {summary['version']} (build {summary['build']})" == version and summary["instructions"], f"the run says so too: {summary['version']}")
     page = folder / "smoke/study.html"
     text = page.read_text()
     check(version.split()[1] in text and str(folder) not in text, "the page has the version and no path of this machine")
-    check("src=\"http" not in text and "http://" not in text.replace("http://www.w3.org", ""), "self-contained")
+    for fetched in ("src=", "href=", "url(", "@import", "fetch(", "XMLHttpRequest"):
+        check(fetched not in text, f"self-contained, without {fetched}")
     if shutil.which("chromium") is None:
         print("the page was not looked at: chromium is not installed")
         return

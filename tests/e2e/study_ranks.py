@@ -150,7 +150,7 @@ def killed_and_gone_on(folder):
             printed, said = again.stdout, again.stderr
         else:
             printed, said = ranks(2, study, "--out", out, "--markdown")
-        check("goes on after round" in said and printed == whole.stdout, f"{what}: gone on with\n{printed}{said}\n{whole.stdout}")
+        check("goes on from its last checkpoint" in said and printed == whole.stdout, f"{what}: gone on with\n{printed}{said}\n{whole.stdout}")
         check(models(out) == models(folder / "whole"), f"{what}: the models of an undisturbed study")
 
 
@@ -171,7 +171,7 @@ def stopped(folder):
             for path in out.glob("cells/*"):
                 check(json.loads((path / "summary.json").read_text())["rounds_completed"] == len(metrics(path)) > 0, "whole rounds")
         printed, said = ranks(2, study, "--out", out, "--markdown")
-        check("goes on after round" in said and table(printed) == table(whole.stdout) and models(out) == models(folder / "whole"), f"{what.name}: gone on with\n{printed}{said}")
+        check("goes on from its last checkpoint" in said and table(printed) == table(whole.stdout) and models(out) == models(folder / "whole"), f"{what.name}: gone on with\n{printed}{said}")
 
 
 def failures(folder):
