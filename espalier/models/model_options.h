@@ -52,7 +52,7 @@ struct ModelOptions {
     visit("gate_init", self.gate_init,
           Field("gates: how they start; kaiming: weights from N(0, 2/inputs), bias 1 (ADP, FBS); "
                 "open: weights 0, so that every channel counts alike for every sample and, at a "
-                "ratio of 1, the net begins as the one without gates.")
+                "ratio of 1, a \"gated\" net begins as the one without gates.")
               .one_of({"kaiming", "open"}));
     visit("embedding", self.embedding, Field("lstm: size of the token embedding.").at_least(1));
     visit("lstm_units", self.lstm_units, Field("lstm: hidden units of each layer.").at_least(1));

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "espalier/base/error.h"
+#include "espalier/nn/gates.h"
 #include "espalier/sim/test_run.h"
 #include "espalier/strategy/pruning.h"
 
@@ -57,6 +58,10 @@ std::vector<Method> methods() {
        "adp",
        {"strategy.mode=magnitude", "strategy.threshold=0.05", "strategy.base=scaffold"}},
       {"adp_gated", "adp", {"model.gates=gated", "strategy.ratio=0.3", "train.weight_decay=0.01"}},
+      {"adp_open_at_first",
+       "adp",
+       {"model.gates=gated", "model.gate_init=open", "strategy.ratio=0.3", "strategy.ratio_start=2",
+        "strategy.ratio_rounds=2"}},
       {"adp_fbs",
        "adp",
        {"model.gates=fbs", "strategy.mode=fbs", "strategy.ratio=0.3", "strategy.ratio_rounds=3",
@@ -98,6 +103,19 @@ TEST_P(EveryPruning, GoesWithEveryKindOfUplink) {
 
 INSTANTIATE_TEST_SUITE_P(Methods, EveryPruning, testing::ValuesIn(methods()),
                          [](const auto& row) { return row.param.name; });
+
+// Whoever receives a round's weights has its ratio: they carry it.
+TEST(AdpRun, EveryRoundHasTheRatioOfItsSchedule) {
+  TestRun run(
+      "adp", 2,
+      joined(kImages, {"rounds=5", "model.gates=gated", "model.gate_init=open",
+                       "strategy.ratio=0.5", "strategy.ratio_start=1", "strategy.ratio_rounds=2"}));
+  for (const double ratio : {1.0, 1.0, 0.75, 0.5, 0.5}) {
+    const auto record = run.step();
+    EXPECT_DOUBLE_EQ(record.extra.at("gate_ratio"), ratio) << record.round;
+    EXPECT_NEAR(nn::gate_ratio(run.loop().global()).value_or(0), ratio, 1e-6) << record.round;
+  }
+}
 
 TEST(PruningRun, TheMaskTravelsOncePerClientAndValuesShrink) {
   const Assignments small = joined(kImages, {"rounds=3", "strategy.clients_per_round=12"});

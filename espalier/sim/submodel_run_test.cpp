@@ -32,6 +32,20 @@ const std::vector<Method>& methods() {
       {"ordered", {"submodel.name=ordered", "submodel.keep=0.5"}},
       {"rolling", {"submodel.name=rolling", "submodel.keep=0.5"}},
       {"count", {"submodel.name=federated-dropout", "submodel.aggregation=count"}},
+      {"stays_for_two_rounds",
+       {"submodel.name=federated-dropout", "submodel.keep=0.6", "submodel.stay_rounds=2"}},
+      {"stays_for_life",
+       {"submodel.name=federated-dropout", "submodel.keep=0.6", "submodel.stay_rounds=0"}},
+      {"by_importance", {"submodel.name=importance", "submodel.keep=0.6"}},
+      {"whole_layers",
+       {"submodel.name=federated-dropout", "submodel.keep=0.6",
+        R"(submodel.whole_layers=["conv1"])"}},
+      {"whole_at_both_ends",
+       {"submodel.name=ordered", "submodel.keep=0.5", "submodel.whole_until=1",
+        "submodel.whole_from=3"}},
+      {"grows",
+       {"submodel.name=ordered", "submodel.keep=0.5", "submodel.whole_from=2",
+        "submodel.grow=true"}},
       {"devices",
        {"submodel.name=ordered",
         R"(devices=[{name="a",keep=1},{name="b",keep=0.5},{name="c",keep=0.25}])"}},
@@ -64,6 +78,17 @@ TEST_P(EveryMethod, ThreadsAndCheckpointsChangeNothing) {
   crashed.loop().restore(
       round::decode_checkpoint(saved, crashed.loop().global().shared_layout(), "test"));
   EXPECT_EQ(crashed.finish(), expected);
+}
+
+// A biased uplink keeps a residual per value of the whole model, whatever part a client trains.
+TEST_P(EveryMethod, GoesWithEveryKindOfUplink) {
+  for (const std::string& uplink : {kQuantize, kTopk}) {
+    const Assignments assignments =
+        joined(joined(GetParam().assignments, kImages), {"model.name=resnet8", "uplink=" + uplink});
+    TestRun run("fedavg", 2, assignments), again("fedavg", 1, assignments);
+    EXPECT_EQ(run.finish(), again.finish()) << uplink;
+    EXPECT_EQ(run.loop().ledger().clients_failed, 0) << uplink;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Methods, EveryMethod, testing::ValuesIn(methods()),
