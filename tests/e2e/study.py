@@ -1,5 +1,6 @@
 """A study: killed and gone on with, the same table whatever the order, jobs and shards, only what changed run anew, failures said."""
 import json
+import os
 import re
 import shutil
 import signal
@@ -102,6 +103,18 @@ def shards(folder):
     check(run("study", study, "--out", out, "--shard", "3/2").returncode == 2, "there is no such shard")
 
 
+def older_processor(folder):
+    """Half of a study on a processor with fewer instructions: its nets round differently, which is said."""
+    study = write(folder, PLAIN, name="older.toml")
+    out = folder / "older"
+    command = [ESPALIER, "study", str(study), "--out", str(out), "--shard", "1/2", "--quiet"]
+    ok(subprocess.run(command, capture_output=True, text=True, timeout=600, env={**os.environ, "ONEDNN_MAX_CPU_ISA": "SSE41"}))
+    here = ok(run("study", study, "--out", out, "--markdown"))
+    used = {json.loads((path / "summary.json").read_text())["instructions"] for path in (out / "cells").iterdir()}
+    check(used - {"sse4"}, f"this processor has more: {used}")
+    check(f"vector instructions ({', '.join(sorted(used))})" in here.stderr, here.stderr)
+
+
 def changed(folder):
     study = write(folder, PLAIN, PROX, CODED)
     before = cells(folder / "one")
@@ -199,7 +212,7 @@ def page_and_version(folder):
 
 
 with Folder() as folder:
-    parts = [killed_and_gone_on, any_order, shards, changed, failures, interrupted, mistakes, page_and_version]
+    parts = [killed_and_gone_on, any_order, shards, older_processor, changed, failures, interrupted, mistakes, page_and_version]
     for part in parts:
         started = time.time()
         part(folder)
