@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -84,10 +85,11 @@ void list_cells(const std::vector<study::Cell>& cells, const std::vector<study::
 // Of what is finished: study.json, study.html and what is printed.
 void tabulate(const study::Study& study, const std::vector<study::Cell>& cells,
               const study::StudyFolder& folder, const StudyArguments& arguments,
-              const fs::path& path) {
+              const fs::path& path, const std::map<size_t, std::string>& failed_now) {
   const auto found = study::find_cells(cells, folder.path(), build_id(), arguments.any_build);
-  const study::Results results =
-      study::read_results(study, cells, found, folder.failures(found), build_id());
+  auto failures = failed_now;
+  failures.merge(folder.failures(found));
+  const study::Results results = study::read_results(study, cells, found, failures, build_id());
   const Json all = study::study_json(study, cells, found, results);
   write_text_file_atomic(folder.json_path(),
                          all.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
@@ -155,7 +157,7 @@ void study_command(const StudyArguments& arguments) {
     outcome = study::run_cells(cells, found, cells_to_run(found, shard), folder, *places,
                                {.quiet = arguments.quiet, .stop = stop});
   }
-  tabulate(study, cells, folder, arguments, path);
+  tabulate(study, cells, folder, arguments, path, outcome.failures);
   if (outcome.interrupted) {
     std::fprintf(stderr, "Stopped. The same command goes on.\n");
     throw Interrupted();
@@ -185,17 +187,22 @@ void add_study_command(CLI::App& app) {
   command->add_option("STUDY", arguments->file, "Study (TOML, docs/study.md)")->required();
   command->add_option("--out", arguments->out,
                       "Folder of the study; default runs/<name of the file>");
-  command
-      ->add_option("--jobs", arguments->jobs,
-                   "Runs at a time, which share the threads, of each rank under mpirun; default 1")
-      ->check(CLI::Range(1, 1024));
-  command
-      ->add_option("--threads", arguments->threads,
-                   "Threads of all runs together, of each rank under mpirun; default: the number "
-                   "of processors")
-      ->check(CLI::Range(1, 4096));
-  command->add_option("--shard", arguments->shard,
-                      "Run only every n-th cell, from the i-th: i/n, for several machines");
+  CLI::Option* jobs =
+      command
+          ->add_option(
+              "--jobs", arguments->jobs,
+              "Runs at a time, which share the threads, of each rank under mpirun; default 1")
+          ->check(CLI::Range(1, 1024));
+  CLI::Option* threads =
+      command
+          ->add_option(
+              "--threads", arguments->threads,
+              "Threads of all runs together, of each rank under mpirun; default: the number "
+              "of processors")
+          ->check(CLI::Range(1, 4096));
+  CLI::Option* shard =
+      command->add_option("--shard", arguments->shard,
+                          "Run only every n-th cell, from the i-th: i/n, for several machines");
   command
       ->add_option("--only", arguments->only,
                    "Only this variant, and what it is compared with (repeatable)")
@@ -217,7 +224,10 @@ void add_study_command(CLI::App& app) {
   command
       ->add_flag("--no-run", arguments->no_run,
                  "Only the table and the page of the runs that are finished")
-      ->excludes(dry_run);
+      ->excludes(dry_run)
+      ->excludes(jobs)
+      ->excludes(threads)
+      ->excludes(shard);
   CLI::Option* json = command->add_flag("--json", arguments->json,
                                         "Print one JSON object (study.json) instead of a table");
   command->add_flag("--markdown", arguments->markdown, "Print the table for a document")
@@ -237,7 +247,8 @@ void add_study_command(CLI::App& app) {
 #endif
       "The same command goes on where a stopped or killed one was, and runs only what has "
       "changed.\n"
-      "Exit codes: 0 done, 1 a cell failed, 2 the study is wrong, 3 interrupted.");
+      "Exit codes: 0 done (always with --no-run), 1 a cell failed, 2 the study is wrong, 3 "
+      "interrupted.");
   command->callback([arguments] { study_command(*arguments); });
 }
 

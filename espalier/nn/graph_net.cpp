@@ -26,7 +26,7 @@ constexpr size_t kMaxPlans = 64;
 
 bool computes_bf16() { return dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core; }
 
-std::string_view instructions() {
+std::string instructions() {
   using dnnl::cpu_isa;
   static constexpr std::pair<cpu_isa, std::string_view> kNames[] = {
       {cpu_isa::avx512_core_amx, "avx512-amx"},
@@ -39,8 +39,8 @@ std::string_view instructions() {
       {cpu_isa::sse41, "sse4"}};
   const cpu_isa here = dnnl::get_effective_cpu_isa();
   for (const auto& [isa, name] : kNames)
-    if (here == isa) return name;
-  return "other";
+    if (here == isa) return std::string(name);
+  return concat("other-", static_cast<int>(here));  // of an oneDNN that knows more
 }
 
 GraphNet::GraphNet(Graph graph, Type type, size_t slice_bytes)

@@ -2,7 +2,6 @@
 
 #include <map>
 #include <string>
-#include <string_view>
 
 #include "espalier/nn/graph.h"
 #include "espalier/nn/layer.h"
@@ -16,7 +15,7 @@ bool computes_bf16();
 
 // The newest vector instructions that nets are computed with here: "sse4", "avx2", "avx512",
 // "avx512-bf16" and so on. Nets that were trained with others differ in rounding, and so in bytes.
-std::string_view instructions();
+std::string instructions();
 
 // The explicit engine: runs a Graph forward and backward without autograd. Every layer writes its
 // parameters' gradients straight into the flat gradient buffer, and all activations live in one

@@ -88,17 +88,17 @@ std::string list_text(const std::set<std::string>& names) {
 }
 
 // Columns of summary.KEY and metrics.KEY that no finished cell has: which keys there are is known
-// only now.
+// when every variant has a cell.
 void note_unknown_columns(const Study& study, Results& results) {
   std::set<std::string> known;
   for (const VariantResult& variant : results.variants) {
+    if (variant.cells.empty()) return;
     for (const auto& [seed, cell] : variant.cells) {
       for (const auto& [key, value] : cell.summary.items())
         if (value.is_number()) known.insert(concat(kSummary, key));
       for (const auto& [key, value] : cell.last.items()) known.insert(concat(kMetrics, key));
     }
   }
-  if (known.empty()) return;
   for (const std::string& column : study.options.columns) {
     if (column.find('.') == std::string::npos || known.contains(column)) continue;
     const std::string near = nearest_name(column, {known.begin(), known.end()});

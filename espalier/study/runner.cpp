@@ -182,8 +182,12 @@ class Runner {
 
   void failed(size_t c, const std::string& where, const std::string& error) {
     outcome_.failures[c] = error;
-    write_text_file_atomic(folder_.failure(found_[c].folder.filename().string()), error);
     display_.line(concat(cells_[c].label, where.empty() ? "" : " ", where, " FAILED: ", error));
+    try {
+      write_text_file_atomic(folder_.failure(found_[c].folder.filename().string()), error);
+    } catch (const Error&) {
+      // A disk that is full, perhaps: other calls will not know, this one does.
+    }
   }
 
   void update(size_t c) {

@@ -36,7 +36,13 @@ std::map<size_t, std::string> StudyFolder::failures(const std::vector<Found>& fo
   std::map<size_t, std::string> failures;
   for (size_t c = 0; c < found.size(); ++c) {
     const fs::path said = failure(found[c].folder.filename().string());
-    if (found[c].state != CellState::kDone && fs::exists(said)) failures[c] = read_text_file(said);
+    std::error_code error;
+    if (found[c].state == CellState::kDone || !fs::exists(said, error)) continue;
+    try {
+      failures[c] = read_text_file(said);
+    } catch (const Error&) {
+      // Gone: somebody tries the cell again.
+    }
   }
   return failures;
 }

@@ -13,7 +13,7 @@ namespace espalier::study {
 
 // The folder that a study fills, and the only place that knows the names in it:
 //
-// - study.toml: the study's file as it was read last
+// - study.toml: the study's file as it was run last
 // - cells/: a run folder for each variant and seed (cells.h), of earlier versions of the study too
 // - logs/: what each of them wrote on standard error, and in CELL.failed why one that failed did
 // - starting/: configurations of those that are running, and what the ranks of an MPI job look at
