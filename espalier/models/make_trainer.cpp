@@ -103,6 +103,12 @@ std::vector<std::string> model_notes(const ModelOptions& model, const DataSpec& 
                                                                : std::vector<std::string>{};
 }
 
+std::string unit_mixer(const ModelOptions& model) {
+  if (model.norm == "group") return "model.norm = \"group\"";
+  if (model.gates != "none") return concat("model.gates = \"", model.gates, "\"");
+  return "";
+}
+
 std::unique_ptr<Trainer> make_trainer(const ModelOptions& model, const DataSpec& data,
                                       const HardwareOptions& hardware,
                                       std::span<const int64_t> units) {

@@ -36,6 +36,11 @@ std::vector<std::string> unit_notes(const ModelOptions& model, const DataSpec& d
 // The same before the model is trained.
 std::vector<std::string> model_notes(const ModelOptions& model, const DataSpec& data);
 
+// What in the model looks at all units of a layer at once ("model.norm = \"group\""), so that a net
+// without some of them is another function than the whole one with zeros in their place; empty:
+// nothing. In modules such layers keep all their units (script/script_units.h).
+std::string unit_mixer(const ModelOptions& model);
+
 // Names and one-line descriptions for `espalier list models`.
 struct ModelRow {
   std::string name, summary;

@@ -67,14 +67,14 @@ void check_schedule(RunConfig& config) {
 // Growing begins with small weights of its own.
 void check_growth(const RunConfig& config) {
   if (!config.submodel.grow) return;
-  const auto refuse = [](const char* what) {
+  const auto refuse = [](const std::string& what) {
     fail("config", "submodel.grow begins with weights drawn for the small net, which ", what,
          "; leave one of the two out");
   };
   if (!config.model.init.empty()) refuse("model.init has not");
   if (config.model.name == "torchscript") refuse("a module's own weights are not");
-  if (config.model.norm == "group") refuse("model.norm = \"group\" mixes with the other units");
-  if (config.model.gates != "none") refuse("model.gates would choose among all channels");
+  if (const std::string mixer = models::unit_mixer(config.model); !mixer.empty())
+    refuse(concat(mixer, " mixes with the other units"));
   if (config.submodel.whole_until > 0) refuse("submodel.whole_until does not begin with");
 }
 
@@ -160,12 +160,12 @@ void refuse_idle_model_options(const RunConfig& config) {
 
 void check_run_config(const RunConfig& config) {
   refuse_idle_model_options(config);
-  codec::make_codec(config.downlink, "downlink");
+  const auto downlink = codec::make_codec(config.downlink, "downlink");
   const auto uplink = codec::make_codec(config.uplink, "uplink");
   const auto strategy = make_strategy(config);
   const strategy::Traits traits = strategy->traits();
   round::refuse_combinations(
-      {traits, config.selection, config.run, config.submodel, config.devices, *uplink});
+      {traits, config.selection, config.run, config.submodel, config.devices, *uplink, *downlink});
 }
 
 RunConfig read_run_config(const Json& tree) {

@@ -262,6 +262,13 @@ TEST(PruningRun, WhatDoesNotGoTogetherIsRefused) {
                Error);
   EXPECT_THROW(TestRun("autoflip", 1, joined(base, {"delta_downlink=true"})), Error);
   EXPECT_THROW(TestRun("autoflip", 1, joined(base, {"submodel.name=ordered"})), Error);
+  // Layers that look at all units compute something else without those that are gone.
+  for (const Assignments& mixed :
+       {Assignments{"model.gates=gated"}, Assignments{"model.name=resnet8", "model.norm=group"}}) {
+    const Assignments whole = joined(joined(base, mixed), {"strategy.by_unit=true"});
+    EXPECT_NO_THROW(TestRun("autoflip", 1, whole));
+    EXPECT_THROW(TestRun("autoflip", 1, joined(whole, {"strategy.unit_threshold=0.5"})), Error);
+  }
   EXPECT_THROW(TestRun("adp", 1, kImages), Error);  // a model without gates
   EXPECT_THROW(TestRun("adp", 1, joined(kImages, {"model.gates=fbs"})), Error);
 }

@@ -115,6 +115,12 @@ void Pruning::start(const ServerSetup& setup) {
          notes.empty() ? "it has no hidden layers" : notes.front(),
          "); set strategy.by_unit = false and unit_threshold = 0, or use another model");
   }
+  const std::string mixer = models::unit_mixer(setup.model);
+  if (options_.unit_threshold > 0 && !mixer.empty()) {
+    fail("config", "strategy.unit_threshold takes units out of the net, and ", mixer,
+         " looks at all units of a layer: what trains would be another net than the one that is "
+         "saved, with zeros in their place; set strategy.unit_threshold = 0 or leave that out");
+  }
   if (row_.evidence != prune::EvidenceKind::kImportance) return;
   for (const int64_t uses : models::weight_uses(setup.model, setup.data)) {
     // Of one step: forward and backward for every sample of a batch, and the optimizer once.
