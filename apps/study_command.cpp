@@ -91,16 +91,21 @@ void tabulate(const study::Study& study, const std::vector<study::Cell>& cells,
   failures.merge(folder.failures(found));
   const study::Results results = study::read_results(study, cells, found, failures, build_id());
   const Json all = study::study_json(study, cells, found, results);
-  write_text_file_atomic(folder.json_path(),
-                         all.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
-  write_text_file_atomic(folder.page_path(), study::render_page(study, found, results));
+  std::string page = concat("page  ", (path / folder.page_path().filename()).string());
+  try {
+    write_text_file_atomic(folder.json_path(),
+                           all.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    write_text_file_atomic(folder.page_path(), study::render_page(study, found, results));
+  } catch (const Error& error) {
+    if (!arguments.no_run) throw;
+    page = concat("note: ", error.what());  // somebody else's folder, to be read
+  }
   if (arguments.json) {
     print(all);
   } else if (arguments.markdown) {
     std::cout << study::table_markdown(study, results);
   } else {
-    std::cout << study::table_text(study, results) << "\npage  "
-              << (path / folder.page_path().filename()).string() << "\n";
+    std::cout << study::table_text(study, results) << "\n" << page << "\n";
   }
   if (arguments.json || arguments.markdown) {
     for (const std::string& note : results.notes)
@@ -204,8 +209,10 @@ void add_study_command(CLI::App& app) {
       command->add_option("--shard", arguments->shard,
                           "Run only every n-th cell, from the i-th: i/n, for several machines");
   command
-      ->add_option("--only", arguments->only,
-                   "Only this variant, and what it is compared with (repeatable)")
+      ->add_option(
+          "--only", arguments->only,
+          "Only this variant (with a grid also its name there: all its places), and what it is "
+          "compared with (repeatable)")
       ->expected(1)
       ->take_all()
       ->allow_extra_args(false);

@@ -190,9 +190,8 @@ std::string comparison_table(const std::vector<RunData>& runs) {
   rows[0].push_back({"Run"});
   rows[1].push_back({"Strategy"});
   for (size_t i = 0; i < runs.size(); ++i) {
-    rows[0].push_back(
-        {concat("<i class=\"swatch\" style=\"background:var(--s", i % 8, ")\"></i>",
-                html_escape(runs[i].name), runs[i].finished ? "" : " <em>unfinished</em>")});
+    rows[0].push_back({concat(swatch(i), html_escape(runs[i].name),
+                              runs[i].finished ? "" : " <em>unfinished</em>")});
     rows[1].push_back({shown_text(runs[i].summary, "strategy")});
   }
   for (const Figure& figure : key_figures()) {

@@ -28,4 +28,14 @@ std::string page(const Page& page) {
       "</script></body></html>\n");
 }
 
+std::string swatch_background(size_t index) {
+  const std::string tone = concat("var(--s", index % 8, ")");
+  if (index < 8) return tone;
+  return concat("repeating-linear-gradient(135deg, ", tone, " 0 3px, transparent 3px 5px)");
+}
+
+std::string swatch(size_t index) {
+  return concat("<i class=\"swatch\" style=\"background:", swatch_background(index), "\"></i>");
+}
+
 }  // namespace espalier::report

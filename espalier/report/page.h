@@ -26,4 +26,9 @@ struct Page {
 
 std::string page(const Page& page);
 
+// The CSS background of curve `index` in swatches and bars, as `charts` has it: colours repeat
+// after eight, and then they are striped (their curves are dashed).
+std::string swatch_background(size_t index);
+std::string swatch(size_t index);  // HTML
+
 }  // namespace espalier::report

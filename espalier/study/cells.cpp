@@ -89,14 +89,30 @@ std::vector<Stored> read_folder(const fs::path& cells) {
   return stored;
 }
 
-bool is_finished(const Stored& stored) {
+// By summary.json alone: what a table shows are the rounds of metrics.jsonl.
+struct Completed {
+  bool all = false;   // the rounds that it is to have
+  bool told = false;  // and each of them is in metrics.jsonl
+};
+
+Completed completed(const Stored& stored) {
   try {
-    const auto summary = report::RunFolder::open(stored.folder).summary();
+    const auto folder = report::RunFolder::open(stored.folder);
+    const auto summary = folder.summary();
     const auto done = summary ? report::number_in(*summary, "rounds_completed") : std::nullopt;
-    return done && *done >= static_cast<double>(stored.rounds);
+    if (!done || *done < static_cast<double>(stored.rounds)) return {};
+    return {true, static_cast<double>(folder.metrics().size()) >= *done};
   } catch (const Error&) {
-    return false;
+    return {true, false};  // one of the two cannot be read, and a run writes them whole
   }
+}
+
+bool is_finished(const Stored& stored) { return completed(stored).told; }
+
+// A run that says it is through and has lost rounds: going on would not bring them back.
+bool is_damaged(const Stored& stored) {
+  const Completed found = completed(stored);
+  return found.all && !found.told;
 }
 
 // A study that does not say where the data are takes a run wherever it found them.
@@ -134,6 +150,9 @@ std::string why_anew(const Cell& cell, const std::vector<Stored>& stored) {
   const std::string start = cell.name.substr(0, cell.name.rfind('-', cell.name.rfind('-') - 1) + 1);
   const Stored *same = nullptr, *other = nullptr;
   for (const Stored& one : stored) {
+    if (same_run(one, cell) && is_damaged(one))
+      return concat("summary.json or metrics.jsonl of ", one.folder.filename().string(),
+                    " cannot be read or lacks rounds; that folder is kept as it is");
     if (same_run(one, cell)) same = &one;
     if (one.folder.filename().string().starts_with(start)) other = &one;
   }
@@ -233,7 +252,7 @@ std::vector<Found> find_cells(const std::vector<Cell>& cells, const fs::path& st
     one.folder = study / "cells" / cell.name;
     const Stored* chosen = nullptr;
     for (const Stored& candidate : stored) {
-      if (!same_run(candidate, cell)) continue;
+      if (!same_run(candidate, cell) || is_damaged(candidate)) continue;
       const bool ours = candidate.build == build;
       if (!ours && !(any_build && is_finished(candidate))) continue;
       if (chosen == nullptr || (ours && chosen->build != build)) chosen = &candidate;

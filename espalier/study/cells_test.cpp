@@ -99,6 +99,35 @@ TEST(Cells, FoundByWhatIsInThem) {
             CellState::kDone);
 }
 
+// What the table shows is in metrics.jsonl: one that lost rounds is not taken for finished.
+TEST(Cells, AFinishedRunThatLostRoundsIsRunAnew) {
+  const StudyFiles files;
+  const auto cells = cells_of(files.read(kTwo), kBuild);
+  const fs::path folder = files.path() / "out", inside = folder / "cells";
+  const auto look = [&] { return find_cells({cells[0]}, folder, kBuild, true)[0]; };
+  const fs::path run = inside / cells[0].name, metrics = run / "metrics.jsonl",
+                 summary = run / "summary.json";
+  write_run(cells[0], run, 4);
+  EXPECT_EQ(look().state, CellState::kDone);
+  const std::string whole = read_text_file(metrics), end = read_text_file(summary);
+  const size_t three = whole.rfind('\n', whole.size() - 2) + 1;
+  const auto lost = [&](const fs::path& file, const std::string& text) {
+    write_text_file_atomic(file, text);
+    const Found found = look();
+    EXPECT_EQ(found.state, CellState::kNew) << text;
+    EXPECT_EQ(found.folder, inside / (cells[0].name + "-2"));
+    EXPECT_THAT(found.why, AllOf(HasSubstr("lacks rounds"), HasSubstr(cells[0].name)));
+  };
+  lost(metrics, whole.substr(0, three));
+  lost(metrics, "");
+  lost(metrics, whole.substr(0, three + 5) + "\n" + whole.substr(three));
+  write_text_file_atomic(metrics, whole);
+  lost(summary, end.substr(0, end.size() / 2));
+  // The new one counts, whatever the old one is.
+  write_run(cells[0], inside / (cells[0].name + "-2"), 4);
+  EXPECT_EQ(look().state, CellState::kDone);
+}
+
 // Real data: a run writes down in which of the usual places it has found them.
 TEST(Cells, CountWhereverTheirDataWereFoundUnlessTheStudySaysWhere) {
   const StudyFiles files;

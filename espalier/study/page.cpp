@@ -17,10 +17,7 @@ namespace espalier::study {
 namespace {
 
 using report::html_escape;
-
-std::string swatch(size_t variant) {
-  return concat("<i class=\"swatch\" style=\"background:var(--s", variant % 8, ")\"></i>");
-}
+using report::swatch;
 
 std::string chips(const Study& study, const std::vector<Found>& found) {
   const auto done = static_cast<size_t>(std::count_if(
@@ -78,28 +75,32 @@ struct Bars {
 
 std::string bars_html(const Study& study, const Results& results, double target, const Bars& bars) {
   std::vector<std::optional<Moments>> means;
-  std::vector<size_t> reached;
+  std::vector<size_t> reached, evaluated;
   double most = 0;
   for (const VariantResult& variant : results.variants) {
     BySeed values;
-    for (const auto& [seed, cell] : variant.cells)
+    size_t& all = evaluated.emplace_back(0);
+    for (const auto& [seed, cell] : variant.cells) {
+      if (!cell.curve.empty()) ++all;
       if (const Evaluation* at = reaches(cell, target)) values[seed] = bars.value(*at);
+    }
     means.push_back(moments(values));
     reached.push_back(values.size());
     if (means.back()) most = std::max(most, means.back()->mean);
   }
   std::string html = concat("<div class=\"chart bars-of\"><h3>", bars.title, "</h3>");
   for (size_t v = 0; v < means.size(); ++v) {
-    const size_t all = results.variants[v].cells.size();
+    const size_t all = evaluated[v];
     std::string text = means[v] ? report::figure_text(means[v]->mean, bars.unit) : "not reached";
     if (means[v] && reached[v] < all) text += concat(" (", share_text(reached[v], all), ")");
-    if (all == 0) text = "not run";
+    if (all == 0) text = results.variants[v].cells.empty() ? "not run" : "not evaluated";
     std::array<char, 24> width{};
     const double share = means[v] && most > 0 ? means[v]->mean / most : 0;
     std::snprintf(width.data(), width.size(), "%.1f%%", 100 * share);
     html += concat("<div class=\"bar\"><span>", html_escape(study.variants[v].name),
-                   "</span><b><i style=\"width:", width.data(), ";background:var(--s", v % 8,
-                   ")\"></i></b><em>", html_escape(text), "</em></div>");
+                   "</span><b><i style=\"width:", width.data(),
+                   ";background:", report::swatch_background(v), "\"></i></b><em>",
+                   html_escape(text), "</em></div>");
   }
   return html + "</div>";
 }

@@ -190,6 +190,9 @@ TEST(Results, NobodyReachedIt) {
   example.study.options.targets = {0.99};
   const auto rows = table_of(example.study, example.results);
   EXPECT_EQ(rows[2][7], "not reached (0 of 2)");
+  // Who was never evaluated did not fail to reach it.
+  for (auto& [seed, cell] : example.results.variants[1].cells) cell.curve.clear();
+  EXPECT_EQ(table_of(example.study, example.results)[2][7], "–");
 }
 
 TEST(Results, PageIsWholeAndKeepsPathsAndScriptsOut) {

@@ -123,17 +123,29 @@ void find_baselines(const std::string& wanted, const std::vector<Row>& rows, siz
   fail("study", unknown_name_message("baseline", wanted, names_of(variants)));
 }
 
-// Keeps the variants that are asked for and those that they are compared with.
-void keep_only(const std::vector<std::string>& only, std::vector<Variant>& variants) {
+// Seeds are the study's alone.
+void refuse_seed(const std::vector<Assignment>& assignments, const std::string& where,
+                 const fs::path& file) {
+  for (const Assignment& one : assignments) {
+    if (one.key == "seed")
+      fail("study", where, " sets seed = ", one.value.dump(),
+           ", but seeds are the study's own: seeds = [1, 2, 3] at the head of ", file.string());
+  }
+}
+
+// Keeps the variants that are asked for, each by its name or a row at all places of the grid, and
+// those that they are compared with.
+void keep_only(const std::vector<std::string>& only, const std::vector<Row>& rows,
+               size_t num_places, std::vector<Variant>& variants) {
   if (only.empty()) return;
   const auto names = names_of(variants);
   std::set<size_t> kept;
   for (const std::string& name : only) {
-    const auto found = std::find(names.begin(), names.end(), name);
-    if (found == names.end()) fail("study", unknown_name_message("variant", name, names));
-    const auto index = static_cast<size_t>(found - names.begin());
-    kept.insert(index);
-    kept.insert(variants[index].baseline);
+    std::vector<size_t> wanted;
+    for (size_t i = 0; i < variants.size(); ++i)
+      if (names[i] == name || rows[i / num_places].options.name == name) wanted.push_back(i);
+    if (wanted.empty()) fail("study", unknown_name_message("variant", name, names));
+    for (const size_t index : wanted) kept.insert({index, variants[index].baseline});
   }
   std::vector<Variant> some;
   for (const size_t index : kept) {
@@ -208,14 +220,19 @@ Study read_study(const fs::path& file, const std::vector<std::string>& only,
   check_columns(options.columns);
 
   const ConfigSection shared = ConfigSection{&tree, ""}.section("set");
-  if (shared.table != nullptr) run::override_config(study.base, assignments_of(*shared.table));
-  for (const std::string& text : assignments) {
-    if (parse_assignment(text).key == "seed")
-      fail("study", "--set ", text, ": seeds are the study's: seeds = [...] in ", file.string());
+  if (shared.table != nullptr) {
+    const auto set = assignments_of(*shared.table);
+    refuse_seed(set, "[set]", file);
+    run::override_config(study.base, set);
   }
+  for (const std::string& text : assignments)
+    refuse_seed({parse_assignment(text)}, concat("--set ", text), file);
   run::override_config(study.base, assignments);
   const std::vector<Row> rows = rows_of(tree);
+  for (const Row& row : rows)
+    refuse_seed(row.set, concat("variant '", row.options.name, "'"), file);
   const std::vector<Place> places = places_of(tree);
+  for (const Place& place : places) refuse_seed(place, "[grid]", file);
   for (const Row& row : rows) {
     for (const Place& place : places) {
       Variant& variant = study.variants.emplace_back();
@@ -225,11 +242,6 @@ Study read_study(const fs::path& file, const std::vector<std::string>& only,
       variant.accuracy_key = row.options.accuracy;
       for (const auto& part : {place, row.set})
         variant.set.insert(variant.set.end(), part.begin(), part.end());
-      for (const Assignment& assignment : variant.set) {
-        if (assignment.key == "seed")
-          fail("study", "variant '", variant.name, "': seeds are the study's: seeds = [",
-               assignment.value.dump(), "]");
-      }
     }
   }
   const auto names = names_of(study.variants);
@@ -238,7 +250,7 @@ Study read_study(const fs::path& file, const std::vector<std::string>& only,
       fail("study", "two variants are called '", names[i], "'");
   }
   find_baselines(options.baseline, rows, places.size(), study.variants);
-  keep_only(only, study.variants);
+  keep_only(only, rows, places.size(), study.variants);
   check_variants(study);
   return study;
 }

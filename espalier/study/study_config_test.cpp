@@ -65,7 +65,7 @@ TEST(StudyConfig, AssignmentsCountAsTheLastOfSet) {
   EXPECT_EQ(plain["train"]["lr"], 0.3);
   EXPECT_EQ(prox["rounds"], 7);
   EXPECT_EQ(prox["uplink"].size(), 2u);  // its own
-  EXPECT_THAT(files.error(kTwo, {"seed=2"}), HasSubstr("seeds are the study's"));
+  EXPECT_THAT(files.error(kTwo, {"seed=2"}), HasSubstr("seeds are the study's own"));
   EXPECT_THAT(files.error(kTwo, {"train.rl=2"}), HasSubstr("unknown key in [train] 'rl'"));
 }
 
@@ -130,6 +130,12 @@ set = {train.lr = 0.3}
   EXPECT_EQ(study.variants[0].baseline, 1u);
   EXPECT_EQ(study.variants[1].baseline, 1u);
   EXPECT_THROW(files.read(three, {"d"}), Error);
+
+  // A row of a grid by its own name: all its places, with those of the baseline.
+  const Study grid = files.read(three + "[grid]\nmodel.hidden = [[8], [4]]\n", {"a"});
+  EXPECT_THAT(names(grid), ElementsAre("a, hidden = [8]", "a, hidden = [4]", "c, hidden = [8]",
+                                       "c, hidden = [4]"));
+  EXPECT_EQ(grid.variants[1].baseline, 3u);
 }
 
 TEST(StudyConfig, MistakesAreNamedBeforeAnythingRuns) {
@@ -146,7 +152,9 @@ TEST(StudyConfig, MistakesAreNamedBeforeAnythingRuns) {
               HasSubstr("did you mean 'hadamard'"));
   EXPECT_THAT(files.error(variant("train.beta1 = 0.5")), HasSubstr("has no effect"));
   EXPECT_THAT(files.error(variant("model.lstm_units = 9")), HasSubstr("has no effect"));
-  EXPECT_THAT(files.error(variant("seed = 2")), HasSubstr("seeds are the study's"));
+  EXPECT_THAT(files.error(variant("seed = 2")), HasSubstr("seeds are the study's own"));
+  EXPECT_THAT(files.error("[set]\nseed = 2\n"), HasSubstr("[set] sets seed = 2"));
+  EXPECT_THAT(files.error("[grid]\nseed = [1, 2]\n"), HasSubstr("[grid] sets seed"));
   EXPECT_THAT(files.error(variant("train.lr = 0.1") + "[[variant]]\nname = \"w\"\n"),
               HasSubstr("the same configuration"));
   EXPECT_THAT(files.error("[[variant]]\nname = \"v\"\n[[variant]]\nname = \"v\"\n"),

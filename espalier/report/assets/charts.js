@@ -50,7 +50,11 @@ const charts = (() => {
     parent?.append(node);
     return node;
   };
-  const swatch = (parent, index) => { element("i", parent, "swatch").style.background = `var(--s${index % 8})`; };
+  // Colours repeat after eight: then curves are dashed, and swatches striped as report/page.h has them.
+  const swatch = (parent, index) => {
+    const tone = `var(--s${index % 8})`;
+    element("i", parent, "swatch").style.background = index < 8 ? tone : `repeating-linear-gradient(135deg, ${tone} 0 3px, transparent 3px 5px)`;
+  };
 
   // Beside the cursor: the place on the x axis, and of every curve the nearest measured value.
   const tooltip = (spec) => {
