@@ -64,8 +64,8 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
          setup_.selection.device.empty() ? "" : " of device '" + setup_.selection.device + "'",
          "; lower it or raise data.partition.clients");
   }
-  const Choices choices{traits_,         setup_.selection, setup_.run,
-                        setup_.submodel, setup_.devices,   setup_.uplink};
+  const Choices choices{traits_,        setup_.selection, setup_.run,     setup_.submodel,
+                        setup_.devices, setup_.uplink,    setup_.downlink};
   refuse_combinations(choices);
   feedback_ = choose_feedback(choices);
   if (setup_.run.delta_downlink) {
@@ -278,8 +278,10 @@ void RoundLoop::evaluate(const strategy::RoundInfo& info, std::span<const uint64
   if (setup_.run.evaluate == "none" && can_.own_model == nullptr) return;
   const Stopwatch evaluation;
   const auto part = can_.narrowing != nullptr ? can_.narrowing->part() : nullptr;
+  strategy::OwnEvaluation own;
+  if (can_.own_model != nullptr) own = can_.own_model->evaluated();
   const train::EvalSums sums =
-      can_.own_model != nullptr ? can_.own_model->evaluated()
+      can_.own_model != nullptr ? own.sums
       : setup_.run.evaluate == "clients"
           ? ask_clients(info, clients, global_, record)
           : setup_.evaluator.evaluate(part ? part->extract(*global_) : *global_);
@@ -306,7 +308,7 @@ void RoundLoop::evaluate(const strategy::RoundInfo& info, std::span<const uint64
           static_cast<double>(narrow.correct) / static_cast<double>(narrow.count);
     }
   }
-  record.eval_seconds = evaluation.seconds();
+  record.eval_seconds = own.seconds + evaluation.seconds();
 }
 
 train::EvalSums RoundLoop::ask_clients(const strategy::RoundInfo& round,

@@ -10,7 +10,7 @@ namespace espalier::run {
 
 namespace {
 
-train::EvalSums evaluate_model(const TrainedModel& model, train::Trainer& trainer) {
+strategy::SavedEvaluation evaluate_model(const TrainedModel& model, train::Trainer& trainer) {
   // A strategy whose model has parts of its own knows how they work together.
   const RunConfig& config = model.config;
   const auto strategy = make_strategy(config);
@@ -29,7 +29,7 @@ train::EvalSums evaluate_model(const TrainedModel& model, train::Trainer& traine
   ParameterSet weights(trainer.layout());
   train::read_weights(model.file, trainer.fixed(), weights);
   trainer.load(weights);
-  return evaluate_test(model, trainer);
+  return {.sums = evaluate_test(model, trainer), .note = {}};
 }
 
 }  // namespace
@@ -37,7 +37,8 @@ train::EvalSums evaluate_model(const TrainedModel& model, train::Trainer& traine
 Json evaluate_dense(const TrainedModel& model) {
   const auto trainer = make_trainer(model);
   const Stopwatch time;
-  const train::EvalSums sums = evaluate_model(model, *trainer);
+  const strategy::SavedEvaluation found = evaluate_model(model, *trainer);
+  const train::EvalSums& sums = found.sums;
   const double seconds = time.seconds();
   if (sums.count == 0) fail("evaluate", "there are no test samples to evaluate on");
   const double count = static_cast<double>(sums.count);
@@ -48,6 +49,12 @@ Json evaluate_dense(const TrainedModel& model) {
   add_class_figures(sums.classes, "", out);
   out["parameters"] = trainer->layout()->num_trainable();
   out["macs_per_sample"] = trainer->macs_per_sample();
+  if (found.server_macs_per_sample > 0) {
+    // Of the clients' net above; the server's as well makes the accuracy.
+    out["server_parameters"] = found.server_parameters;
+    out["server_macs_per_sample"] = found.server_macs_per_sample;
+  }
+  if (!found.note.empty()) out["note"] = found.note;
   out["seconds"] = seconds;
   out["samples_per_second"] = count / seconds;
   return out;

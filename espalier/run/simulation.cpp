@@ -66,6 +66,11 @@ Simulation::Simulation(RunConfig config, size_t num_threads, report::RunFolder* 
     config_.resolved["data"]["root"] = config_.data.root = sources.folder.string();
   assembly_.emplace(config_, std::move(sources), options);
   values_ = loop().global().size();
+  if (auto* own = assembly_->strategy().capabilities().own_model; own != nullptr) {
+    server_parameters_ = 0;
+    for (const auto& [name, part] : own->parts())
+      *server_parameters_ += part.layout().num_trainable();
+  }
   check_device_memory();
   notes_.insert(notes_.end(), assembly_->notes().begin(), assembly_->notes().end());
   if (!loop().submodels().active()) return;
@@ -108,16 +113,20 @@ std::string Simulation::size_line() const {
 void Simulation::check_device_memory() const {
   for (const round::DeviceOptions& device : config_.devices) {
     if (device.memory_mb == 0) continue;
-    const auto units = loop().submodels().units(
-        round::has_whole_rounds(config_.submodel) ? 1 : round::keep_of(config_.submodel, device));
+    const bool whole = round::has_whole_rounds(config_.submodel);
+    const double keep = whole ? 1 : round::keep_of(config_.submodel, device);
+    const auto units = loop().submodels().units(keep);
     const auto trainer = assembly_->make_trainer(units);
     const train::StepOptions& step = config_.train.step;
     const auto needed = static_cast<double>(trainer->training_bytes(step.batch_size, step));
     if (needed <= device.memory_mb * 1e6) continue;
-    fail("config", "device '", device.name, "' has ", device.memory_mb,
-         " MB, but training its sub-model (keep = ", device.keep,
-         ") at train.batch_size = ", step.batch_size, " takes ", std::round(needed / 1e4) / 100,
-         " MB; lower its keep or the batch size");
+    fail("config", "device '", device.name, "' has ", device.memory_mb, " MB, but training ",
+         keep < 1 ? concat("its sub-model (keep = ", keep, ")") : std::string("the model"),
+         " at train.batch_size = ", step.batch_size, " takes ", std::round(needed / 1e4) / 100,
+         " MB; lower ",
+         loop().submodels().active()
+             ? (whole ? "the batch size, or give it no whole rounds" : "its keep or the batch size")
+             : "the batch size, or give it a part with [submodel]");
   }
 }
 
@@ -383,6 +392,7 @@ Json Simulation::summary() const {
   out["partition"] = config_.partition.name;
   out["clients"] = partition().num_clients();
   out["parameters"] = loop().global().layout().num_trainable();
+  if (server_parameters_) out["server_parameters"] = *server_parameters_;
   out["travelling_values"] = values_;
   out["seed"] = config_.run.seed;
   out["rounds"] = config_.run.rounds;

@@ -102,6 +102,8 @@ class Simulation {
   std::vector<std::string> notes_;
   Json last_classes_ = Json::object();  // of the last evaluation, for the summary
   RunSizes sizes_;
+  // Of what a strategy's own model has beside the clients' net.
+  std::optional<int64_t> server_parameters_;
   uint64_t values_ = 0;  // of the model as it begins: trained ones, statistics and counters
   std::map<std::string, double> last_shares_;  // of what the strategy measured, for the summary
   uint64_t peak_before_ = 0;                   // memory of the processes before this one

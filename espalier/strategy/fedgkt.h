@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "espalier/strategy/feature_store.h"
@@ -167,7 +168,7 @@ class FedGkt : public Strategy, private EncodedUpdates, private OwnModel, privat
   void accumulate(const RoundInfo& round, uint64_t client, const Update& update,
                   RoundSums& sums) override;
   void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) override;
-  RoundReport take_report() override { return {metrics_, {}}; }
+  RoundReport take_report() override { return {metrics_, std::exchange(notes_, {})}; }
   void save(ByteWriter& out) const override;
   void load(ByteReader& in) override;
 
@@ -186,13 +187,13 @@ class FedGkt : public Strategy, private EncodedUpdates, private OwnModel, privat
     int64_t bad_rounds = 0;
   };
   int64_t max_values(const ParameterLayout& layout, double num_samples) const override;
-  train::EvalSums evaluated() const override { return evaluated_; }
+  OwnEvaluation evaluated() const override { return evaluated_; }
   // "server": the server's net.
   std::map<std::string, ParameterSet> parts() const override;
   std::string client_set() const override { return FedGktClient::kNet; }
   // Every saved client's extractor on its share of the test samples, then the server's net; pooled.
   // Feature maps are clipped as in training, but neither coded nor blurred.
-  train::EvalSums evaluate_saved(const SavedModel& saved) override;
+  SavedEvaluation evaluate_saved(const SavedModel& saved) override;
   // Feature maps that lie on disk stay there until they are read.
   ByteSource saved() const override;
   // They come client by client, into memory up to the limit.
@@ -224,7 +225,8 @@ class FedGkt : public Strategy, private EncodedUpdates, private OwnModel, privat
   std::map<uint64_t, Upload> uploads_;
   // What a client's next task tells it: its samples' positions and logits.
   std::map<uint64_t, std::shared_ptr<const ParameterSet>> answers_;
-  train::EvalSums evaluated_;
+  OwnEvaluation evaluated_;
+  std::vector<std::string> notes_;  // not yet reported
   std::map<std::string, double> metrics_;
 };
 

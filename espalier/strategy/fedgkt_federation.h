@@ -200,7 +200,7 @@ class GktFederation {
   const std::vector<uint32_t>& samples(uint64_t client) const { return samples_[client]; }
   const client::ClientState& state(uint64_t client) const { return states_[client]; }
   const std::shared_ptr<ParameterSet>& global() const { return global_; }
-  train::EvalSums accuracy_sums() { return strategy_.capabilities().own_model->evaluated(); }
+  train::EvalSums accuracy_sums() { return strategy_.capabilities().own_model->evaluated().sums; }
   // What the client would be told; null: nothing.
   std::shared_ptr<const ParameterSet> answers(uint64_t client) {
     for (const Payload& payload : task(client).payloads) {

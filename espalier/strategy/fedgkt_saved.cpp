@@ -6,7 +6,7 @@
 
 namespace espalier::strategy {
 
-train::EvalSums FedGkt::evaluate_saved(const SavedModel& saved) {
+SavedEvaluation FedGkt::evaluate_saved(const SavedModel& saved) {
   const data::Dataset& test = *saved.data.test;
   ParameterSet weights = net_->weights();
   read_parameters(saved.file, "server/", weights);
@@ -18,7 +18,9 @@ train::EvalSums FedGkt::evaluate_saved(const SavedModel& saved) {
   features.sample_shape = feature_shape_;
   features.num_classes = setup_.data.num_classes;
   const size_t size = features.sample_size();
-  train::EvalSums sums;
+  SavedEvaluation out;
+  out.server_parameters = net_->weights().layout().num_trainable();
+  out.server_macs_per_sample = net_->macs_per_sample();
   bool any = false;
   ParameterSet net(saved.client.layout());
   for (uint64_t k = 0; k < setup_.num_clients; ++k) {
@@ -45,13 +47,18 @@ train::EvalSums FedGkt::evaluate_saved(const SavedModel& saved) {
       }
     }
     fedgkt::protect(features.floats, size, options_.clip_features, 0, Key(0));
-    sums += net_->evaluate(features, all);
+    out.sums += net_->evaluate(features, all);
   }
   if (!any) {
     fail("strategy/fedgkt", "the file holds no client's net, so that nothing feeds the server's (",
          saved.file.where(), ")");
   }
-  return sums;
+  const bool coded = !setup_.uplink->lossless() || options_.feature_noise > 0;
+  out.note = concat("every client's net with the server's, each on its share of the test samples",
+                    coded ? ", with feature maps as they are, neither coded nor blurred" : "",
+                    "; a round's accuracy is that of the clients that took part in it",
+                    coded ? ", with the maps that they sent" : "");
+  return out;
 }
 
 }  // namespace espalier::strategy

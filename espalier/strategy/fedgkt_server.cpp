@@ -86,6 +86,12 @@ void FedGkt::start(const ServerSetup& setup) {
   initial_ = initial_of_ = nullptr;
   evaluated_ = {};
   metrics_.clear();
+  notes_.clear();
+  const auto one = fedgkt::features_layout(1, feature_shape_);
+  if (!setup_.uplink->lossless() && setup_.uplink->coverage(*one).coded_values == 0) {
+    notes_.push_back(concat("[", kWhere, "] [[uplink]] codes no feature map: each is a tensor of ",
+                            one->size(), " values, and so small ones travel as float32"));
+  }
 }
 
 void FedGkt::configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
@@ -107,7 +113,7 @@ void FedGkt::configure(const RoundInfo& round, const std::shared_ptr<const Param
                  shape_text(tensor.shape), " in ", options_.pretrained_extractor, ", got ",
                  view == nullptr ? "none" : shape_text(view->shape));
           }
-          std::ranges::copy(view->as_float(file.where()), initial->values(tensor).begin());
+          std::ranges::copy(file.weights(tensor.name, *view), initial->values(tensor).begin());
         }
         initial_ = std::move(initial);
       }
@@ -168,7 +174,11 @@ void FedGkt::finish(const RoundInfo& round, const RoundSums& sums, ParameterSet&
   metrics_["server_seconds"] = clock.seconds();
   step_schedule(fit.accuracy);
   evaluated_ = {};
-  if (round.evaluates) evaluate();
+  if (round.evaluates) {
+    const Stopwatch evaluation;
+    evaluate();
+    evaluated_.seconds = evaluation.seconds();
+  }
   use_weights();
   net_->release();
 
@@ -297,8 +307,9 @@ void FedGkt::evaluate() {
     ++clients;
   }
   // Without test samples there is no accuracy, and not that of the clients' initial weights either.
-  evaluated_ = pooled;
+  evaluated_.sums = pooled;
   if (clients == 0) return;
+  metrics_["test_samples"] = static_cast<double>(pooled.count);
   metrics_["server_accuracy_mean"] = server / static_cast<double>(clients);
   metrics_["server_accuracy_min"] = lowest;
   metrics_["server_accuracy_max"] = highest;

@@ -124,20 +124,33 @@ struct SavedModel {
   train::Trainer& client;  // a replica of the clients' model
 };
 
+// What a strategy has found of its own model.
+struct OwnEvaluation {
+  train::EvalSums sums;  // over test samples; products are the server's
+  double seconds = 0;    // of the server
+};
+struct SavedEvaluation {
+  train::EvalSums sums;
+  // Of the server's part, beside the client's net.
+  int64_t server_parameters = 0;
+  uint64_t server_macs_per_sample = 0;
+  std::string note;  // how this differs from what a round evaluates; empty: not at all
+};
+
 // The model is not the global parameters: the strategy evaluates it itself.
 class OwnModel {
  public:
   virtual ~OwnModel() = default;
-  // The sums over test samples that finish() has found when RoundInfo::evaluates.
-  virtual train::EvalSums evaluated() const = 0;
+  // What finish() has found when RoundInfo::evaluates.
+  virtual OwnEvaluation evaluated() const = 0;
   // What the saved model consists of besides the global parameters, by name; "server" becomes the
   // tensors "server/…" of the file.
   virtual std::map<std::string, ParameterSet> parts() const = 0;
   // The set of a client's state that belongs to the model too ("client-3/…"); empty: none.
   virtual std::string client_set() const = 0;
-  // The sums over test samples of a saved model. After start(). Throws Error when a part is missing
-  // or does not fit.
-  virtual train::EvalSums evaluate_saved(const SavedModel& saved) = 0;
+  // A saved model on the test samples. After start(). Throws Error when a part is missing or does
+  // not fit.
+  virtual SavedEvaluation evaluate_saved(const SavedModel& saved) = 0;
 };
 
 // The state is too long to be held a second time: checkpoints write and read it piece by piece. The
