@@ -82,6 +82,7 @@ void run_encode(const EncodeArguments& arguments) {
   if (x.size() > kMaxValues)
     fail(kEncode, "expected at most 2^30 values, got ", x.size(), " (", arguments.in, ")");
   const auto codec = make_stream_codec(arguments.stages, arguments.rules, x.layout());
+  codec::require_named_tensors(*codec, x.layout(), "--rule");
   Bytes message;
   codec->encode(x, Key(arguments.key), message);
   ParameterSet decoded(x.shared_layout());

@@ -2,6 +2,7 @@
 // wrong, 3 interrupted and can be resumed, 1 anything else, such as standard output that cannot be
 // written.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -9,6 +10,8 @@
 #include <exception>
 #include <iostream>
 #include <new>
+#include <string>
+#include <vector>
 
 #include "apps/codec_command.h"
 #include "apps/command.h"
@@ -32,6 +35,22 @@ int finish(int code) {
   return code == 0 ? 1 : code;
 }
 
+// One line. CLI11 would only say that a command is missing where one is misspelled.
+void say_what_is_wrong(const CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
+  const std::string first = argc > 1 ? argv[1] : "";
+  const bool command = std::find(names.begin(), names.end(), first) != names.end();
+  const bool unknown = !command && !first.empty() && first[0] != '-';
+  std::string text =
+      unknown ? espalier::unknown_name_message("command", first, names) : std::string(error.what());
+  for (char& c : text)
+    if (c == '\n') c = ' ';
+  while (!text.empty() && (text.back() == '.' || text.back() == ' ')) text.pop_back();
+  std::fprintf(stderr, "espalier: %s; espalier %s--help shows what there is\n", text.c_str(),
+               command ? (first + " ").c_str() : "");
+}
+
 int run(int argc, char** argv) {
   espalier::models::configure_process();
   CLI::App app{"Espalier: federated learning for clients short of bandwidth, compute and memory.",
@@ -48,7 +67,7 @@ int run(int argc, char** argv) {
       "Each subcommand has --help with examples of its own.\n"
       "Exit codes: 0 done, 2 the input is wrong, 3 interrupted (simulate --resume goes on, study "
       "by itself), 1 "
-      "anything else.");
+      "anything else; 130 a second Ctrl-C.");
   bool verbose = false;
   try {
     espalier::apps::add_simulate_command(app);
@@ -76,7 +95,9 @@ int run(int argc, char** argv) {
     return 0;
   } catch (const CLI::ParseError& error) {
     // Help and version are "errors" with code 0; a wrong command line is the user's input.
-    return app.exit(error) == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return app.exit(error);
+    say_what_is_wrong(app, error, argc, argv);
+    return 2;
   } catch (const espalier::apps::Interrupted&) {
     return 3;
   } catch (const espalier::apps::Failed&) {

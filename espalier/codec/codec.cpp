@@ -82,6 +82,13 @@ class ConfiguredCodec final : public Codec {
     return std::ranges::all_of(rules_.pipelines(), &Pipeline::lossless);
   }
   std::string describe() const override { return rules_.describe(); }
+  Coverage coverage(const ParameterLayout& layout) const override {
+    Coverage coverage{0, rules_.idle_patterns(layout)};
+    const std::vector<size_t> chosen = rules_.choose(layout);
+    for (size_t t = 0; t < chosen.size(); ++t)
+      if (!rules_.pipelines()[chosen[t]].plain()) coverage.coded_values += layout.tensors()[t].size;
+    return coverage;
+  }
 
  private:
   // Whether plain.h can take it.
@@ -124,6 +131,16 @@ class ConfiguredCodec final : public Codec {
 
 std::unique_ptr<Codec> make_codec(const Json& stages, const std::string& path) {
   return std::make_unique<ConfiguredCodec>(PipelineRules(stages, path));
+}
+
+void require_named_tensors(const Codec& codec, const ParameterLayout& layout,
+                           const std::string& path) {
+  const auto idle = codec.coverage(layout).idle_patterns;
+  if (idle.empty()) return;
+  std::vector<std::string> names;
+  for (const ParameterInfo& tensor : layout.tensors()) names.push_back(tensor.name);
+  fail("codec", path, ": ", unknown_name_message("tensor", idle.front(), names),
+       " Or a role (weight, bias, norm, embedding, statistic), first or last.");
 }
 
 }  // namespace espalier::codec

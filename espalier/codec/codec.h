@@ -32,6 +32,12 @@ class MessageIndex {
   std::vector<uint8_t> pipelines_;
 };
 
+// What a codec does to the tensors of a layout.
+struct Coverage {
+  int64_t coded_values = 0;                // of tensors that do not travel as float32
+  std::vector<std::string> idle_patterns;  // of `for`, names that no tensor has
+};
+
 // Encodes named tensors into the bytes that travel and back: an ordered pipeline of stages per
 // tensor (transform → subsample → quantize → entropy-code), chosen by the tensor's role. Immutable;
 // any number of threads may use one Codec.
@@ -78,10 +84,16 @@ class Codec {
   virtual bool lossless() const = 0;
   // "hadamard,quantize:bits=4"; "identity" for float32.
   virtual std::string describe() const = 0;
+  virtual Coverage coverage(const ParameterLayout& layout) const = 0;
 };
 
 // From the stage tables of a configuration ([[downlink]] or [[uplink]], a JSON list; `path` names
 // it in errors). An empty list is the identity: float32 as it is.
 std::unique_ptr<Codec> make_codec(const Json& stages, const std::string& path);
+
+// Throws Error when a `for` of the codec names tensors that the layout does not have: a misspelled
+// one would do nothing. `path` as above.
+void require_named_tensors(const Codec& codec, const ParameterLayout& layout,
+                           const std::string& path);
 
 }  // namespace espalier::codec

@@ -153,6 +153,29 @@ TEST(Codec, AnotherLayoutIsRefused) {
   EXPECT_THROW(codec->decode(message, reshaped), Error);
 }
 
+TEST(Codec, CoverageIsWhatIsCodedAndNamesThatNoTensorHas) {
+  const auto covered = [](const char* tables) {
+    return make_codec(Json::parse(tables), "test")->coverage(*model_layout());
+  };
+  const Coverage all = covered(R"([{"stage":"cast"}])");
+  EXPECT_EQ(all.coded_values, 32 * 25 + 64 * 32 * 25 + 7000 + 1000);  // tiny.weight has 511 values
+  EXPECT_TRUE(all.idle_patterns.empty());
+  EXPECT_EQ(covered("[]").coded_values, 0);
+  const Coverage some = covered(
+      R"([{"for":["fc1.*","fc9*"],"stage":"cast"},{"for":["first","embedding"],"stage":"cast"}])");
+  EXPECT_EQ(some.coded_values, 32 * 25 + 7000);
+  EXPECT_EQ(some.idle_patterns, std::vector<std::string>{"fc9*"}) << "a role may be missing";
+  const auto codec =
+      make_codec(Json::parse(R"([{"for":"conv1.wieght","stage":"cast"}])"), "uplink");
+  try {
+    require_named_tensors(*codec, *model_layout(), "uplink");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("did you mean 'conv1.weight'"), std::string::npos)
+        << error.what();
+  }
+}
+
 TEST(Rules, GlobMatch) {
   EXPECT_TRUE(glob_match("conv*", "conv1.weight"));
   EXPECT_TRUE(glob_match("*.weight", "conv1.weight"));

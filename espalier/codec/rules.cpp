@@ -8,6 +8,14 @@ namespace {
 
 bool is_compressed_role(Role role) { return role == Role::kWeight || role == Role::kEmbedding; }
 
+// Whether a pattern says what kind of tensor is meant, whichever a layout has.
+bool is_kind(std::string_view pattern) {
+  constexpr Role kRoles[] = {Role::kWeight,    Role::kBias,      Role::kNorm,
+                             Role::kEmbedding, Role::kStatistic, Role::kCounter};
+  return pattern == "first" || pattern == "last" ||
+         std::ranges::any_of(kRoles, [&](Role role) { return pattern == role_name(role); });
+}
+
 struct Group {
   std::vector<std::string> patterns;
   std::vector<Pipeline::Step> steps;
@@ -88,6 +96,19 @@ std::vector<size_t> PipelineRules::choose(const ParameterLayout& layout) const {
     }
   }
   return chosen;
+}
+
+std::vector<std::string> PipelineRules::idle_patterns(const ParameterLayout& layout) const {
+  std::vector<std::string> idle;
+  for (const Override& rule : overrides_) {
+    for (const std::string& pattern : rule.patterns) {
+      const bool matches = std::ranges::any_of(layout.tensors(), [&](const ParameterInfo& tensor) {
+        return glob_match(pattern, tensor.name);
+      });
+      if (!matches && !is_kind(pattern)) idle.push_back(pattern);
+    }
+  }
+  return idle;
 }
 
 std::string PipelineRules::describe() const {

@@ -34,6 +34,9 @@ class PipelineRules {
   // For each tensor of the layout, its pipeline's position in pipelines().
   std::vector<size_t> choose(const ParameterLayout& layout) const;
 
+  // Patterns that are names (not roles, first or last) and match no tensor.
+  std::vector<std::string> idle_patterns(const ParameterLayout& layout) const;
+
   // "hadamard,quantize:bits=4;first|last=quantize:bits=8"
   std::string describe() const;
 

@@ -88,6 +88,10 @@ void check_length(const TensorView& tensor, const std::string& name, int64_t sam
        rows ? concat("; store ", name, advice) : "");
 }
 
+const char* kind_text(Kind kind) {
+  return kind == Kind::kImage ? "images" : kind == Kind::kTokens ? "tokens" : "numbers";
+}
+
 void check_finite(const TensorView& inputs, std::span<const float> values,
                   const SafetensorsFile& file) {
   if (all_finite(values)) return;
@@ -291,8 +295,15 @@ void normalize_by_training_pixels(Dataset& train, Dataset& test) {
 LoadedData tensor_datasets(const SafetensorsFile& train_file, const SafetensorsFile& test_file) {
   LoadedData loaded{read_part(train_file), read_part(test_file)};
   Dataset &train = loaded.train, &test = loaded.test;
-  if (train.kind != test.kind || train.sample_shape != test.sample_shape) {
-    fail(test_file.where(), "expected inputs of the training file's kind and shape, ",
+  if (train.kind != test.kind) {
+    const auto kind = [](const SafetensorsFile& file, const Dataset& set) {
+      return concat(dtype_name(required(file, "inputs").dtype), " (", kind_text(set.kind), ")");
+    };
+    fail(test_file.where(), "expected inputs of the training file's kind, ",
+         kind(train_file, train), ", got ", kind(test_file, test));
+  }
+  if (train.sample_shape != test.sample_shape) {
+    fail(test_file.where(), "expected inputs of the training file's shape, ",
          shape_text(train.sample_shape), " per sample, got ", shape_text(test.sample_shape));
   }
   train.num_classes = test.num_classes = id_count(

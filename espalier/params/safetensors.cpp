@@ -213,6 +213,16 @@ Bytes write_safetensors(const std::map<std::string, const ParameterSet*>& sets,
   return write_safetensors(tensors, metadata);
 }
 
+AlignedVector<float> SafetensorsFile::weights(const std::string& name,
+                                              const TensorView& tensor) const {
+  AlignedVector<float> values = tensor.as_float(where_);
+  if (!all_finite(values)) {
+    fail(where_, "'", name,
+         "' holds values that are not finite; the training that wrote them has diverged");
+  }
+  return values;
+}
+
 void read_parameters(const SafetensorsFile& file, const std::string& prefix, ParameterSet& set) {
   for (const ParameterInfo& info : set.layout().tensors()) {
     const std::string name = prefix + info.name;
@@ -223,7 +233,7 @@ void read_parameters(const SafetensorsFile& file, const std::string& prefix, Par
       fail(file.where(), "expected shape ", shape_text(info.shape), " for '", name, "', got ",
            shape_text(tensor->shape));
     }
-    const AlignedVector<float> values = tensor->as_float(file.where());
+    const AlignedVector<float> values = file.weights(name, *tensor);
     std::copy(values.begin(), values.end(), set.values(info).begin());
   }
 }

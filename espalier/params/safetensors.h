@@ -61,6 +61,8 @@ class SafetensorsFile {
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const TensorView* find(const std::string& name) const;
+  // A tensor of this file as weights of a model. Throws Error also for values that are not finite.
+  AlignedVector<float> weights(const std::string& name, const TensorView& tensor) const;
   const std::string& where() const { return where_; }
 
  private:

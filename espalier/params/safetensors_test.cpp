@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "espalier/base/error.h"
 
@@ -155,6 +156,10 @@ TEST(Safetensors, ReadParametersNamesTheProblem) {
   EXPECT_THROW(read_parameters(file, fewer), Error);
   ParameterSet more(std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"x", {1}}}));
   EXPECT_THROW(read_parameters(file, more), Error);
+  ParameterSet diverged = set;
+  diverged.values()[1] = std::numeric_limits<float>::quiet_NaN();
+  const auto broken = SafetensorsFile::parse(write_safetensors(diverged, {}), "test");
+  EXPECT_THROW(read_parameters(broken, diverged), Error);
 }
 
 }  // namespace

@@ -67,6 +67,12 @@ const Refusal kRefusals[] = {
      [](const Choices&) {
        return std::string("eval_clients is for evaluate = \"clients\"; leave one of the two out");
      }},
+    {[](const Choices& c) { return c.run.evaluate == "none" && c.run.target_accuracy > 0; },
+     [](const Choices&) {
+       return std::string(
+           "target_accuracy needs an evaluation, and evaluate = \"none\" makes none; leave one of "
+           "the two out");
+     }},
     {[](const Choices& c) { return c.traits.masks && asks(c, "ef21"); },
      [](const Choices&) {
        return std::string("error_feedback = \"ef21\" does not go with masks; set it to \"none\"");
@@ -119,6 +125,12 @@ const Refusal kRefusals[] = {
                      " keeps state with its clients, which must then all train the same units in "
                      "every round; set submodel.name = \"ordered\" with one keep for all, without "
                      "whole rounds");
+     }},
+    {[](const Choices& c) { return c.run.delta_downlink && c.downlink.lossless(); },
+     [](const Choices&) {
+       return std::string(
+           "delta_downlink has no effect: the downlink loses nothing; leave it out, or give "
+           "[[downlink]] a lossy stage");
      }},
 };
 

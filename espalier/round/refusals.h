@@ -20,7 +20,7 @@ struct Choices {
   const RunOptions& run;
   const SubmodelOptions& submodel;
   const std::vector<DeviceOptions>& devices;
-  const codec::Codec& uplink;
+  const codec::Codec &uplink, &downlink;
 };
 
 // Throws Error for the first combination that does not work, with what to do about it.

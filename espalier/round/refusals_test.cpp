@@ -15,7 +15,8 @@ struct Case {
   bool delta = false;
   std::string submodel = "none";
   std::vector<DeviceOptions> devices = {};
-  bool lossless = false;  // the uplink
+  bool lossless = false;  // both links
+  bool unseen = false;    // evaluate = "none", and a target
 };
 
 std::string refusal(const Case& c) {
@@ -24,13 +25,17 @@ std::string refusal(const Case& c) {
   RunOptions run;
   run.error_feedback = c.feedback;
   run.delta_downlink = c.delta;
+  if (c.unseen) {
+    run.evaluate = "none";
+    run.target_accuracy = 0.5;
+  }
   SubmodelOptions submodel;
   submodel.name = c.submodel;
   submodel.keep = 0.5;
   const auto uplink = codec::make_codec(
       c.lossless ? Json::array() : Json::parse(R"([{"stage":"topk","keep":0.1}])"), "test");
   try {
-    refuse_combinations({c.traits, selection, run, submodel, c.devices, *uplink});
+    refuse_combinations({c.traits, selection, run, submodel, c.devices, *uplink, *uplink});
   } catch (const Error& error) {
     return error.what();
   }
@@ -57,6 +62,8 @@ TEST(Refusals, EveryRowAndItsNeighbour) {
       {"features without", "", features, "none"},
       {"masks with estimates", "does not go with masks", masks, "ef21"},
       {"masks with residuals", "", masks, "residual"},
+      {"differences of all", "no effect", plain, "none", true, "none", {}, true},
+      {"a target nobody sees", "target_accuracy", plain, "none", false, "none", {}, true, true},
       {"residuals of nothing", "loses nothing", plain, "residual", false, "none", {}, true},
       {"estimates of all", "", plain, "ef21", false, "none", {}, true},
       {"residuals of other units", "same units", plain, "residual", false, "federated-dropout"},
@@ -107,7 +114,7 @@ TEST(Refusals, AutoIsResidualWhereWhatIsLostCanBeMadeUpFor) {
     run.error_feedback = option;
     SubmodelOptions submodel;
     submodel.name = submodels;
-    return choose_feedback({traits, selection, run, submodel, devices, uplink});
+    return choose_feedback({traits, selection, run, submodel, devices, uplink, uplink});
   };
   const strategy::Traits plain, features{.weights_travel = false};
   EXPECT_EQ(choose(plain, "auto", "none", *biased), Feedback::kResidual);

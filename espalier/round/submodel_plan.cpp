@@ -95,6 +95,10 @@ void SubmodelPlan::check(const std::vector<DeviceOptions>& devices) const {
          "submodel.whole_until and whole_from let every client train the whole model, which "
          "[[devices]] with a keep below 1 cannot; leave one of the two out");
   }
+  if (options_.whole_from > 0 && options_.whole_until >= options_.whole_from - 1)
+    fail("config", "submodel.whole_until = ", options_.whole_until,
+         " and whole_from = ", options_.whole_from,
+         " leave no round for sub-models; lower the one or raise the other");
   if (options_.grow && (!ordered || options_.whole_from == 0))
     fail("config",
          "submodel.grow needs submodel.name = \"ordered\" and submodel.whole_from, the round in "

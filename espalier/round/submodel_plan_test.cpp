@@ -83,6 +83,10 @@ TEST(SubmodelPlan, WholeRoundsTrainEverything) {
   std::vector<double> keeps;
   for (const uint32_t round : {1, 2, 3, 8, 9, 10}) keeps.push_back(plan.keep(devices, 3, round));
   EXPECT_EQ(keeps, (std::vector<double>{1, 1, 0.75, 0.75, 1, 1}));
+  options.whole_from = 4;
+  EXPECT_NO_THROW(SubmodelPlan(options, layout(), kRun)) << "round 3";
+  options.whole_from = 3;
+  EXPECT_THROW(SubmodelPlan(options, layout(), kRun), Error);
 }
 
 TEST(SubmodelPlan, NamedLayersStayWholeAtAllWidths) {

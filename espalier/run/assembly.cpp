@@ -1,6 +1,7 @@
 #include "espalier/run/assembly.h"
 
 #include "espalier/base/memory_use.h"
+#include "espalier/codec/rules.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/process.h"
 #include "espalier/round/refusals.h"
@@ -9,6 +10,16 @@
 #include "espalier/train/rehearsal.h"
 
 namespace espalier::run {
+
+// Of the model's weights: misspelled names are refused, and what is too small is said.
+void Assembly::check_codec(const codec::Codec& codec, const ParameterLayout& layout,
+                           const std::string& path) {
+  codec::require_named_tensors(codec, layout, path);
+  if (codec.lossless() || codec.coverage(layout).coded_values > 0) return;
+  notes_.push_back(concat("[[", path, "]] codes nothing: every weight of model ", model_.name,
+                          " has fewer than ", codec::kMinCodedSize,
+                          " values, and so small tensors travel as float32"));
+}
 
 Assembly::Assembly(const RunConfig& config, Sources sources, const Options& options)
     : model_(config.model),
@@ -31,8 +42,12 @@ Assembly::Assembly(const RunConfig& config, Sources sources, const Options& opti
       *workers_, *data_.test, layout, static_cast<size_t>(config.run.eval_batch));
 
   const strategy::Traits traits = strategy_->traits();
-  const round::Choices choices{traits,          config.selection, config.run,
-                               config.submodel, config.devices,   *uplink_};
+  if (traits.weights_travel) {
+    check_codec(*downlink_, *layout, "downlink");
+    check_codec(*uplink_, *layout, "uplink");
+  }
+  const round::Choices choices{traits,         config.selection, config.run, config.submodel,
+                               config.devices, *uplink_,         *downlink_};
   client::ClientEnvironment environment{
       .algorithms = strategy::client_algorithms(),
       .downlink = *downlink_,

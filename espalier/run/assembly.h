@@ -59,6 +59,9 @@ class Assembly {
   std::unique_ptr<train::Trainer> make_trainer(std::span<const int64_t> units = {}) const;
 
  private:
+  void check_codec(const codec::Codec& codec, const ParameterLayout& layout,
+                   const std::string& path);
+
   models::ModelOptions model_;
   train::HardwareOptions hardware_;
   data::DataSource data_;

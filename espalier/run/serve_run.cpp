@@ -50,13 +50,15 @@ struct Decisions {
   explicit Decisions(const RunConfig& config)
       : strategy(make_strategy(config)),
         uplink(codec::make_codec(config.uplink, "uplink")),
+        downlink(codec::make_codec(config.downlink, "downlink")),
         traits(strategy->traits()),
-        choices{traits, config.selection, config.run, config.submodel, config.devices, *uplink} {}
+        choices{traits,         config.selection, config.run, config.submodel,
+                config.devices, *uplink,          *downlink} {}
   Decisions(const Decisions&) = delete;
   Decisions& operator=(const Decisions&) = delete;
 
   std::unique_ptr<strategy::Strategy> strategy;
-  std::unique_ptr<codec::Codec> uplink;
+  std::unique_ptr<codec::Codec> uplink, downlink;
   strategy::Traits traits;
   round::Choices choices;
 };

@@ -48,7 +48,8 @@ void read_weights(const SafetensorsFile& file, const FixedTensors& fixed, Parame
       fail(file.where(), "expected shape ", shape_text(info->shape), " for '", name, "', got ",
            shape_text(view.shape));
     }
-    const AlignedVector<float> values = view.as_float(file.where());
+    const AlignedVector<float> values =
+        kept ? view.as_float(file.where()) : file.weights(name, view);
     if (kept) {
       if (!same_bits(values, fixed.values.values(*info))) {
         fail(file.where(), "'", name,

@@ -58,6 +58,17 @@ with Folder() as folder:
     # A model of several parts is evaluated later to the same figure.
     later = json.loads(ok(run("evaluate", folder / "fedgkt", "--json")).stdout)
     check(abs(later["accuracy"] - json.loads((folder / "fedgkt/summary.json").read_text())["final_accuracy"]) < 1e-9, "evaluate agrees with FedGKT's run")
+    small = json.loads((folder / "fedgkt/summary.json").read_text())
+    check(later["parameters"] == small["parameters"] and later["server_parameters"] == small["server_parameters"] > 10 * small["parameters"]
+          and later["server_macs_per_sample"] > 10 * later["macs_per_sample"] and "share of the test samples" in later["note"], "both nets are counted")
+    check(metrics(folder / "fedgkt")[-1]["eval_seconds"] > 1e-4, "FedGKT's evaluation takes time")
+    unknown = run("simulat", config)
+    check(unknown.returncode == 2 and unknown.stderr.count("\n") == 1 and "did you mean 'simulate'" in unknown.stderr, "a misspelled command")
+    missing = run("simulate", "--out")
+    check(missing.returncode == 2 and missing.stderr.count("\n") == 1 and "espalier simulate --help" in missing.stderr, "one line: " + missing.stderr)
+    for wrong in (["--rule", "zzz=cast"], []):
+        coded = run("codec", "encode", "--in", folder / "one/model.safetensors", "--out", folder / "coded.espc", "--stages", "cast", *wrong, "--skip-integers")
+        check(coded.returncode == (2 if wrong else 0) and (not wrong or "unknown tensor 'zzz'" in coded.stderr), "rules name tensors: " + coded.stderr)
     ok(run("simulate", config, "--set", "seed=8", "--out", folder / "seed8", "--quiet"))
     check((folder / "seed8/model.safetensors").read_bytes() != (folder / "one/model.safetensors").read_bytes(), "seeds differ")
 
