@@ -37,18 +37,24 @@ int finish(int code) {
 
 // One line. CLI11 would only say that a command is missing where one is misspelled.
 void say_what_is_wrong(const CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {
-  std::vector<std::string> names;
-  for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
-  const std::string first = argc > 1 ? argv[1] : "";
-  const bool command = std::find(names.begin(), names.end(), first) != names.end();
-  const bool unknown = !command && !first.empty() && first[0] != '-';
-  std::string text =
-      unknown ? espalier::unknown_name_message("command", first, names) : std::string(error.what());
-  for (char& c : text)
-    if (c == '\n') c = ' ';
-  while (!text.empty() && (text.back() == '.' || text.back() == ' ')) text.pop_back();
-  std::fprintf(stderr, "espalier: %s; espalier %s--help shows what there is\n", text.c_str(),
-               command ? (first + " ").c_str() : "");
+  std::string path = "espalier", text = error.what();
+  const CLI::App* at = &app;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word.starts_with("-")) continue;
+    std::vector<std::string> names;
+    for (const CLI::App* command : at->get_subcommands({})) names.push_back(command->get_name());
+    if (names.empty()) break;
+    if (std::find(names.begin(), names.end(), word) == names.end()) {
+      text = espalier::unknown_name_message("command", word, names);
+      break;
+    }
+    at = at->get_subcommand(word);
+    path += " " + word;
+  }
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  while (text.ends_with('.') || text.ends_with(' ')) text.pop_back();
+  std::fprintf(stderr, "espalier: %s; %s --help shows what there is\n", text.c_str(), path.c_str());
 }
 
 int run(int argc, char** argv) {

@@ -91,26 +91,29 @@ void tabulate(const study::Study& study, const std::vector<study::Cell>& cells,
   failures.merge(folder.failures(found));
   const study::Results results = study::read_results(study, cells, found, failures, build_id());
   const Json all = study::study_json(study, cells, found, results);
-  std::string page = concat("page  ", (path / folder.page_path().filename()).string());
+  const std::string text = all.dump(2, ' ', false, Json::error_handler_t::replace) + "\n",
+                    page = study::render_page(study, found, results);
+  std::vector<std::string> notes;
   try {
-    write_text_file_atomic(folder.json_path(),
-                           all.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
-    write_text_file_atomic(folder.page_path(), study::render_page(study, found, results));
+    write_text_file_atomic(folder.json_path(), text);
+    write_text_file_atomic(folder.page_path(), page);
   } catch (const Error& error) {
     if (!arguments.no_run) throw;
-    page = concat("note: ", error.what());  // somebody else's folder, to be read
+    // Somebody else's folder, to be read.
+    notes.push_back(concat("study.json and study.html are left as they were: ", error.what()));
   }
   if (arguments.json) {
     print(all);
   } else if (arguments.markdown) {
     std::cout << study::table_markdown(study, results);
   } else {
-    std::cout << study::table_text(study, results) << "\n" << page << "\n";
+    std::cout << study::table_text(study, results) << "\npage  "
+              << (path / folder.page_path().filename()).string() << "\n";
   }
-  if (arguments.json || arguments.markdown) {
-    for (const std::string& note : results.notes)
-      std::fprintf(stderr, "note: %s\n", report::printable(note).c_str());
-  }
+  if (arguments.json || arguments.markdown)
+    notes.insert(notes.begin(), results.notes.begin(), results.notes.end());
+  for (const std::string& note : notes)
+    std::fprintf(stderr, "note: %s\n", report::printable(note).c_str());
 }
 
 void study_command(const StudyArguments& arguments) {

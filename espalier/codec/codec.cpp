@@ -133,6 +133,18 @@ std::unique_ptr<Codec> make_codec(const Json& stages, const std::string& path) {
   return std::make_unique<ConfiguredCodec>(PipelineRules(stages, path));
 }
 
+std::string idle_note(const Codec& codec, const ParameterLayout& layout, const std::string& path,
+                      const std::string& what) {
+  if (codec.lossless() || codec.coverage(layout).coded_values > 0) return "";
+  int64_t largest = 0;
+  for (const ParameterInfo& tensor : layout.tensors())
+    if (is_compressed_role(tensor.role)) largest = std::max(largest, tensor.size);
+  const std::string head = concat("[[", path, "]] codes no ", what, ": ");
+  if (largest < kMinCodedSize)
+    return concat(head, "none has ", kMinCodedSize, " values, and smaller ones travel as float32");
+  return concat(head, "there is none that its `for` names");
+}
+
 void require_named_tensors(const Codec& codec, const ParameterLayout& layout,
                            const std::string& path) {
   const auto idle = codec.coverage(layout).idle_patterns;

@@ -91,6 +91,11 @@ class Codec {
 // it in errors). An empty list is the identity: float32 as it is.
 std::unique_ptr<Codec> make_codec(const Json& stages, const std::string& path);
 
+// What a person should know of a lossy codec that codes no tensor of the layout, each a `what`
+// ("weight of model mlp"); empty: it codes some, or loses nothing. `path` as above.
+std::string idle_note(const Codec& codec, const ParameterLayout& layout, const std::string& path,
+                      const std::string& what);
+
 // Throws Error when a `for` of the codec names tensors that the layout does not have: a misspelled
 // one would do nothing. `path` as above.
 void require_named_tensors(const Codec& codec, const ParameterLayout& layout,

@@ -176,6 +176,19 @@ TEST(Codec, CoverageIsWhatIsCodedAndNamesThatNoTensorHas) {
   }
 }
 
+TEST(Codec, WhatCodesNothingSaysWhy) {
+  const auto note = [](const char* tables, const ParameterLayout& layout) {
+    return idle_note(*make_codec(Json::parse(tables), "test"), layout, "uplink", "weight");
+  };
+  const ParameterLayout small({{"a", {7, 73}, Role::kWeight}, {"b", {600}, Role::kBias}});
+  EXPECT_EQ(note("[]", small), "");
+  EXPECT_EQ(note(R"([{"stage":"cast"}])", *model_layout()), "");
+  EXPECT_EQ(note(R"([{"stage":"cast"}])", small),
+            "[[uplink]] codes no weight: none has 512 values, and smaller ones travel as float32");
+  EXPECT_EQ(note(R"([{"for":"embedding","stage":"cast"}])", *model_layout()),
+            "[[uplink]] codes no weight: there is none that its `for` names");
+}
+
 TEST(Rules, GlobMatch) {
   EXPECT_TRUE(glob_match("conv*", "conv1.weight"));
   EXPECT_TRUE(glob_match("*.weight", "conv1.weight"));

@@ -6,8 +6,6 @@ namespace espalier::codec {
 
 namespace {
 
-bool is_compressed_role(Role role) { return role == Role::kWeight || role == Role::kEmbedding; }
-
 // Whether a pattern says what kind of tensor is meant, whichever a layout has.
 bool is_kind(std::string_view pattern) {
   constexpr Role kRoles[] = {Role::kWeight,    Role::kBias,      Role::kNorm,

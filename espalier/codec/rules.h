@@ -12,6 +12,11 @@ namespace espalier::codec {
 // Tensors of fewer values travel as float32: scales and padding would cost more than coding saves.
 inline constexpr int64_t kMinCodedSize = 512;
 
+// What the default pipeline codes.
+constexpr bool is_compressed_role(Role role) {
+  return role == Role::kWeight || role == Role::kEmbedding;
+}
+
 // Which pipeline codes which tensor. Stage tables without `for` form the default pipeline. Tables
 // with `for = "…"` (one pattern, or a list of them) form an override; tables with equal `for`
 // belong to one pipeline. A pattern is

@@ -218,7 +218,7 @@ AlignedVector<float> SafetensorsFile::weights(const std::string& name,
   AlignedVector<float> values = tensor.as_float(where_);
   if (!all_finite(values)) {
     fail(where_, "'", name,
-         "' holds values that are not finite; the training that wrote them has diverged");
+         "' holds values that are not finite; the training that wrote them has probably diverged");
   }
   return values;
 }

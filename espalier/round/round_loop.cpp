@@ -64,6 +64,16 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
          setup_.selection.device.empty() ? "" : " of device '" + setup_.selection.device + "'",
          "; lower it or raise data.partition.clients");
   }
+  if (plan_.active()) {
+    const SubmodelOptions& submodel = setup_.submodel;
+    if (submodel.whole_until >= setup_.run.rounds && setup_.run.rounds > 0)
+      notes_.push_back(
+          concat("[submodel] all ", setup_.run.rounds,
+                 " rounds train the whole model: whole_until = ", submodel.whole_until));
+    if (submodel.whole_from > setup_.run.rounds)
+      notes_.push_back(concat("[submodel] the model does not become whole in ", setup_.run.rounds,
+                              " rounds: whole_from = ", submodel.whole_from));
+  }
   const Choices choices{traits_,        setup_.selection, setup_.run,     setup_.submodel,
                         setup_.devices, setup_.uplink,    setup_.downlink};
   refuse_combinations(choices);
@@ -160,7 +170,9 @@ RoundRecord RoundLoop::run_round() {
                            Key(static_cast<uint64_t>(setup_.run.seed)).child(round),
                            setup_.train.step};
   info.train.lr = train::lr_at_round(setup_.train.schedule, setup_.train.step.lr, round - 1);
-  info.evaluates = evaluates(round);
+  // What a strategy evaluates by itself costs uploads: none of them where nobody asks.
+  info.evaluates =
+      evaluates(round) && !(can_.own_model != nullptr && setup_.run.evaluate == "none");
 
   if (can_.preparation == nullptr) return train_round(info, wall);
   Before before{*global_, {}};
@@ -275,7 +287,7 @@ void RoundLoop::finish(const strategy::RoundInfo& info, const strategy::RoundSum
 
 void RoundLoop::evaluate(const strategy::RoundInfo& info, std::span<const uint64_t> clients,
                          RoundRecord& record) {
-  if (setup_.run.evaluate == "none" && can_.own_model == nullptr) return;
+  if (setup_.run.evaluate == "none") return;
   const Stopwatch evaluation;
   const auto part = can_.narrowing != nullptr ? can_.narrowing->part() : nullptr;
   strategy::OwnEvaluation own;

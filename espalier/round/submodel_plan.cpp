@@ -96,9 +96,11 @@ void SubmodelPlan::check(const std::vector<DeviceOptions>& devices) const {
          "[[devices]] with a keep below 1 cannot; leave one of the two out");
   }
   if (options_.whole_from > 0 && options_.whole_until >= options_.whole_from - 1)
-    fail("config", "submodel.whole_until = ", options_.whole_until,
-         " and whole_from = ", options_.whole_from,
-         " leave no round for sub-models; lower the one or raise the other");
+    fail("config",
+         options_.whole_until > 0 ? concat("submodel.whole_until = ", options_.whole_until, " and ")
+                                  : "submodel.",
+         "whole_from = ", options_.whole_from, " leave no round for sub-models; raise whole_from",
+         options_.whole_until > 0 ? " or lower whole_until" : "");
   if (options_.grow && (!ordered || options_.whole_from == 0))
     fail("config",
          "submodel.grow needs submodel.name = \"ordered\" and submodel.whole_from, the round in "

@@ -1,7 +1,9 @@
 #include "espalier/run/assembly.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "espalier/base/memory_use.h"
-#include "espalier/codec/rules.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/process.h"
 #include "espalier/round/refusals.h"
@@ -11,14 +13,24 @@
 
 namespace espalier::run {
 
-// Of the model's weights: misspelled names are refused, and what is too small is said.
-void Assembly::check_codec(const codec::Codec& codec, const ParameterLayout& layout,
-                           const std::string& path) {
-  codec::require_named_tensors(codec, layout, path);
-  if (codec.lossless() || codec.coverage(layout).coded_values > 0) return;
-  notes_.push_back(concat("[[", path, "]] codes nothing: every weight of model ", model_.name,
-                          " has fewer than ", codec::kMinCodedSize,
-                          " values, and so small tensors travel as float32"));
+// Misspelled names are refused, and what a codec has no effect on is said.
+void Assembly::check_codecs(const std::shared_ptr<const ParameterLayout>& layout) {
+  const std::string weight = concat("weight of model ", model_.name);
+  std::vector<ParameterInfo> down = layout->tensors();
+  std::string note;
+  if (const auto* own = strategy_->capabilities().own_model; own != nullptr) {
+    const auto travelling = own->travelling();
+    std::ranges::copy(travelling.down->tensors(), std::back_inserter(down));
+    codec::require_named_tensors(*uplink_, *travelling.up, "uplink");
+    note = codec::idle_note(*uplink_, *travelling.bulk, "uplink", travelling.what);
+  } else {
+    codec::require_named_tensors(*uplink_, *layout, "uplink");
+    note = codec::idle_note(*uplink_, *layout, "uplink", weight);
+  }
+  for (ParameterInfo& tensor : down) tensor.units.clear();
+  codec::require_named_tensors(*downlink_, ParameterLayout(std::move(down)), "downlink");
+  for (const std::string& one : {codec::idle_note(*downlink_, *layout, "downlink", weight), note})
+    if (!one.empty()) notes_.push_back(one);
 }
 
 Assembly::Assembly(const RunConfig& config, Sources sources, const Options& options)
@@ -42,10 +54,6 @@ Assembly::Assembly(const RunConfig& config, Sources sources, const Options& opti
       *workers_, *data_.test, layout, static_cast<size_t>(config.run.eval_batch));
 
   const strategy::Traits traits = strategy_->traits();
-  if (traits.weights_travel) {
-    check_codec(*downlink_, *layout, "downlink");
-    check_codec(*uplink_, *layout, "uplink");
-  }
   const round::Choices choices{traits,         config.selection, config.run, config.submodel,
                                config.devices, *uplink_,         *downlink_};
   client::ClientEnvironment environment{
@@ -81,6 +89,7 @@ Assembly::Assembly(const RunConfig& config, Sources sources, const Options& opti
                                                                      .evaluator = evaluator,
                                                                      .server = std::move(server)},
                                              std::move(sources.initial));
+  check_codecs(layout);
   notes_.insert(notes_.end(), loop_->notes().begin(), loop_->notes().end());
 }
 

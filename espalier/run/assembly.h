@@ -59,8 +59,7 @@ class Assembly {
   std::unique_ptr<train::Trainer> make_trainer(std::span<const int64_t> units = {}) const;
 
  private:
-  void check_codec(const codec::Codec& codec, const ParameterLayout& layout,
-                   const std::string& path);
+  void check_codecs(const std::shared_ptr<const ParameterLayout>& layout);
 
   models::ModelOptions model_;
   train::HardwareOptions hardware_;

@@ -123,10 +123,7 @@ void Simulation::check_device_memory() const {
     fail("config", "device '", device.name, "' has ", device.memory_mb, " MB, but training ",
          keep < 1 ? concat("its sub-model (keep = ", keep, ")") : std::string("the model"),
          " at train.batch_size = ", step.batch_size, " takes ", std::round(needed / 1e4) / 100,
-         " MB; lower ",
-         loop().submodels().active()
-             ? (whole ? "the batch size, or give it no whole rounds" : "its keep or the batch size")
-             : "the batch size, or give it a part with [submodel]");
+         " MB; lower ", keep < 1 ? "its keep or " : "", "the batch size");
   }
 }
 
@@ -151,7 +148,12 @@ void Simulation::resume() {
   assembly_->states().keep_only(checkpoint.state_versions);
   loop().restore(std::move(checkpoint));
   checkpointed_ = loop().rounds_completed();
-  folder_->truncate_metrics(loop().rounds_completed());
+  const uint64_t told = folder_->truncate_metrics(loop().rounds_completed());
+  if (told < loop().rounds_completed()) {
+    notes_.push_back(concat("metrics.jsonl has lost rounds: it has ", told, " of the ",
+                            loop().rounds_completed(),
+                            " before; the model and all totals are whole, curves are not"));
+  }
   const auto lines = folder_->metrics();
   for (auto line = lines.rbegin(); line != lines.rend() && last_widths_.empty(); ++line) {
     for (const double width : config_.submodel.eval_widths) {

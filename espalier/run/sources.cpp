@@ -112,6 +112,12 @@ Sources load_sources(const RunConfig& config, size_t num_threads, const Json* ke
     train::read_weights(SafetensorsFile::read(config.model.init), trainer->fixed(),
                         sources.initial);
   }
+  for (const ParameterInfo& tensor : sources.initial.layout().tensors()) {
+    if (!all_finite(sources.initial.values(tensor)))
+      fail("config", "model ", config.model.name, " begins with values in '", tensor.name,
+           "' that are not finite",
+           config.model.file.empty() ? "" : concat(" (", config.model.file, ")"));
+  }
   sources.fixed = trainer->fixed();
   check_output(config, *trainer);
   check_units(config, spec, *trainer);

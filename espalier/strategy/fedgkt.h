@@ -4,7 +4,6 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "espalier/strategy/feature_store.h"
@@ -168,7 +167,7 @@ class FedGkt : public Strategy, private EncodedUpdates, private OwnModel, privat
   void accumulate(const RoundInfo& round, uint64_t client, const Update& update,
                   RoundSums& sums) override;
   void finish(const RoundInfo& round, const RoundSums& sums, ParameterSet& global) override;
-  RoundReport take_report() override { return {metrics_, std::exchange(notes_, {})}; }
+  RoundReport take_report() override { return {metrics_, {}}; }
   void save(ByteWriter& out) const override;
   void load(ByteReader& in) override;
 
@@ -188,6 +187,7 @@ class FedGkt : public Strategy, private EncodedUpdates, private OwnModel, privat
   };
   int64_t max_values(const ParameterLayout& layout, double num_samples) const override;
   OwnEvaluation evaluated() const override { return evaluated_; }
+  Travelling travelling() const override;
   // "server": the server's net.
   std::map<std::string, ParameterSet> parts() const override;
   std::string client_set() const override { return FedGktClient::kNet; }
@@ -226,7 +226,6 @@ class FedGkt : public Strategy, private EncodedUpdates, private OwnModel, privat
   // What a client's next task tells it: its samples' positions and logits.
   std::map<uint64_t, std::shared_ptr<const ParameterSet>> answers_;
   OwnEvaluation evaluated_;
-  std::vector<std::string> notes_;  // not yet reported
   std::map<std::string, double> metrics_;
 };
 

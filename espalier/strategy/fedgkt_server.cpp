@@ -86,12 +86,6 @@ void FedGkt::start(const ServerSetup& setup) {
   initial_ = initial_of_ = nullptr;
   evaluated_ = {};
   metrics_.clear();
-  notes_.clear();
-  const auto one = fedgkt::features_layout(1, feature_shape_);
-  if (!setup_.uplink->lossless() && setup_.uplink->coverage(*one).coded_values == 0) {
-    notes_.push_back(concat("[", kWhere, "] [[uplink]] codes no feature map: each is a tensor of ",
-                            one->size(), " values, and so small ones travel as float32"));
-  }
 }
 
 void FedGkt::configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
@@ -309,7 +303,7 @@ void FedGkt::evaluate() {
   // Without test samples there is no accuracy, and not that of the clients' initial weights either.
   evaluated_.sums = pooled;
   if (clients == 0) return;
-  metrics_["test_samples"] = static_cast<double>(pooled.count);
+  metrics_["server_test_samples"] = static_cast<double>(pooled.count);
   metrics_["server_accuracy_mean"] = server / static_cast<double>(clients);
   metrics_["server_accuracy_min"] = lowest;
   metrics_["server_accuracy_max"] = highest;
@@ -325,6 +319,16 @@ void FedGkt::step_schedule(double accuracy) {
     plateau_.lr_scale *= options_.server_lr_factor;
     plateau_.bad_rounds = 0;
   }
+}
+
+OwnModel::Travelling FedGkt::travelling() const {
+  const auto features = fedgkt::features_layout(1, feature_shape_);
+  std::vector<ParameterInfo> up = fedgkt::outputs_layout(1, setup_.data.num_classes)->tensors();
+  up.push_back(features->tensors()[0]);
+  return {.down = fedgkt::answers_layout(1, setup_.data.num_classes),
+          .up = std::make_shared<const ParameterLayout>(std::move(up)),
+          .what = "feature map",
+          .bulk = features};
 }
 
 std::map<std::string, ParameterSet> FedGkt::parts() const {

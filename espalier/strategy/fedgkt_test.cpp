@@ -41,10 +41,9 @@ TEST(FedGkt, TheServerLearnsAndBeatsChance) {
       EXPECT_GT(federation.accuracy(), 0.75);  // chance: 1/3
       EXPECT_NEAR(metrics.at("server_accuracy_mean"), federation.accuracy(), 1e-12);
       EXPECT_GT(metrics.at("client_accuracy"), 0.5);
-      EXPECT_EQ(metrics.at("test_samples"), 60);
+      EXPECT_EQ(metrics.at("server_test_samples"), 60);
       const double took = federation.strategy().capabilities().own_model->evaluated().seconds;
       EXPECT_GT(took, 0);
-      EXPECT_LT(took, metrics.at("server_seconds"));
     }
   }
 }

@@ -134,7 +134,7 @@ struct SavedEvaluation {
   // Of the server's part, beside the client's net.
   int64_t server_parameters = 0;
   uint64_t server_macs_per_sample = 0;
-  std::string note;  // how this differs from what a round evaluates; empty: not at all
+  std::string note;  // how this differs from what a round evaluates
 };
 
 // The model is not the global parameters: the strategy evaluates it itself.
@@ -143,6 +143,14 @@ class OwnModel {
   virtual ~OwnModel() = default;
   // What finish() has found when RoundInfo::evaluates.
   virtual OwnEvaluation evaluated() const = 0;
+  // The tensors that travel instead of the weights' changes, those of one sample where there are
+  // many; after start(). `down` beside the model, which travels too.
+  struct Travelling {
+    std::shared_ptr<const ParameterLayout> down, up;
+    std::string what;  // the bulk of what goes up: "feature map"
+    std::shared_ptr<const ParameterLayout> bulk;
+  };
+  virtual Travelling travelling() const = 0;
   // What the saved model consists of besides the global parameters, by name; "server" becomes the
   // tensors "server/…" of the file.
   virtual std::map<std::string, ParameterSet> parts() const = 0;

@@ -89,7 +89,8 @@ std::vector<Stored> read_folder(const fs::path& cells) {
   return stored;
 }
 
-// By summary.json alone: what a table shows are the rounds of metrics.jsonl.
+// What a table shows are the rounds of metrics.jsonl. That file grows while a run goes on, so that
+// it is looked at only where summary.json, which is written whole and last, says that all is done.
 struct Completed {
   bool all = false;   // the rounds that it is to have
   bool told = false;  // and each of them is in metrics.jsonl
@@ -103,7 +104,7 @@ Completed completed(const Stored& stored) {
     if (!done || *done < static_cast<double>(stored.rounds)) return {};
     return {true, static_cast<double>(folder.metrics().size()) >= *done};
   } catch (const Error&) {
-    return {true, false};  // one of the two cannot be read, and a run writes them whole
+    return {true, false};  // one of the two cannot be read
   }
 }
 

@@ -168,7 +168,15 @@ class Runner {
   void finished(size_t c, const std::string& where) {
     std::optional<Json> lines;
     try {
-      lines = report::RunFolder::open(found_[c].folder).summary();
+      const auto run = report::RunFolder::open(found_[c].folder);
+      lines = run.summary();
+      const size_t told = run.metrics().size();
+      if (told < cells_[c].rounds) {
+        failed(c, where,
+               concat("its metrics.jsonl has ", told, " of ", cells_[c].rounds,
+                      " rounds, for some were lost before it went on; the next call runs it anew"));
+        return;
+      }
     } catch (const Error& error) {
       failed(c, where, error.what());
       return;

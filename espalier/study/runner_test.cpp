@@ -28,6 +28,10 @@ class Pretended final : public Places {
     if (job.cell != leaves_nothing) {
       make_folder(job.folder);
       write_text_file_atomic(job.folder / "config.toml", "rounds = 4\n");
+      std::string lines;
+      for (int round = 1; round <= (job.cell == loses_rounds ? 3 : 4); ++round)
+        lines += concat("{\"round\":", round, "}\n");
+      write_text_file_atomic(job.folder / "metrics.jsonl", lines);
     }
     running_.push_back(job.cell);
     if (started.size() == stop_after) stop_signal = 1;
@@ -47,7 +51,8 @@ class Pretended final : public Places {
   void stop() override { stopped = true; }
 
   static constexpr size_t kNone = 1000;
-  size_t begun = kNone, fails = kNone, cannot = kNone, leaves_nothing = kNone, stop_after = kNone;
+  size_t begun = kNone, fails = kNone, cannot = kNone, leaves_nothing = kNone, stop_after = kNone,
+         loses_rounds = kNone;
   bool waits_for_stop = false, stopped = false;
   volatile std::sig_atomic_t stop_signal = 0;
   std::vector<size_t> started;
@@ -76,11 +81,13 @@ TEST_F(RunnerTest, RunsEachOnceAndGoesOnAfterFailures) {
   places.fails = 1;
   places.cannot = 4;
   places.leaves_nothing = 5;
-  const Outcome outcome = run(places, {0, 1, 2, 4, 5});
+  places.loses_rounds = 3;
+  const Outcome outcome = run(places, {0, 1, 2, 3, 4, 5});
   std::sort(places.started.begin(), places.started.end());
-  EXPECT_EQ(places.started, (std::vector<size_t>{0, 1, 2, 4, 5}));
+  EXPECT_EQ(places.started, (std::vector<size_t>{0, 1, 2, 3, 4, 5}));
   EXPECT_FALSE(outcome.interrupted);
-  EXPECT_EQ(outcome.failures.size(), 3U);
+  EXPECT_EQ(outcome.failures.size(), 4U);
+  EXPECT_NE(outcome.failures.at(3).find("3 of 4 rounds"), std::string::npos);
   EXPECT_NE(outcome.failures.at(5).find("no run folder"), std::string::npos);
   EXPECT_EQ(outcome.failures.at(1), "ended with status 1");
   EXPECT_EQ(outcome.failures.at(4), "no such program");
@@ -92,11 +99,11 @@ TEST_F(RunnerTest, RunsEachOnceAndGoesOnAfterFailures) {
   again.fails = 4;
   EXPECT_EQ(run(again, {1, 4}).failures.size(), 1U);
   const auto left = folder_.failures(found_);
-  EXPECT_EQ(left.size(), 2U);
+  EXPECT_EQ(left.size(), 3U);
   EXPECT_EQ(left.count(1), 0U);
   EXPECT_EQ(left.at(4), "ended with status 1");
   found_[4].state = CellState::kDone;
-  EXPECT_EQ(folder_.failures(found_).size(), 1U) << "what is done has not failed";
+  EXPECT_EQ(folder_.failures(found_).size(), 2U) << "what is done has not failed";
 }
 
 TEST_F(RunnerTest, TakesAFolderOfCellsAndNoOther) {

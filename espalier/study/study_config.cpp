@@ -138,13 +138,19 @@ void refuse_seed(const std::vector<Assignment>& assignments, const std::string& 
 void keep_only(const std::vector<std::string>& only, const std::vector<Row>& rows,
                size_t num_places, std::vector<Variant>& variants) {
   if (only.empty()) return;
-  const auto names = names_of(variants);
+  std::vector<std::string> names;
+  if (num_places > 1)
+    for (const Row& row : rows)
+      if (!row.options.name.empty()) names.push_back(row.options.name);
+  for (const Variant& variant : variants) names.push_back(variant.name);
   std::set<size_t> kept;
   for (const std::string& name : only) {
+    if (std::find(names.begin(), names.end(), name) == names.end())
+      fail("study", unknown_name_message("variant", name, names));
     std::vector<size_t> wanted;
     for (size_t i = 0; i < variants.size(); ++i)
-      if (names[i] == name || rows[i / num_places].options.name == name) wanted.push_back(i);
-    if (wanted.empty()) fail("study", unknown_name_message("variant", name, names));
+      if (variants[i].name == name || rows[i / num_places].options.name == name)
+        wanted.push_back(i);
     for (const size_t index : wanted) kept.insert({index, variants[index].baseline});
   }
   std::vector<Variant> some;

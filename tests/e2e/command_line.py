@@ -61,9 +61,17 @@ with Folder() as folder:
     small = json.loads((folder / "fedgkt/summary.json").read_text())
     check(later["parameters"] == small["parameters"] and later["server_parameters"] == small["server_parameters"] > 10 * small["parameters"]
           and later["server_macs_per_sample"] > 10 * later["macs_per_sample"] and "share of the test samples" in later["note"], "both nets are counted")
-    check(metrics(folder / "fedgkt")[-1]["eval_seconds"] > 1e-4, "FedGKT's evaluation takes time")
+    check(metrics(folder / "fedgkt")[-1]["eval_seconds"] > 0, "FedGKT's evaluation takes time")
     unknown = run("simulat", config)
     check(unknown.returncode == 2 and unknown.stderr.count("\n") == 1 and "did you mean 'simulate'" in unknown.stderr, "a misspelled command")
+    deeper = run("codec", "encod")
+    check(deeper.returncode == 2 and "did you mean 'encode'" in deeper.stderr and "espalier codec --help" in deeper.stderr, "a misspelled command: " + deeper.stderr)
+    silent = ["--set", "strategy.name=fedgkt", *nets, "--set", "rounds=2", "--quiet"]
+    ok(run("simulate", config, *silent, "--set", "evaluate=none", "--out", folder / "silent"))
+    lines = metrics(folder / "silent")
+    check(all("accuracy" not in line for line in lines) and lines[-1]["bytes_up"] < metrics(folder / "fedgkt")[-1]["bytes_up"], "nobody evaluates where nobody asks")
+    named = run("simulate", config, *silent, "--set", 'uplink=[{for="featurs*",stage="cast"}]', "--out", folder / "named")
+    check(named.returncode == 2 and "unknown tensor 'featurs*'" in named.stderr, "FedGKT's tensors have names: " + named.stderr)
     missing = run("simulate", "--out")
     check(missing.returncode == 2 and missing.stderr.count("\n") == 1 and "espalier simulate --help" in missing.stderr, "one line: " + missing.stderr)
     for wrong in (["--rule", "zzz=cast"], []):

@@ -72,6 +72,19 @@ def killed_and_gone_on(folder):
     gathered = folder / "gathered"
     shutil.copytree(out / "cells", gathered / "cells")
     check(ok(run("study", SMOKE, "--out", gathered, "--no-run", "--markdown")).stdout == again.stdout, "cells that were put together")
+    # A copy that broke off: no summary, and fewer lines of metrics than the checkpoint has rounds.
+    torn = sorted((gathered / "cells").iterdir())[0]
+    (torn / "summary.json").unlink()
+    (torn / "metrics.jsonl").write_text("".join((torn / "metrics.jsonl").read_text().splitlines(True)[:3]))
+    lost = run("study", SMOKE, "--out", gathered, "--markdown")
+    check(lost.returncode == 1 and "rounds, for some were lost" in lost.stderr, f"rounds that are gone are no result: {lost.stderr}")
+    anew = ok(run("study", SMOKE, "--out", gathered, "--markdown"))
+    check(anew.stdout == again.stdout and "lacks rounds" in anew.stderr and len(cells(gathered)) == 5, f"run anew: {anew.stderr}")
+    for name in ("study.json", "study.html"):  # as in a folder that may only be read
+        (gathered / name).unlink()
+        (gathered / name).mkdir()
+    read = ok(run("study", SMOKE, "--out", gathered, "--no-run", "--markdown"))
+    check(read.stdout == again.stdout and "left as they were" in read.stderr, f"a table of somebody else's study: {read.stderr}")
 
 
 def any_order(folder):

@@ -74,7 +74,7 @@
     server_accuracy_min: "Server accuracy, worst client", server_accuracy_max: "Server accuracy, best client",
     server_train_accuracy: "Server training accuracy", server_loss: "Server training loss", server_lr: "Server learning rate",
     server_macs: "Server MACs", server_seconds: "Server time", features_bytes: "Feature maps", features_on_disk_bytes: "Feature maps on disk",
-    test_features_bytes: "Feature maps for evaluation",
+    test_features_bytes: "Feature maps for evaluation", server_test_samples: "Test samples of the round's clients",
     mask_kept: "Share of weights kept", part_parameters: "Parameters of the smaller network", gate_ratio: "Share of salient channels",
     sent_share: "Share of an update that is sent", exploration_epochs: "Epochs of exploration",
     exploration_clients: "Explorers", exploration_bytes_down: "Exploration, down", exploration_bytes_up: "Exploration, up",
