@@ -46,6 +46,27 @@ std::string text_at(const Json& object, const char* key) {
   return found != object.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
+enum class Ending : uint8_t {
+  kOpen,      // there are rounds to run
+  kFinished,  // all are run, and each of them is in metrics.jsonl
+  kDamaged,   // it says that it is through and has lost rounds: going on would not bring them back
+};
+
+// What a table shows are the rounds of metrics.jsonl. That file grows while a run goes on, so that
+// it is looked at only where summary.json, which is written whole and last, says that all is done.
+Ending ending_of(const fs::path& run, uint64_t rounds) {
+  try {
+    const auto folder = report::RunFolder::open(run);
+    const auto summary = folder.summary();
+    const auto done = summary ? report::number_in(*summary, "rounds_completed") : std::nullopt;
+    if (!done || *done < static_cast<double>(rounds)) return Ending::kOpen;
+    const auto told = static_cast<double>(folder.metrics().size());
+    return told >= *done ? Ending::kFinished : Ending::kDamaged;
+  } catch (const Error&) {
+    return Ending::kDamaged;  // one of the two cannot be read
+  }
+}
+
 // A folder under cells/ that holds a run.
 struct Stored {
   fs::path folder;
@@ -53,7 +74,7 @@ struct Stored {
   std::string identity, build, version;
   // With data.root left open: a run writes down where its data were found.
   std::string identity_anywhere;
-  uint64_t rounds = 0;  // that it is to have
+  Ending ending = Ending::kOpen;
 };
 
 std::optional<Stored> read_stored(const fs::path& folder) {
@@ -65,12 +86,12 @@ std::optional<Stored> read_stored(const fs::path& folder) {
     stored.version = text_at(tree, "version");
     const run::RunConfig config = run::read_run_config(tree);
     stored.config = config.resolved;
-    stored.rounds = static_cast<uint64_t>(config.run.rounds);
     const fs::path inputs = report::RunFolder::open(folder).inputs_path();
     stored.identity = identity_of(config.resolved, inputs);
     Json anywhere = config.resolved;
     anywhere["data"]["root"] = "";
     stored.identity_anywhere = identity_of(anywhere, inputs);
+    stored.ending = ending_of(folder, static_cast<uint64_t>(config.run.rounds));
   } catch (const Error&) {
     return std::nullopt;  // of a build that knew other keys, say: nothing that counts here
   }
@@ -87,33 +108,6 @@ std::vector<Stored> read_folder(const fs::path& cells) {
   for (const fs::path& folder : folders)
     if (auto found = read_stored(folder)) stored.push_back(std::move(*found));
   return stored;
-}
-
-// What a table shows are the rounds of metrics.jsonl. That file grows while a run goes on, so that
-// it is looked at only where summary.json, which is written whole and last, says that all is done.
-struct Completed {
-  bool all = false;   // the rounds that it is to have
-  bool told = false;  // and each of them is in metrics.jsonl
-};
-
-Completed completed(const Stored& stored) {
-  try {
-    const auto folder = report::RunFolder::open(stored.folder);
-    const auto summary = folder.summary();
-    const auto done = summary ? report::number_in(*summary, "rounds_completed") : std::nullopt;
-    if (!done || *done < static_cast<double>(stored.rounds)) return {};
-    return {true, static_cast<double>(folder.metrics().size()) >= *done};
-  } catch (const Error&) {
-    return {true, false};  // one of the two cannot be read
-  }
-}
-
-bool is_finished(const Stored& stored) { return completed(stored).told; }
-
-// A run that says it is through and has lost rounds: going on would not bring them back.
-bool is_damaged(const Stored& stored) {
-  const Completed found = completed(stored);
-  return found.all && !found.told;
 }
 
 // A study that does not say where the data are takes a run wherever it found them.
@@ -151,7 +145,7 @@ std::string why_anew(const Cell& cell, const std::vector<Stored>& stored) {
   const std::string start = cell.name.substr(0, cell.name.rfind('-', cell.name.rfind('-') - 1) + 1);
   const Stored *same = nullptr, *other = nullptr;
   for (const Stored& one : stored) {
-    if (same_run(one, cell) && is_damaged(one))
+    if (same_run(one, cell) && one.ending == Ending::kDamaged)
       return concat("summary.json or metrics.jsonl of ", one.folder.filename().string(),
                     " cannot be read or lacks rounds; that folder is kept as it is");
     if (same_run(one, cell)) same = &one;
@@ -160,7 +154,7 @@ std::string why_anew(const Cell& cell, const std::vector<Stored>& stored) {
   if (same != nullptr) {
     return concat("run by another build (", same->version.empty() ? "unknown" : same->version,
                   "), whose sources or compiler differ",
-                  is_finished(*same) ? "; --any-build takes it as it is" : "");
+                  same->ending == Ending::kFinished ? "; --any-build takes it as it is" : "");
   }
   return other == nullptr ? "" : difference(other->config, cell.config);
 }
@@ -253,9 +247,9 @@ std::vector<Found> find_cells(const std::vector<Cell>& cells, const fs::path& st
     one.folder = study / "cells" / cell.name;
     const Stored* chosen = nullptr;
     for (const Stored& candidate : stored) {
-      if (!same_run(candidate, cell) || is_damaged(candidate)) continue;
+      if (!same_run(candidate, cell) || candidate.ending == Ending::kDamaged) continue;
       const bool ours = candidate.build == build;
-      if (!ours && !(any_build && is_finished(candidate))) continue;
+      if (!ours && !(any_build && candidate.ending == Ending::kFinished)) continue;
       if (chosen == nullptr || (ours && chosen->build != build)) chosen = &candidate;
     }
     if (chosen == nullptr) {
@@ -268,7 +262,7 @@ std::vector<Found> find_cells(const std::vector<Cell>& cells, const fs::path& st
     one.folder = chosen->folder;
     one.version = chosen->version;
     one.build = chosen->build;
-    one.state = is_finished(*chosen) ? CellState::kDone : CellState::kBegun;
+    one.state = chosen->ending == Ending::kFinished ? CellState::kDone : CellState::kBegun;
     const Progress progress = progress_of(chosen->folder);
     one.rounds_done = progress.rounds;
     one.wall_seconds = progress.wall_seconds;

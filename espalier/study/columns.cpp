@@ -96,14 +96,13 @@ std::string curve_text(const Place& at) {
 
 std::string target_text(const Place& at, double target) {
   BySeed rounds, bytes;
-  size_t all = 0;
   for (const auto& [seed, cell] : at.mine().cells) {
-    if (!cell.curve.empty()) ++all;
     const Evaluation* reached = reaches(cell, target);
     if (reached == nullptr) continue;
     rounds[seed] = reached->round;
     bytes[seed] = reached->bytes();
   }
+  const size_t all = at.mine().evaluated();
   if (all == 0) return kNothing;  // not run, or never evaluated
   if (rounds.empty()) return concat("not reached (0 of ", all, ")");
   std::string text =

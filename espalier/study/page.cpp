@@ -75,22 +75,19 @@ struct Bars {
 
 std::string bars_html(const Study& study, const Results& results, double target, const Bars& bars) {
   std::vector<std::optional<Moments>> means;
-  std::vector<size_t> reached, evaluated;
+  std::vector<size_t> reached;
   double most = 0;
   for (const VariantResult& variant : results.variants) {
     BySeed values;
-    size_t& all = evaluated.emplace_back(0);
-    for (const auto& [seed, cell] : variant.cells) {
-      if (!cell.curve.empty()) ++all;
+    for (const auto& [seed, cell] : variant.cells)
       if (const Evaluation* at = reaches(cell, target)) values[seed] = bars.value(*at);
-    }
     means.push_back(moments(values));
     reached.push_back(values.size());
     if (means.back()) most = std::max(most, means.back()->mean);
   }
   std::string html = concat("<div class=\"chart bars-of\"><h3>", bars.title, "</h3>");
   for (size_t v = 0; v < means.size(); ++v) {
-    const size_t all = evaluated[v];
+    const size_t all = results.variants[v].evaluated();
     std::string text = means[v] ? report::figure_text(means[v]->mean, bars.unit) : "not reached";
     if (means[v] && reached[v] < all) text += concat(" (", share_text(reached[v], all), ")");
     if (all == 0) text = results.variants[v].cells.empty() ? "not run" : "not evaluated";

@@ -180,6 +180,11 @@ const std::vector<std::string>& figure_names() {
   return names;
 }
 
+size_t VariantResult::evaluated() const {
+  return static_cast<size_t>(std::count_if(
+      cells.begin(), cells.end(), [](const auto& cell) { return !cell.second.curve.empty(); }));
+}
+
 BySeed VariantResult::figure(std::string_view name) const {
   BySeed values;
   for (const auto& [seed, cell] : cells)

@@ -43,6 +43,8 @@ struct VariantResult {
 
   // One figure of every finished cell that has it (figures.h).
   BySeed figure(std::string_view name) const;
+  // How many cells were evaluated at least once: those that can reach a target.
+  size_t evaluated() const;
 };
 
 struct Results {

@@ -52,9 +52,7 @@ Json difference_json(const std::string& figure, const VariantResult& mine,
 
 Json target_json(const VariantResult& mine, double target) {
   BySeed rounds, down, up, macs, seconds;
-  size_t evaluated = 0;
   for (const auto& [seed, cell] : mine.cells) {
-    if (!cell.curve.empty()) ++evaluated;
     const Evaluation* at = reaches(cell, target);
     if (at == nullptr) continue;
     rounds[seed] = at->round;
@@ -65,7 +63,7 @@ Json target_json(const VariantResult& mine, double target) {
   }
   return {{"accuracy", target},
           {"reached", rounds.size()},
-          {"of", evaluated},
+          {"of", mine.evaluated()},
           {"rounds", moments_json(rounds)},
           {"bytes_down", moments_json(down)},
           {"bytes_up", moments_json(up)},
