@@ -8,8 +8,8 @@ namespace {
 
 // Whether a pattern says what kind of tensor is meant, whichever a layout has.
 bool is_kind(std::string_view pattern) {
-  constexpr Role kRoles[] = {Role::kWeight,    Role::kBias,      Role::kNorm,
-                             Role::kEmbedding, Role::kStatistic, Role::kCounter};
+  constexpr Role kRoles[] = {Role::kWeight, Role::kBias, Role::kNorm, Role::kEmbedding,
+                             Role::kStatistic};
   return pattern == "first" || pattern == "last" ||
          std::ranges::any_of(kRoles, [&](Role role) { return pattern == role_name(role); });
 }

@@ -64,9 +64,9 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
          setup_.selection.device.empty() ? "" : " of device '" + setup_.selection.device + "'",
          "; lower it or raise data.partition.clients");
   }
-  if (plan_.active()) {
+  if (plan_.active() && setup_.run.rounds > 0) {
     const SubmodelOptions& submodel = setup_.submodel;
-    if (submodel.whole_until >= setup_.run.rounds && setup_.run.rounds > 0)
+    if (submodel.whole_until >= setup_.run.rounds)
       notes_.push_back(
           concat("[submodel] all ", setup_.run.rounds,
                  " rounds train the whole model: whole_until = ", submodel.whole_until));
