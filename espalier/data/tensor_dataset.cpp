@@ -88,8 +88,8 @@ void check_length(const TensorView& tensor, const std::string& name, int64_t sam
        rows ? concat("; store ", name, advice) : "");
 }
 
-const char* kind_text(Kind kind) {
-  return kind == Kind::kImage ? "images" : kind == Kind::kTokens ? "tokens" : "numbers";
+const char* kind_name(Kind kind) {
+  return kind == Kind::kImage ? "uint8 images" : kind == Kind::kFloat ? "values" : "tokens";
 }
 
 void check_finite(const TensorView& inputs, std::span<const float> values,
@@ -295,16 +295,10 @@ void normalize_by_training_pixels(Dataset& train, Dataset& test) {
 LoadedData tensor_datasets(const SafetensorsFile& train_file, const SafetensorsFile& test_file) {
   LoadedData loaded{read_part(train_file), read_part(test_file)};
   Dataset &train = loaded.train, &test = loaded.test;
-  if (train.kind != test.kind) {
-    const auto kind = [](const SafetensorsFile& file, const Dataset& set) {
-      return concat(dtype_name(required(file, "inputs").dtype), " (", kind_text(set.kind), ")");
-    };
-    fail(test_file.where(), "expected inputs of the training file's kind, ",
-         kind(train_file, train), ", got ", kind(test_file, test));
-  }
-  if (train.sample_shape != test.sample_shape) {
-    fail(test_file.where(), "expected inputs of the training file's shape, ",
-         shape_text(train.sample_shape), " per sample, got ", shape_text(test.sample_shape));
+  if (train.kind != test.kind || train.sample_shape != test.sample_shape) {
+    fail(test_file.where(), "expected inputs of the training file's kind and shape, ",
+         kind_name(train.kind), " of ", shape_text(train.sample_shape), " per sample, got ",
+         kind_name(test.kind), " of ", shape_text(test.sample_shape));
   }
   train.num_classes = test.num_classes = id_count(
       "num_classes", {train_file, "labels", train.labels}, {test_file, "labels", test.labels});
@@ -336,9 +330,6 @@ LoadedData load_safetensors(const DataOptions& options, Key) {
 Dataset load_samples(const std::filesystem::path& path, const Dataset& like) {
   const auto file = SafetensorsFile::parse(read_file_maybe_gzip(path), path.string());
   Dataset samples = read_part(file);
-  const auto kind_name = [](Kind kind) {
-    return kind == Kind::kImage ? "uint8 images" : kind == Kind::kFloat ? "values" : "tokens";
-  };
   if (samples.kind != like.kind || samples.sample_shape != like.sample_shape) {
     fail(file.where(), "the model was made for ", kind_name(like.kind), " of shape ",
          shape_text(like.sample_shape), " per sample, but the inputs are ", kind_name(samples.kind),

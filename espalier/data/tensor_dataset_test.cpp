@@ -114,9 +114,11 @@ TEST(TensorDataset, BadFilesAreErrors) {
   EXPECT_THAT(
       message(FileBuilder().add("inputs", DType::kF32, {1, 1}, std::vector<float>{0}), good),
       HasSubstr("'labels'"));
-  EXPECT_THAT(message(good, images({0})),
-              HasSubstr("[test] expected inputs of the training file's kind, F32 (numbers), got U8 "
-                        "(images)"));
+  EXPECT_THAT(
+      message(good, images({0})),
+      AllOf(HasSubstr("[test] expected inputs of the training file's kind and shape, values "
+                      "of [2] per sample"),
+            HasSubstr("got uint8 images of [")));
   EXPECT_THAT(message(floats({1, 2}, {-1}), good), HasSubstr("got -1 (sample 0)"));
   EXPECT_THAT(message(floats({1, 2}, {int64_t{1} << 40}), good),
               HasSubstr("expected labels in [0, "));
