@@ -14,7 +14,7 @@ struct Arguments {
   std::string folder, federation = "federation", csr, what;
   std::vector<std::string> hosts;
   std::vector<uint64_t> clients;
-  int64_t days = 90;
+  int64_t days = 90, server_days = rpc::Authority::kServerDays;
 };
 
 void issue(const Arguments& arguments) {
@@ -32,7 +32,7 @@ void issue(const Arguments& arguments) {
 void add_pki_command(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command = app.add_subcommand(
-      "pki", "Certificates for a network of clients: make an authority, issue, revoke");
+      "pki", "Certificates for a network of clients: make an authority, issue, renew, revoke");
   command->require_subcommand(1);
   command->footer(
       "Example:\n"
@@ -58,6 +58,26 @@ void add_pki_command(CLI::App& app) {
         "%s: ca.key stays here; the server needs ca.pem, server.pem, server.key and "
         "index.json, a client ca.pem and its own pair\n",
         arguments->folder.c_str());
+  });
+
+  CLI::App* server = command->add_subcommand(
+      "server", "Make another key and certificate for the server: other hosts, or a later end");
+  server->add_option("DIR", arguments->folder, "Folder of the authority")->required();
+  server
+      ->add_option("--host", arguments->hosts,
+                   "As for init; by default those of the certificate that the server has")
+      ->expected(1)
+      ->take_all()
+      ->allow_extra_args(false);
+  server->add_option("--days", arguments->server_days, "How long it is valid")
+      ->check(CLI::Range(1, 3650))
+      ->capture_default_str();
+  server->footer("Example:\n  espalier pki server pki --host server.example --host 10.0.0.8");
+  server->callback([arguments] {
+    rpc::Authority::open(arguments->folder)
+        .issue_server(arguments->hosts, static_cast<int>(arguments->server_days));
+    std::printf("%s: server.pem and server.key are new; the server reads them when it starts\n",
+                arguments->folder.c_str());
   });
 
   CLI::App* issue_command =

@@ -1,5 +1,7 @@
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <iterator>
 #include <memory>
 #include <optional>
 
@@ -50,13 +52,7 @@ void serve(const ServeArguments& arguments) {
   if (arguments.or_resume) {
     if (arguments.out.empty() || arguments.config.empty())
       fail("serve", "--or-resume needs CONFIG and --out: what to begin, or to go on with");
-    if (report::RunFolder::is_run(arguments.out)) {
-      resume = arguments.out;
-    } else {
-      // Of a start that came to nothing before there was a run.
-      std::error_code ignored;
-      fs::remove_all(fs::path(arguments.out) / "server", ignored);
-    }
+    if (report::RunFolder::is_run(arguments.out)) resume = arguments.out;
   }
   const bool resuming = !resume.empty();
   if (!arguments.or_resume && resuming == !arguments.config.empty())
@@ -67,11 +63,14 @@ void serve(const ServeArguments& arguments) {
   std::optional<report::RunFolder> folder;
   if (resuming) folder = report::RunFolder::resume(resume);
   Json tree = read_toml_file(resuming ? folder->config_path() : fs::path(arguments.config));
-  const std::vector<std::string> overridden = run::override_config(tree, arguments.assignments);
+  std::vector<std::string> notes;
+  if (resuming && !arguments.config.empty())
+    notes = run::take_network(read_toml_file(arguments.config), arguments.config, tree);
+  // Before --set: what is named there counts more.
+  if (!arguments.pki.empty()) run::use_pki(fs::absolute(arguments.pki), tree);
+  std::ranges::move(run::override_config(tree, arguments.assignments), std::back_inserter(notes));
   if (!arguments.listen.empty())
     set_config_value(tree, Assignment{"server.listen", arguments.listen});
-  if (!arguments.pki.empty())
-    set_config_value(tree, Assignment{"security.pki", fs::absolute(arguments.pki).string()});
   const run::NetworkConfig network = run::read_network_config(tree);
   run::RunConfig config = run::read_run_config(tree);
   const bool quiet = arguments.quiet || arguments.log_json;
@@ -82,6 +81,7 @@ void serve(const ServeArguments& arguments) {
   const std::string token = read_token(network.server.status_token_file);
 #endif
   if (!resuming) {
+    if (arguments.or_resume) run::clear_failed_start(arguments.out);
     folder =
         arguments.out.empty()
             ? report::RunFolder::create_beside(fs::path("runs") / fs::path(arguments.config).stem())
@@ -102,8 +102,8 @@ void serve(const ServeArguments& arguments) {
   std::fprintf(stderr, "listening on port %u, run folder %s\n", server.port(),
                folder->path().c_str());
   if (!quiet) {
-    for (const auto& notes : {overridden, simulation.notes()})
-      for (const std::string& note : notes) std::fprintf(stderr, "note: %s\n", note.c_str());
+    for (const auto& some : {notes, simulation.notes()})
+      for (const std::string& note : some) std::fprintf(stderr, "note: %s\n", note.c_str());
   }
 #ifdef ESPALIER_LIVE
   std::optional<LiveView> live;
@@ -138,6 +138,10 @@ void serve(const ServeArguments& arguments) {
     show("running");
     try {
       server.run(&progress);
+    } catch (const StorageError&) {
+      server.go_away();  // it goes on when there is room
+      show("failed");
+      throw;
     } catch (const Error& error) {
       server.finish(false, error.what());
       show("failed");
@@ -146,7 +150,11 @@ void serve(const ServeArguments& arguments) {
     report::write_reports(*folder);
   }
   const bool completed = everybody && simulation.finished();
-  server.finish(completed, completed ? "" : "the server was stopped");
+  if (completed) {
+    server.finish(true, "");
+  } else {
+    server.go_away();
+  }
   show(completed ? "done" : "stopped");
   if (!completed) {
     std::fprintf(stderr, "Stopped after round %u of %llu. Go on with: espalier serve --resume %s\n",
@@ -184,7 +192,8 @@ void add_serve_command(CLI::App& app) {
   command->add_option("--resume", arguments->resume, "Go on with the run in this folder");
   command->add_flag("--or-resume", arguments->or_resume,
                     "Go on with the run in --out when there is one: for a service, which starts "
-                    "again after a crash with the same command");
+                    "again after a crash with the same command; [server], [network] and [security] "
+                    "are CONFIG's each time");
   command->add_option("--listen", arguments->listen, "server.listen: address and port");
   command->add_option("--pki", arguments->pki, "security.pki: folder of `espalier pki init`");
   command->add_flag("--insecure", arguments->insecure,

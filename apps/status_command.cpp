@@ -6,6 +6,7 @@
 #include "apps/command.h"
 #include "apps/tokens.h"
 #include "espalier/base/error.h"
+#include "espalier/base/printable.h"
 #include "espalier/live/http_client.h"
 #include "espalier/report/human.h"
 #include "espalier/report/text_table.h"
@@ -53,14 +54,13 @@ std::string text_of(const Json& status) {
                       : device.value("enrolled", false) ? "away"
                                                         : "never seen",
                       here && progress_of > 0 ? report::human_percent(progress_of) : "",
-                      report::printable(device.value("detail", ""))});
+                      printable(device.value("detail", ""))});
     }
     text += report::text_table(rows);
   }
   const Json notes = status.value("notes", Json::array());
   if (!notes.empty()) text += "\n";
-  for (const Json& note : notes)
-    text += concat("note: ", report::printable(note.get<std::string>()), "\n");
+  for (const Json& note : notes) text += concat("note: ", printable(note.get<std::string>()), "\n");
   return text;
 }
 

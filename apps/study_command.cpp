@@ -9,6 +9,7 @@
 #include "apps/command.h"
 #include "apps/interrupts.h"
 #include "espalier/base/error.h"
+#include "espalier/base/printable.h"
 #include "espalier/base/version.h"
 #include "espalier/report/human.h"
 #include "espalier/report/text_table.h"
@@ -112,8 +113,7 @@ void tabulate(const study::Study& study, const std::vector<study::Cell>& cells,
   }
   if (arguments.json || arguments.markdown)
     notes.insert(notes.begin(), results.notes.begin(), results.notes.end());
-  for (const std::string& note : notes)
-    std::fprintf(stderr, "note: %s\n", report::printable(note).c_str());
+  for (const std::string& note : notes) std::fprintf(stderr, "note: %s\n", printable(note).c_str());
 }
 
 void study_command(const StudyArguments& arguments) {

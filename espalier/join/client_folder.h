@@ -61,8 +61,8 @@ class ClientFolder {
   // How much of the task with this digest is here; of another one nothing.
   uint64_t begin_task(uint64_t digest, uint64_t size);
   void add_to_task(uint64_t offset, std::span<const std::span<const uint8_t>> data);
-  // All of it, checked. Throws Error when it is damaged; then nothing of it is here any more.
-  wire::EncodedMessage task();
+  // All of it, checked. nullopt when it is damaged; then nothing of it is here any more.
+  std::optional<wire::EncodedMessage> task();
 
   // The answer to a task, which stays until that of another task is kept: whoever asks for it again
   // gets the same bytes. Null: there is none, or it is damaged.

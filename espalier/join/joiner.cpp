@@ -50,7 +50,7 @@ void adopt(const rpc::DataSpec& spec, data::Dataset& dataset) {
   dataset.mean = spec.mean;
   dataset.stddev = spec.stddev;
   dataset.fill = spec.fill;
-  dataset.validate();
+  if (!dataset.labels.empty()) dataset.validate();  // a client may have nothing to test on
 }
 
 // Stands where samples would: as many, of the run's kind, and nobody can read one.
@@ -81,7 +81,8 @@ struct Counted {
   mutable uint64_t bytes = 0;
 };
 
-// Tells the server that the client is alive while it works, in a thread of its own.
+// Tells the server that the client is alive while it works, in a thread of its own, and hears
+// whether its work is still wanted.
 class Heartbeat {
  public:
   Heartbeat(rpc::Connection& connection, rpc::ReportRequest report, uint32_t every_ms)
@@ -91,7 +92,7 @@ class Heartbeat {
               !wake_.wait_for(lock, std::chrono::milliseconds(every_ms), [&] { return done_; })) {
             lock.unlock();
             try {
-              connection.report(report);
+              wanted_ = connection.report(report).go_on;
             } catch (const Error&) {
               // The next call of the client itself will find out.
             }
@@ -106,11 +107,14 @@ class Heartbeat {
     wake_.notify_all();
     thread_.join();
   }
+  // By the server's last answer.
+  bool wanted() const { return wanted_; }
 
  private:
   std::mutex mutex_;
   std::condition_variable wake_;
   bool done_ = false;
+  std::atomic<bool> wanted_ = true;
   std::thread thread_;
 };
 
@@ -212,6 +216,7 @@ Joiner::End Joiner::run(const volatile std::sig_atomic_t* stop) {
         return serve_tasks(stop);
       } catch (const rpc::Unreachable& error) {
         if (is_stopped(stop)) throw Stopped();
+        connection_.hang_up();  // gRPC's own pauses between tries grow beyond ours
         const uint32_t wait = drawn({0, longest_ms_});
         options_.say(concat(error.what(), "; trying again in ", (wait + 999) / 1000, " s"));
         pause(wait);
@@ -222,6 +227,9 @@ Joiner::End Joiner::run(const volatile std::sig_atomic_t* stop) {
       }
     }
   } catch (const Stopped&) {
+    // Said so that nobody waits for the lease.
+    if (federation_ != nullptr)
+      connection_.leave({{federation_->reply.run}, folder_.session(), rpc::Phase::kLeaving, 0, ""});
     return End::kStopped;
   }
 }
@@ -338,10 +346,7 @@ train::Trainer& Joiner::trainer(std::span<const int64_t> units) {
 Joiner::End Joiner::serve_tasks(const volatile std::sig_atomic_t* stop) {
   constexpr uint32_t kWait = 50'000;
   while (true) {
-    if (is_stopped(stop)) {
-      // Said so that nobody waits for the lease.
-      throw Stopped();
-    }
+    if (is_stopped(stop)) throw Stopped();
     wait_until_eligible(0);
     const rpc::AwaitReply reply =
         connection_.await({federation_->reply.run, folder_.session(), kWait});
@@ -378,33 +383,59 @@ void Joiner::do_task(const rpc::TaskNotice& task) {
     push(task, *kept);
     return;
   }
-  const uint64_t here = folder_.begin_task(task.digest, task.bytes);
-  if (here < task.bytes) {
-    const uint64_t cap = options_.eligibility.max_bytes_per_day;
-    if (cap > 0 && task.bytes > cap) {
-      fail_task(task, concat("the task has ", task.bytes / 1'000'000,
-                             " MB, more than this client moves in a day (--max-mb-per-day)"));
-      return;
-    }
-    wait_until_eligible(task.bytes - here);
-    const Counted counted(eligibility_);
-    connection_.fetch({task.ticket, folder_.session(), task.digest, here},
-                      [&](uint64_t offset, const rpc::Pieces& data) {
-                        for (const auto piece : data) counted.bytes += piece.size();
-                        folder_.add_to_task(offset, data);
-                      });
-  }
+  auto message = fetch(task);
+  if (!message) return;
+  bool wanted = true;
   try {
-    work(task);
+    wanted = work(task, std::move(*message));
   } catch (const StorageError&) {
     throw;  // ours: the task may be tried again when there is room
   } catch (const Error& error) {
     fail_task(task, error.what());
     return;
   }
+  // Kept all the same: another attempt of the round may ask for it.
+  if (!wanted) {
+    options_.say(concat("round ", task.ticket.round, ": the server has gone on without it"));
+    return;
+  }
   const auto update = folder_.update_for(task.digest);
   if (!update) throw StorageError("[join] the update cannot be read back; is the disk sound?");
   push(task, *update);
+}
+
+// nullopt when nobody wants the task any more.
+std::optional<wire::EncodedMessage> Joiner::fetch(const rpc::TaskNotice& task) {
+  constexpr int kTries = 3;
+  for (int tries = 0; tries < kTries; ++tries) {
+    const uint64_t here = folder_.begin_task(task.digest, task.bytes);
+    if (here < task.bytes) {
+      const uint64_t cap = options_.eligibility.max_bytes_per_day;
+      if (cap > 0 && task.bytes > cap) {
+        fail_task(task, concat("the task has ", task.bytes / 1'000'000,
+                               " MB, more than this client moves in a day (--max-mb-per-day)"));
+        return std::nullopt;
+      }
+      wait_until_eligible(task.bytes - here);
+      const Counted counted(eligibility_);
+      try {
+        connection_.fetch({task.ticket, folder_.session(), task.digest, here},
+                          [&](uint64_t offset, const rpc::Pieces& data) {
+                            for (const auto piece : data) counted.bytes += piece.size();
+                            folder_.add_to_task(offset, data);
+                          });
+      } catch (const rpc::Refusal& refusal) {
+        // Its exchange has closed, or is not open again yet.
+        if (refusal.why() != rpc::Refused::kMismatch) throw;
+        pause(drawn({200, 1000}));
+        return std::nullopt;
+      }
+    }
+    if (auto message = folder_.task()) return message;
+    options_.say(concat("round ", task.ticket.round, ": the task is damaged here; fetched again"));
+  }
+  throw StorageError(concat("[join] the task has arrived damaged ", kTries,
+                            " times; is the disk of ", options_.folder.string(), " sound?"));
 }
 
 void Joiner::fail_task(const rpc::TaskNotice& task, const std::string& why) {
@@ -413,12 +444,14 @@ void Joiner::fail_task(const rpc::TaskNotice& task, const std::string& why) {
   options_.on_failed(why);
 }
 
-void Joiner::work(const rpc::TaskNotice& task) {
+// Whether the server still wants what came of it.
+bool Joiner::work(const rpc::TaskNotice& task, wire::EncodedMessage message) {
   options_.on_task(task.ticket.round);
   const Heartbeat heartbeat(connection_,
                             {task.ticket, folder_.session(), rpc::Phase::kTraining, 0, ""},
                             std::max<uint32_t>(federation_->reply.heartbeat_ms, 100));
-  client::Session session(folder_.task(), *federation_->environment);
+  // The message is gone before the training begins.
+  client::Session session(std::exchange(message, {}), *federation_->environment);
   const train::StepOptions& step = session.task().train;
   session.run(
       [&](std::span<const int64_t> units) -> train::Trainer& {
@@ -435,9 +468,15 @@ void Joiner::work(const rpc::TaskNotice& task) {
   // What the client remembers is safe before the server hears of it.
   states_.make_durable();
   folder_.keep_update(task.digest, update);
+  return heartbeat.wanted();
 }
 
 void Joiner::push(const rpc::TaskNotice& task, const StoredStream& update) {
+  if (task.max_update_bytes > 0 && update.size() > task.max_update_bytes) {
+    fail_task(task, concat("an update of ", update.size(), " bytes; the server takes at most ",
+                           task.max_update_bytes, " (network.max_update_mb)"));
+    return;
+  }
   const rpc::PushOpen open{task.ticket, folder_.session(), task.digest, update.size(),
                            update.second()};
   const auto send = [&] {

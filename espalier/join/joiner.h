@@ -69,7 +69,8 @@ class Joiner {
   End serve_tasks(const volatile std::sig_atomic_t* stop);
   void do_task(const rpc::TaskNotice& task);
   void fail_task(const rpc::TaskNotice& task, const std::string& why);
-  void work(const rpc::TaskNotice& task);
+  std::optional<wire::EncodedMessage> fetch(const rpc::TaskNotice& task);
+  bool work(const rpc::TaskNotice& task, wire::EncodedMessage message);
   void push(const rpc::TaskNotice& task, const StoredStream& update);
   void wait_until_eligible(uint64_t bytes);
   void pause(uint32_t milliseconds) const;

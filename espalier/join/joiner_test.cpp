@@ -1,4 +1,4 @@
-// A client against a server that only ever says when to come back.
+// A client against a server that says when to come back, or has tasks that are over.
 #include "espalier/join/joiner.h"
 
 #include <gmock/gmock.h>
@@ -6,7 +6,11 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <future>
 #include <mutex>
+#include <optional>
+#include <thread>
+#include <variant>
 
 #include "espalier/base/error.h"
 #include "espalier/rpc/server.h"
@@ -19,7 +23,9 @@ using Clock = std::chrono::steady_clock;
 
 class Doorman final : public rpc::Service {
  public:
-  std::vector<rpc::RetryWindow> windows;  // for one Await after the other; then it is over
+  // For one Await after the other; then it is over.
+  std::vector<std::variant<rpc::RetryWindow, rpc::TaskNotice>> replies;
+  std::vector<rpc::Phase> reported;
   std::vector<Clock::time_point> asked;
   std::vector<std::string> addresses;
   int checkins = 0;
@@ -37,8 +43,8 @@ class Doorman final : public rpc::Service {
     rpc::AwaitReply reply;
     {
       const std::lock_guard lock(mutex_);
-      if (asked.size() < windows.size()) {
-        reply.next = windows[asked.size()];
+      if (asked.size() < replies.size()) {
+        std::visit([&](const auto& next) { reply.next = next; }, replies[asked.size()]);
       } else {
         reply.next = rpc::Finished{true, ""};
       }
@@ -57,51 +63,98 @@ class Doorman final : public rpc::Service {
                                     rpc::PushReply&) override {
     return nullptr;
   }
-  rpc::ReportReply report(const rpc::Caller&, const rpc::ReportRequest&) override { return {}; }
+  rpc::ReportReply report(const rpc::Caller&, const rpc::ReportRequest& request) override {
+    const std::lock_guard lock(mutex_);
+    reported.push_back(request.phase);
+    return {};
+  }
+  size_t waiters() {
+    const std::lock_guard lock(mutex_);
+    return asked.size();
+  }
 
  private:
   std::mutex mutex_;
 };
 
-TEST(Joiner, ComesBackWithinTheWindowAndKeepsNoConnectionMeanwhile) {
-  const fs::path folder = fs::path(testing::TempDir()) / concat("joiner-", ::getpid());
-  fs::remove_all(folder);
-  fs::create_directories(folder);
-  Doorman doorman;
-  doorman.windows = {{100, 300}, {5000, 5200}};
-  rpc::ServerOptions listening;
-  listening.listen = "127.0.0.1:0";
-  listening.federation = "garden";
-  listening.credentials.insecure = true;
-  rpc::Server server(listening, doorman);
+class JoinerTest : public testing::Test {
+ protected:
+  JoinerTest() {
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    rpc::ServerOptions listening;
+    listening.listen = "127.0.0.1:0";
+    listening.federation = "garden";
+    listening.credentials.insecure = true;
+    server_.emplace(listening, doorman_);
+  }
+  ~JoinerTest() override { fs::remove_all(folder_); }
 
-  data::Dataset samples;
-  samples.kind = data::Kind::kFloat;
-  samples.sample_shape = {3};
-  samples.num_classes = 2;
-  samples.floats = {0, 1, 2, 3, 4, 5};
-  samples.labels = {0, 1};
-  JoinOptions options;
-  options.connection.server = concat("127.0.0.1:", server.port());
-  options.connection.credentials.insecure = true;
-  options.folder = folder;
-  std::vector<std::string> said;
-  options.say = [&](const std::string& line) { said.push_back(line); };
-  EXPECT_EQ(Joiner(std::move(options), samples, samples).run(nullptr), Joiner::End::kCompleted);
+  static data::Dataset samples(std::vector<int32_t> labels = {0, 1}) {
+    data::Dataset out;
+    out.kind = data::Kind::kFloat;
+    out.sample_shape = {3};
+    out.num_classes = 2;
+    for (size_t i = 0; i < 3 * labels.size(); ++i) out.floats.push_back(1);
+    out.labels = std::move(labels);
+    return out;
+  }
+  Joiner::End join(const volatile std::sig_atomic_t* stop = nullptr,
+                   data::Dataset test = samples()) {
+    JoinOptions options;
+    options.connection.server = concat("127.0.0.1:", server_->port());
+    options.connection.credentials.insecure = true;
+    options.folder = folder_;
+    options.say = [this](const std::string& line) { said_.push_back(line); };
+    return Joiner(std::move(options), samples(), std::move(test)).run(stop);
+  }
 
-  ASSERT_EQ(doorman.asked.size(), 3U);
+  const fs::path folder_ = fs::path(testing::TempDir()) / concat("joiner-", ::getpid());
+  Doorman doorman_;
+  std::optional<rpc::Server> server_;
+  std::vector<std::string> said_;
+};
+
+TEST_F(JoinerTest, ComesBackWithinTheWindowAndKeepsNoConnectionMeanwhile) {
+  doorman_.replies = {rpc::RetryWindow{100, 300}, rpc::RetryWindow{5000, 5200}};
+  EXPECT_EQ(join(), Joiner::End::kCompleted);
+
+  ASSERT_EQ(doorman_.asked.size(), 3U);
   const auto seconds = [&](size_t i) {
-    return std::chrono::duration<double>(doorman.asked[i + 1] - doorman.asked[i]).count();
+    return std::chrono::duration<double>(doorman_.asked[i + 1] - doorman_.asked[i]).count();
   };
   EXPECT_GE(seconds(0), 0.1);
   EXPECT_LT(seconds(0), 2);
   EXPECT_GE(seconds(1), 5);
   EXPECT_LT(seconds(1), 8);
-  EXPECT_EQ(doorman.addresses[0], doorman.addresses[1]) << "a moment is waited on the line";
-  EXPECT_NE(doorman.addresses[1], doorman.addresses[2]) << "another connection";
-  EXPECT_EQ(doorman.checkins, 1) << "the session goes on";
-  EXPECT_THAT(said, testing::Contains(testing::HasSubstr("not needed now; asks again in 6 s")));
-  fs::remove_all(folder);
+  EXPECT_EQ(doorman_.addresses[0], doorman_.addresses[1]) << "a moment is waited on the line";
+  EXPECT_NE(doorman_.addresses[1], doorman_.addresses[2]) << "another connection";
+  EXPECT_EQ(doorman_.checkins, 1) << "the session goes on";
+  EXPECT_THAT(said_, testing::Contains(testing::HasSubstr("not needed now; asks again in 6 s")));
+}
+
+TEST_F(JoinerTest, ATaskThatIsOverBeforeItIsFetchedEndsNothing) {
+  rpc::TaskNotice task;
+  task.bytes = 100;
+  task.digest = 7;
+  doorman_.replies = {task, task};
+  EXPECT_EQ(join(), Joiner::End::kCompleted);
+  EXPECT_EQ(doorman_.asked.size(), 3U);
+  EXPECT_TRUE(doorman_.reported.empty()) << "no failure of the client's";
+}
+
+TEST_F(JoinerTest, AClientWithoutTestSamplesTakesPart) {
+  EXPECT_EQ(join(nullptr, samples({})), Joiner::End::kCompleted);
+}
+
+TEST_F(JoinerTest, WhoIsStoppedSaysThatItLeaves) {
+  volatile std::sig_atomic_t stop = 0;
+  doorman_.replies = {rpc::RetryWindow{60'000, 60'000}};
+  auto end = std::async(std::launch::async, [&] { return join(&stop); });
+  while (doorman_.waiters() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  stop = 1;
+  EXPECT_EQ(end.get(), Joiner::End::kStopped);
+  EXPECT_THAT(doorman_.reported, testing::ElementsAre(rpc::Phase::kLeaving));
 }
 
 }  // namespace

@@ -25,8 +25,4 @@ std::string human_percent(double fraction);
 // wide characters).
 size_t display_width(std::string_view text);
 
-// The text with every control character replaced by '?': names from files must not steer somebody's
-// terminal.
-std::string printable(std::string_view text);
-
 }  // namespace espalier::report

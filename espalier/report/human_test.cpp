@@ -49,7 +49,6 @@ TEST(Human, PercentAndWidth) {
   EXPECT_EQ(human_percent(0.81234), "81.23%");
   EXPECT_EQ(human_percent(1), "100.00%");
   EXPECT_EQ(display_width("━━╸ 3"), 5u);
-  EXPECT_EQ(printable("a\x1b[2J\nb\x7f é \xc2\x9b"), "a?[2J?b? é ??");
 }
 
 }  // namespace

@@ -84,7 +84,8 @@ class RunFolder {
   std::filesystem::path events_path() const { return path_ / "events.out.tfevents.espalier"; }
   std::filesystem::path inputs_path() const { return path_ / "inputs"; }
   std::filesystem::path data_path() const { return path_ / "data.json"; }
-  std::filesystem::path lock_path() const { return path_ / "run.lock"; }
+  static constexpr const char* kLock = "run.lock";
+  std::filesystem::path lock_path() const { return path_ / kLock; }
   // What the run consists of: every file but the report. Nothing may be written over these.
   std::vector<std::filesystem::path> files() const;
   // The last component of the path: what a person calls this run.

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "espalier/base/printable.h"
 #include "espalier/report/human.h"
 #include "espalier/report/run_data.h"
 

@@ -243,6 +243,7 @@ RoundRecord RoundLoop::train_clients(const strategy::RoundInfo& info,
   record.train_loss = sums.weighted_mean_of(wire::kTrainLoss);
   record.train_accuracy = sums.weighted_mean_of(wire::kTrainAccuracy);
 
+  whole_ = false;
   finish(info, sums);
   if (feedback_ == Feedback::kEf21) {
     for (const std::string& payload : sums.payloads())
@@ -267,6 +268,7 @@ RoundRecord RoundLoop::train_clients(const strategy::RoundInfo& info,
   }
   record.seconds = wall.seconds();
   round_ = round;
+  whole_ = true;
   ledger_.add(record, setup_.run.target_accuracy);
   return record;
 }

@@ -65,6 +65,9 @@ class RoundLoop {
   const std::vector<std::string>& notes() const { return notes_; }
   // Also after a resume.
   uint32_t rounds_completed() const { return round_; }
+  // False after a round that failed when the model had changed already: neither model nor strategy
+  // is of any round then, and what goes on begins with the last checkpoint.
+  bool whole() const { return whole_; }
   bool finished() const { return round_ >= static_cast<uint32_t>(setup_.run.rounds); }
   // The global weights after the last completed round; the initial ones before the first.
   const ParameterSet& global() const { return *global_; }
@@ -132,6 +135,7 @@ class RoundLoop {
   DeviceTable devices_;
   std::vector<uint64_t> eligible_;  // clients that may be selected; empty: all
   uint32_t round_ = 0;
+  bool whole_ = true;
   uint32_t exchanges_ = 0;  // of the round in progress
   std::shared_ptr<ParameterSet> global_;
   Ledger ledger_;

@@ -1,5 +1,6 @@
 #include "espalier/rpc/certificates.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <openssl/bio.h>
 #include <openssl/bn.h>
@@ -13,10 +14,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstring>
 #include <ctime>
 #include <memory>
 #include <set>
+#include <thread>
 
 #include "espalier/base/file.h"
 #include "espalier/base/options.h"
@@ -187,6 +190,13 @@ std::string names_of(std::vector<std::string> hosts) {
   return names;
 }
 
+// The bytes of an address as a text.
+std::string address_of(const std::string& bytes) {
+  char out[INET6_ADDRSTRLEN] = {};
+  ::inet_ntop(bytes.size() == sizeof(in_addr) ? AF_INET : AF_INET6, bytes.data(), out, sizeof(out));
+  return out;
+}
+
 // For its owner alone from the first moment on.
 void write_secret(const fs::path& path, const std::string& text) {
   const fs::path temporary = path.string() + concat(".", ::getpid(), ".tmp");
@@ -203,6 +213,17 @@ void write_secret(const fs::path& path, const std::string& text) {
 }
 
 fs::path index_path(const fs::path& folder) { return folder / "index.json"; }
+
+// What is issued or revoked changes a list that is read first: one process at a time.
+FileLock locked(const fs::path& folder) {
+  constexpr std::chrono::milliseconds kPatience(10'000), kLook(20);
+  std::string holder;
+  for (auto waited = std::chrono::milliseconds(0); waited < kPatience; waited += kLook) {
+    if (auto lock = FileLock::try_take(folder / "lock", holder)) return std::move(*lock);
+    std::this_thread::sleep_for(kLook);
+  }
+  fail(kWhere, folder.string(), " is in use by ", holder, "; try again when that is done");
+}
 
 Json read_index(const fs::path& path) {
   const Json index = Json::parse(read_text_file(path), nullptr, false);
@@ -238,6 +259,7 @@ CertificateFacts read_certificate(const std::string& pem) {
     };
     if (name->type == GEN_URI) facts.uris.push_back(text(name->d.uniformResourceIdentifier));
     if (name->type == GEN_DNS) facts.hosts.push_back(text(name->d.dNSName));
+    if (name->type == GEN_IPADD) facts.hosts.push_back(address_of(text(name->d.iPAddress)));
   }
   return facts;
 }
@@ -251,10 +273,15 @@ Authority Authority::create(const fs::path& folder, const std::string& federatio
   if (!plain)
     fail(kWhere, "expected a federation's name of letters, digits, '-', '_' and '.', got '",
          federation, "'");
-  if (fs::exists(index_path(folder)))
-    fail(kWhere, folder.string(), " has an authority already; use another folder");
+  const auto refuse_another = [&] {
+    if (fs::exists(index_path(folder)))
+      fail(kWhere, folder.string(), " has an authority already; use another folder");
+  };
+  refuse_another();
   const std::string names = names_of(hosts);  // checked before anything is written
   make_folder(folder);
+  const FileLock lock = locked(folder);
+  refuse_another();
   const KeyPtr key = new_key();
   const CertificatePtr ca =
       make_certificate(key.get(), "Espalier CA of " + federation, nullptr, key.get(), days,
@@ -264,7 +291,7 @@ Authority Authority::create(const fs::path& folder, const std::string& federatio
   write_secret(folder / "ca.key", to_pem(key.get()));
   write_text_file_atomic(folder / "ca.pem", to_pem(ca.get()));
   Authority authority(folder, federation);
-  authority.issue_server(hosts, std::min(days, 825));
+  authority.certify_server(hosts, std::min(days, kServerDays));
   write_index(folder, {{"federation", federation}, {"issued", Json::array()}});
   return authority;
 }
@@ -277,6 +304,12 @@ Authority Authority::open(const fs::path& folder) {
 }
 
 void Authority::issue_server(const std::vector<std::string>& hosts, int days) {
+  const FileLock lock = locked(folder_);
+  certify_server(
+      hosts.empty() ? read_certificate(read_text_file(folder_ / "server.pem")).hosts : hosts, days);
+}
+
+void Authority::certify_server(const std::vector<std::string>& hosts, int days) {
   const CertificatePtr ca = parse_certificate(read_text_file(folder_ / "ca.pem"));
   const KeyPtr ca_key = parse_key(read_text_file(folder_ / "ca.key"));
   const KeyPtr key = new_key();
@@ -292,6 +325,7 @@ void Authority::issue_server(const std::vector<std::string>& hosts, int days) {
 }
 
 fs::path Authority::issue(uint64_t client, int days, const fs::path& request) {
+  const FileLock lock = locked(folder_);
   Json index = read_index(index_path(folder_));
   const CertificatePtr ca = parse_certificate(read_text_file(folder_ / "ca.pem"));
   const KeyPtr ca_key = parse_key(read_text_file(folder_ / "ca.key"));
@@ -335,6 +369,7 @@ fs::path Authority::issue(uint64_t client, int days, const fs::path& request) {
 
 size_t Authority::revoke(const std::string& client_or_serial) {
   constexpr size_t kShortestSerial = 8;
+  const FileLock lock = locked(folder_);
   Json index = read_index(index_path(folder_));
   uint64_t client = 0;
   const char* begin = client_or_serial.data();

@@ -6,7 +6,8 @@
 #include <vector>
 
 // A small certificate authority for one federation: P-256 keys, a CA that signs leaves alone, one
-// certificate for the server and one for each client (docs/protocol.md). Keys come from the
+// certificate for the server and one for each client (docs/protocol.md). What changes the folder
+// takes turns with other processes. Keys come from the
 // system's randomness and are written for their owner alone (0600).
 namespace espalier::rpc {
 
@@ -41,10 +42,14 @@ class Authority {
   // certificates count no more. Throws Error when there is none.
   size_t revoke(const std::string& client_or_serial);
 
-  // A new certificate for the server, say for other hosts.
-  void issue_server(const std::vector<std::string>& hosts, int days);
+  // A new key and certificate for the server: for other hosts, or, with none given, for those of
+  // the one that it has, which ends. A server that runs goes on with the old one until it starts
+  // again; clients need nothing new.
+  void issue_server(const std::vector<std::string>& hosts, int days = kServerDays);
+  static constexpr int kServerDays = 825;
 
  private:
+  void certify_server(const std::vector<std::string>& hosts, int days);
   Authority(std::filesystem::path folder, std::string federation)
       : folder_(std::move(folder)), federation_(std::move(federation)) {}
   std::filesystem::path folder_;

@@ -74,6 +74,60 @@ TEST_F(CertificatesTest, RevokesByClientAndBySerial) {
   EXPECT_THAT(error_of([&] { authority.revoke("3"); }), HasSubstr("no certificate to revoke"));
 }
 
+TEST_F(CertificatesTest, TheServersIsMadeAnewForItsHostsOrForOthers) {
+  Authority authority = Authority::create(folder_, "garden", {"server.example", "10.0.0.7"});
+  const auto now = [&] { return read_certificate(read_text_file(folder_ / "server.pem")); };
+  const CertificateFacts first = now();
+  authority.issue_server({}, 30);
+  EXPECT_NE(now().serial, first.serial);
+  EXPECT_EQ(now().hosts, first.hosts);
+  EXPECT_THAT(now().hosts, Contains("10.0.0.7"));
+  EXPECT_LT(now().not_after, first.not_after);
+  authority.issue_server({"other.example"});
+  EXPECT_THAT(now().hosts, ElementsAre("other.example", "localhost", "127.0.0.1", "::1"));
+  EXPECT_NO_THROW(
+      read_credentials(folder_ / "ca.pem", folder_ / "server.pem", folder_ / "server.key"));
+}
+
+TEST_F(CertificatesTest, WhoeverIssuesAndRevokesAtATimeLosesNothing) {
+  Authority::create(folder_, "garden", {});
+  std::vector<std::thread> threads;
+  for (uint64_t worker = 0; worker < 4; ++worker) {
+    threads.emplace_back([this, worker] {
+      for (uint64_t i = 0; i < 5; ++i) {
+        Authority authority = Authority::open(folder_);
+        authority.issue(10 * worker + i, 1);
+        if (i == 2) authority.revoke(concat(10 * worker + i));
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(revoked_serials(folder_ / "index.json").size(), 4U);
+  for (uint64_t worker = 0; worker < 4; ++worker)
+    for (const uint64_t i : {0, 1, 3, 4})
+      EXPECT_EQ(Authority::open(folder_).revoke(concat(10 * worker + i)), 1U);
+}
+
+TEST_F(CertificatesTest, AKeyThatSystemdHandsOverMayBeTheGroups) {
+  Authority::create(folder_, "garden", {}).issue(1, 1);
+  const fs::path key = folder_ / "clients/client-1.key";
+  ASSERT_EQ(::chmod(key.c_str(), 0440), 0);
+  EXPECT_THROW(client(1), Error);
+  ASSERT_EQ(::setenv("CREDENTIALS_DIRECTORY", (folder_ / "clients").c_str(), 1), 0);
+  EXPECT_NO_THROW(client(1));
+  ASSERT_EQ(::chmod(key.c_str(), 0444), 0);
+  EXPECT_THROW(client(1), Error);
+  ::unsetenv("CREDENTIALS_DIRECTORY");
+}
+
+TEST(Loopback, IsThisMachineAlone) {
+  for (const char* address : {"127.0.0.1:80", "127.9.9.9:1", "localhost:8443", "[::1]:443"})
+    EXPECT_TRUE(is_loopback(address)) << address;
+  for (const char* address : {"0.0.0.0:80", "127.example.com:80", "10.0.0.7:1", "[::]:1", "host:9",
+                              "localhost.example:1", ":80"})
+    EXPECT_FALSE(is_loopback(address)) << address;
+}
+
 TEST_F(CertificatesTest, RefuseWhatWouldNotWork) {
   Authority authority = Authority::create(folder_, "garden", {});
   authority.issue(1, 9);

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <set>
 
+#include "espalier/base/printable.h"
 #include "espalier/rpc/channel_arguments.h"
 #include "espalier/rpc/chunks.h"
 #include "espalier/rpc/convert.h"
@@ -19,9 +20,10 @@ namespace espalier::rpc {
 namespace {
 
 constexpr auto kShortCall = std::chrono::seconds(20);
+constexpr auto kFarewell = std::chrono::seconds(2);
 
 [[noreturn]] void throw_status(const grpc::Status& status, const std::string& server) {
-  const std::string& said = status.error_message();
+  const std::string said = printable(status.error_message());
   switch (status.error_code()) {
     case grpc::StatusCode::UNAUTHENTICATED:
       throw Refusal(Refused::kIdentity, said);
@@ -45,9 +47,10 @@ constexpr auto kShortCall = std::chrono::seconds(20);
                          " is not from the CA that this client trusts, or has expired; --ca is the "
                          "federation's ca.pem"));
   if (has("ostname Verification Check failed") || has("not verified for"))
-    throw Refusal(Refused::kIdentity,
-                  concat("[authentication] the server's certificate does not name the host of ",
-                         server, "; use a name that it has, or `espalier pki init --host`"));
+    throw Refusal(
+        Refused::kIdentity,
+        concat("[authentication] the server's certificate does not name the host of ", server,
+               "; use a name that it has, or `espalier pki server DIR --host NAME`"));
   if (has("Connection refused"))
     throw Unreachable(concat("[join] nobody listens at ", server,
                              " (is the server running, and is this its port?)"));
@@ -135,13 +138,14 @@ struct Connection::Impl {
   // A call's context, known to cancel() while it lives.
   class Call {
    public:
-    Call(Impl& impl, std::optional<std::chrono::milliseconds> limit) : impl_(impl) {
+    Call(Impl& impl, std::optional<std::chrono::milliseconds> limit, bool last = false)
+        : impl_(impl) {
       if (limit) context.set_deadline(std::chrono::system_clock::now() + *limit);
       if (impl.options.credentials.insecure)
         context.AddMetadata(kInsecureClient, std::to_string(impl.options.insecure_client));
       const std::lock_guard lock(impl.mutex);
       impl.calls.insert(&context);
-      if (impl.cancelled) context.TryCancel();
+      if (impl.cancelled && !last) context.TryCancel();
     }
     ~Call() {
       const std::lock_guard lock(impl_.mutex);
@@ -167,6 +171,9 @@ struct Connection::Impl {
 };
 
 Connection::Connection(const ConnectionOptions& options) {
+  if (options.credentials.insecure && !is_loopback(options.server))
+    fail("join", "without certificates only a server on this machine is joined, not ",
+         options.server, "; leave out --insecure");
   require_tls13();
   impl_ = std::make_unique<Impl>(options);
 }
@@ -245,6 +252,12 @@ PushReply Connection::push(
   }
   impl_->check(stream.finish());
   return reply;
+}
+
+void Connection::leave(const ReportRequest& request) {
+  Impl::Call call(*impl_, kFarewell, true);
+  v1::ReportReply reply;
+  static_cast<void>(impl_->stub->Report(&call.context, to_proto(request), &reply));
 }
 
 void Connection::hang_up() { impl_->connect(); }

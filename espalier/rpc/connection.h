@@ -39,6 +39,8 @@ class Connection {
   PushReply push(const PushOpen& open,
                  const std::function<void(uint64_t offset, std::span<uint8_t> out)>& read);
   ReportReply report(const ReportRequest& request);
+  // A last report, after cancel() too: waits two seconds at most, and never throws.
+  void leave(const ReportRequest& request);
   // Closes the connection between two calls; the next one makes another. Not while report() runs.
   void hang_up();
   // Ends the call in progress, if any, and every later one: they throw Unreachable.

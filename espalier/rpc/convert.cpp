@@ -1,5 +1,9 @@
 #include "espalier/rpc/convert.h"
 
+#include <algorithm>
+#include <cmath>
+
+#include "espalier/base/printable.h"
 #include "espalier/rpc/refusal.h"
 
 namespace espalier::rpc {
@@ -14,6 +18,14 @@ std::string text(const std::string& in, size_t longest, const char* what) {
   if (in.size() > longest)
     invalid(concat(what, " of ", in.size(), " bytes; the limit is ", longest));
   return in;
+}
+
+// A peer's words end on somebody's terminal: one line, without control characters.
+std::string line(const std::string& in, const char* what) {
+  std::string out = text(in, kMaxString, what);
+  std::replace_if(
+      out.begin(), out.end(), [](char c) { return c == '\n' || c == '\r' || c == '\t'; }, ' ');
+  return printable(out);
 }
 
 // At most `longest` bytes, not cut within a character; protobuf's texts must be UTF-8.
@@ -60,8 +72,7 @@ v1::Version to_proto(const Version& in) {
 }
 
 Version from_proto(const v1::Version& in) {
-  return {in.protocol(), in.task_format(), in.codec_format(),
-          text(in.release(), kMaxString, "release")};
+  return {in.protocol(), in.task_format(), in.codec_format(), line(in.release(), "release")};
 }
 
 v1::RetryWindow to_proto(const RetryWindow& in) {
@@ -112,11 +123,11 @@ v1::Device to_proto(const Device& in) {
 
 Device from_proto(const v1::Device& in) {
   constexpr int kMaxNames = 64;
-  Device out{text(in.profile(), kMaxString, "profile"),
+  Device out{line(in.profile(), "profile"),
              in.memory_bytes(),
              in.threads(),
-             text(in.isa(), kMaxString, "isa"),
-             text(in.engine(), kMaxString, "engine"),
+             line(in.isa(), "isa"),
+             line(in.engine(), "engine"),
              list<std::string>(in.stages(), kMaxNames, "stages"),
              list<std::string>(in.strategies(), kMaxNames, "strategies")};
   for (const auto* names : {&out.stages, &out.strategies})
@@ -237,13 +248,12 @@ AwaitReply from_proto(const v1::AwaitReply& in) {
         from_proto(in.task().ticket()), in.task().bytes(),       in.task().digest(),
         in.task().state_version(),      in.task().deadline_ms(), in.task().max_update_bytes()};
   } else if (in.has_finished()) {
-    out.next =
-        Finished{in.finished().completed(), text(in.finished().reason(), kMaxString, "reason")};
+    out.next = Finished{in.finished().completed(), line(in.finished().reason(), "reason")};
   } else {
     out.next = from_proto(in.retry());
   }
   out.committed_version = in.committed_version();
-  out.last_failure = text(in.last_failure(), kMaxString, "last_failure");
+  out.last_failure = line(in.last_failure(), "last_failure");
   return out;
 }
 
@@ -288,7 +298,7 @@ PushReply from_proto(const v1::PushReply& in) {
   if (in.verdict() < v1::Verdict_MIN || in.verdict() > v1::Verdict_MAX)
     invalid(concat("unknown verdict ", static_cast<int>(in.verdict())));
   return {static_cast<Verdict>(in.verdict()), in.received(), from_proto(in.retry()),
-          text(in.detail(), kMaxString, "detail")};
+          line(in.detail(), "detail")};
 }
 
 v1::ReportRequest to_proto(const ReportRequest& in) {
@@ -304,8 +314,9 @@ v1::ReportRequest to_proto(const ReportRequest& in) {
 ReportRequest from_proto(const v1::ReportRequest& in) {
   if (in.phase() < v1::Phase_MIN || in.phase() > v1::Phase_MAX)
     invalid(concat("unknown phase ", static_cast<int>(in.phase())));
+  const float progress = std::isfinite(in.progress()) ? std::clamp(in.progress(), 0.0F, 1.0F) : 0;
   return {from_proto(in.ticket()), session(in.session(), false), static_cast<Phase>(in.phase()),
-          in.progress(), text(in.detail(), kMaxString, "detail")};
+          progress, line(in.detail(), "detail")};
 }
 
 v1::ReportReply to_proto(const ReportReply& in) {

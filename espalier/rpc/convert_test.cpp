@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "espalier/rpc/refusal.h"
 
 namespace espalier::rpc {
@@ -15,6 +17,28 @@ Plain there_and_back(const Plain& in) {
   Proto out;
   EXPECT_TRUE(out.ParseFromString(to_proto(in).SerializeAsString()));
   return from_proto(out);
+}
+
+TEST(Convert, WordsOfAPeerAreOneLineThatSteersNoTerminal) {
+  const ReportRequest request{{7, 1, 2, 3, 1}, kSession, Phase::kFailed, 0, "a\x1b[2J\nb"};
+  EXPECT_EQ(there_and_back<v1::ReportRequest>(request).detail, "a?[2J b");
+  AwaitReply over;
+  over.next = Finished{false, "x\x1b]0;y"};
+  over.last_failure = "z\r";
+  const AwaitReply back = there_and_back<v1::AwaitReply>(over);
+  EXPECT_EQ(std::get<Finished>(back.next).reason, "x?]0;y");
+  EXPECT_EQ(back.last_failure, "z ");
+}
+
+TEST(Convert, ProgressIsAShare) {
+  const auto of = [](float progress) {
+    const ReportRequest request{{7, 1, 2, 3, 1}, kSession, Phase::kTraining, progress, ""};
+    return there_and_back<v1::ReportRequest>(request).progress;
+  };
+  EXPECT_EQ(of(0.25F), 0.25F);
+  EXPECT_EQ(of(7), 1.0F);
+  EXPECT_EQ(of(-1), 0.0F);
+  EXPECT_EQ(of(std::numeric_limits<float>::quiet_NaN()), 0.0F);
 }
 
 TEST(Convert, AnAwaitReplySaysOneOfThreeThings) {

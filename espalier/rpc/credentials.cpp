@@ -1,5 +1,6 @@
 #include "espalier/rpc/credentials.h"
 
+#include <arpa/inet.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509_vfy.h>
@@ -40,6 +41,13 @@ Owned<X509> certificate_in(const std::string& pem, const fs::path& path) {
   return certificate;
 }
 
+bool is_handed_over(const fs::path& key) {
+  const char* folder = std::getenv("CREDENTIALS_DIRECTORY");
+  return folder != nullptr && *folder != '\0' &&
+         key.lexically_normal().parent_path() ==
+             (fs::path(folder) / "").lexically_normal().parent_path();
+}
+
 }  // namespace
 
 Credentials read_credentials(const fs::path& ca, const fs::path& certificate, const fs::path& key) {
@@ -58,7 +66,8 @@ Credentials read_credentials(const fs::path& ca, const fs::path& certificate, co
       fail(kWhere, file.option, ": ", file.path.string(), " is not there");
   }
   struct stat status {};
-  if (::stat(key.c_str(), &status) == 0 && (status.st_mode & (S_IRWXG | S_IRWXO)) != 0)
+  const mode_t others = is_handed_over(key) ? S_IRWXO : S_IRWXG | S_IRWXO;
+  if (::stat(key.c_str(), &status) == 0 && (status.st_mode & others) != 0)
     fail(kWhere, "others may read ", key.string(), "; chmod 600 it");
   Credentials out{false, read_text_file(ca), read_text_file(certificate), read_text_file(key)};
   const Owned<X509> authority = certificate_in(out.ca, ca);
@@ -83,7 +92,10 @@ Credentials read_credentials(const fs::path& ca, const fs::path& certificate, co
     const int error = X509_STORE_CTX_get_error(check.get());
     ERR_clear_error();
     const std::string name = certificate.string();
-    if (error == X509_V_ERR_CERT_HAS_EXPIRED) fail(kWhere, name, " has expired; issue another one");
+    if (error == X509_V_ERR_CERT_HAS_EXPIRED)
+      fail(kWhere, name,
+           " has expired; issue another one (`espalier pki issue`, the server's `espalier pki "
+           "server`)");
     if (error == X509_V_ERR_CERT_NOT_YET_VALID)
       fail(kWhere, name, " is not valid yet; is this machine's clock right?");
     fail(kWhere, name, " is not from the CA in ", ca.string(), ": ",
@@ -108,6 +120,19 @@ bool parse_client_uri(const std::string& uri, const std::string& federation, uin
 
 // gRPC 1.51 has no call that forbids TLS 1.2; of this cipher only RSA certificates could make use,
 // and there are none.
+bool is_loopback(const std::string& address) {
+  std::string host = address.substr(0, address.rfind(':'));
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']')
+    host = host.substr(1, host.size() - 2);
+  in_addr four{};
+  in6_addr six{};
+  constexpr uint32_t kLoopbackNet = 127;
+  if (::inet_pton(AF_INET, host.c_str(), &four) == 1)
+    return ntohl(four.s_addr) >> 24 == kLoopbackNet;
+  if (::inet_pton(AF_INET6, host.c_str(), &six) == 1) return IN6_IS_ADDR_LOOPBACK(&six) != 0;
+  return host == "localhost";
+}
+
 void require_tls13() {
   static const bool done = [] {
     ::setenv("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384", 1);

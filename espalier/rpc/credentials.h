@@ -16,7 +16,8 @@ struct Credentials {
 
 // Reads the three files. Throws Error that names the file and what is wrong with it: missing,
 // no PEM, a key that others may read or that is not the certificate's, a certificate that is not
-// the CA's, has expired or is not valid yet, or has an RSA key (which would let TLS 1.2 in).
+// the CA's, has expired or is not valid yet, or has an RSA key (which would let TLS 1.2 in). A key
+// in $CREDENTIALS_DIRECTORY is systemd's to guard: its access list looks like the group's right.
 Credentials read_credentials(const std::filesystem::path& ca,
                              const std::filesystem::path& certificate,
                              const std::filesystem::path& key);
@@ -26,6 +27,9 @@ Credentials read_credentials(const std::filesystem::path& ca,
 std::string client_uri(const std::string& federation, uint64_t client);
 // False when it is no such name, or another federation's.
 bool parse_client_uri(const std::string& uri, const std::string& federation, uint64_t& client);
+
+// Whether "host:port" is this machine alone: localhost, 127.0.0.0/8 or [::1].
+bool is_loopback(const std::string& address);
 
 // To be called before anything of gRPC is used in a process: makes TLS 1.3 the only one that two
 // ECDSA ends agree on, and gRPC silent unless GRPC_VERBOSITY is set.

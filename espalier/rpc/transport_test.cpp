@@ -232,6 +232,13 @@ TEST_F(TransportTest, WithoutCertificatesClientsNameThemselves) {
       12U);
 }
 
+TEST_F(TransportTest, WithoutCertificatesNobodyElseIsCalled) {
+  ConnectionOptions options;
+  options.credentials.insecure = true;
+  options.server = "192.0.2.1:8443";
+  EXPECT_THAT(error_of([&] { Connection connection(options); }), HasSubstr("on this machine"));
+}
+
 TEST_F(TransportTest, RefusalsKeepTheirReason) {
   start();
   CheckInRequest empty = hello();

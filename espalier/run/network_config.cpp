@@ -1,8 +1,33 @@
 #include "espalier/run/network_config.h"
 
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <system_error>
+
+#include "espalier/base/config.h"
 #include "espalier/base/error.h"
+#include "espalier/base/file.h"
+#include "espalier/report/run_folder.h"
 
 namespace espalier::run {
+
+namespace {
+
+// A run's configuration has every key, and paths that were made absolute.
+bool same_setting(const Json& asked, const Json& has) {
+  if (asked.is_object() && has.is_object())
+    return std::ranges::all_of(asked.items(), [&](const auto& entry) {
+      return has.contains(entry.key()) && same_setting(entry.value(), has[entry.key()]);
+    });
+  if (asked.is_array() && has.is_array())
+    return std::equal(asked.begin(), asked.end(), has.begin(), has.end(), same_setting);
+  if (asked == has || !asked.is_string() || !has.is_string()) return asked == has;
+  const auto path = std::filesystem::absolute(asked.get<std::string>()).lexically_normal();
+  return path == has.get<std::string>();
+}
+
+}  // namespace
 
 NetworkConfig read_network_config(const Json& tree) {
   NetworkConfig config;
@@ -39,9 +64,56 @@ void write_network_config(const NetworkConfig& config, Json& tree) {
   write_options(config.security, tree["security"] = Json::object());
 }
 
-bool is_loopback(const std::string& listen) {
-  const std::string host = listen.substr(0, listen.rfind(':'));
-  return host.starts_with("127.") || host == "localhost" || host == "[::1]";
+void use_pki(const std::filesystem::path& folder, Json& tree) {
+  set_config_value(tree, Assignment{"security.pki", folder.string()});
+  for (const char* file : {"ca", "cert", "key", "revoked", "federation"})
+    set_config_value(tree, Assignment{concat("security.", file), ""});
+}
+
+std::vector<std::string> take_network(const Json& file, const std::string& name, Json& run) {
+  std::vector<std::string> notes;
+  const auto compare = [&](auto&& self, const Json& asked, const Json& has,
+                           const std::string& prefix) -> void {
+    for (const auto& [key, value] : asked.items()) {
+      const auto found = has.find(key);
+      if (found == has.end()) continue;
+      if (value.is_object() && found->is_object()) {
+        self(self, value, *found, concat(prefix, key, "."));
+      } else if (!same_setting(value, *found)) {
+        notes.push_back(concat(name, " says ", prefix, key, " = ", value.dump(),
+                               ", and the run goes on with ", found->dump()));
+      }
+    }
+  };
+  for (const char* section : {"server", "network", "security"}) {
+    run.erase(section);
+    if (file.contains(section)) run[section] = file[section];
+  }
+  Json rest = file;
+  for (const char* section : {"server", "network", "security", "client"}) rest.erase(section);
+  compare(compare, rest, run, "");
+  return notes;
+}
+
+void clear_failed_start(const std::filesystem::path& folder) {
+  namespace fs = std::filesystem;
+  constexpr std::array<std::string_view, 4> kOurs = {"run", "registry.jsonl", "events.jsonl",
+                                                     "spool"};
+  std::error_code error;
+  if (!fs::is_directory(folder / "server", error)) return;
+  std::string holder;
+  const auto lock = FileLock::try_take(folder / report::RunFolder::kLock, holder);
+  if (!lock) return;  // another process is about to begin
+  const fs::path server = folder / "server";
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name != "server" && name != report::RunFolder::kLock) return;
+  }
+  for (const auto& entry : fs::directory_iterator(server, error)) {
+    const std::string name = entry.path().filename().string();
+    if (std::ranges::find(kOurs, name) == kOurs.end()) return;
+  }
+  if (!error) fs::remove_all(server, error);
 }
 
 }  // namespace espalier::run

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "espalier/base/options.h"
 
@@ -25,9 +26,12 @@ struct ServerSection {
           Field("Address and port; other machines reach 0.0.0.0:8443, say, and not 127.0.0.1."));
     visit("enrol_deadline_s", self.enrol_deadline_s,
           Field("fixed: seconds within which every client has to join before the first round.")
-              .above(0));
+              .above(0)
+              .at_most(365 * 86'400));
     visit("round_deadline_s", self.round_deadline_s,
-          Field("Seconds after which who has not answered a round has failed in it.").above(0));
+          Field("Seconds after which who has not answered a round has failed in it.")
+              .above(0)
+              .at_most(365 * 86'400));
     visit("population", self.population,
           Field("fixed: every client joins before the first round, and the run ends in a "
                 "simulation's bytes; open: clients come and go, and a round draws among those that "
@@ -79,7 +83,7 @@ struct ServerSection {
 
 // [network]
 struct NetworkSection {
-  int64_t chunk_kb = 256, window_kb = 1024, max_uploads = 64, max_update_mb = 1024, memory_mb = 512,
+  int64_t chunk_kb = 256, window_kb = 1024, max_uploads = 64, max_update_mb = 0, memory_mb = 512,
           spool_mb = 4096;
   double poll_s = 50, heartbeat_s = 30, lease_s = 90, keepalive_s = 60, stall_s = 300;
 
@@ -100,7 +104,10 @@ struct NetworkSection {
               .at_least(1)
               .at_most(100'000));
     visit("max_update_mb", self.max_update_mb,
-          Field("Longest update that is taken, in MB.").at_least(1).at_most(1 << 20));
+          Field("Longest update that is taken, in MB; 0: by the model, what eight times its values "
+                "take and 16 MB (1024 MB where features travel and not weights).")
+              .at_least(0)
+              .at_most(1 << 20));
     visit("memory_mb", self.memory_mb,
           Field("Memory for connections, in MB.").at_least(16).at_most(1 << 20));
     visit("spool_mb", self.spool_mb,
@@ -170,7 +177,16 @@ NetworkConfig read_network_config(const Json& tree);
 // The sections with every key, for a run's config.toml.
 void write_network_config(const NetworkConfig& config, Json& tree);
 
-// Whether an address is this machine's alone.
-bool is_loopback(const std::string& listen);
+// security.pki of a configuration, in place of files that it has named before.
+void use_pki(const std::filesystem::path& folder, Json& tree);
+
+// A service that starts again with its configuration file: the sections above are the file's, for
+// they may change; all else is the run's, and a note for each key that differs says so.
+std::vector<std::string> take_network(const Json& file, const std::string& name, Json& run);
+
+// Of a start of a service that came to nothing before there was a run, in the folder that is to be
+// the run's: removes server/ with what ServeRun writes there. What anybody else has put into the
+// folder or into server/ keeps all of it.
+void clear_failed_start(const std::filesystem::path& folder);
 
 }  // namespace espalier::run

@@ -18,6 +18,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
+constexpr uint32_t kGrace_ms = 1000;  // for calls in progress when the server stops listening
+
 // A run has one number for its whole life, so that clients know it again.
 uint64_t run_number(const fs::path& file) {
   if (fs::exists(file)) {
@@ -100,6 +102,22 @@ void refuse_memory(const RunConfig& config) {
          "fedprox, fedadam with an unbiased uplink)");
 }
 
+// The longest update that is taken. What the model's values take many times over is enough for
+// every link and for whatever a strategy sends besides the change of the weights; features have
+// a size of their own.
+uint64_t longest_update(const NetworkSection& network, bool weights_travel, bool coded,
+                        uint64_t values) {
+  constexpr uint64_t kMega = 1'000'000, kFeatures = 1024 * kMega, kRoom = 16 * kMega, kTimes = 8;
+  if (network.max_update_mb == 0)
+    return weights_travel ? kRoom + kTimes * sizeof(float) * values : kFeatures;
+  const uint64_t most = static_cast<uint64_t>(network.max_update_mb) * kMega;
+  if (weights_travel && !coded && sizeof(float) * values > most)
+    fail("serve", "every update of this model has ", sizeof(float) * values / kMega,
+         " MB, more than network.max_update_mb = ", network.max_update_mb,
+         "; raise it, or leave it out");
+  return most;
+}
+
 }  // namespace
 
 ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure,
@@ -111,7 +129,7 @@ ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure
   rpc::ServerOptions listening;
   listening.listen = network_.server.listen;
   if (insecure) {
-    if (!is_loopback(listening.listen))
+    if (!rpc::is_loopback(listening.listen))
       fail("serve", "--insecure is for this machine alone, and server.listen = \"",
            listening.listen, "\" is open to others; leave one of the two out");
     listening.credentials.insecure = true;
@@ -146,7 +164,6 @@ ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure
   options.folder = folder.path() / "server";
   options.workers = num_threads;
   options.max_uploads = static_cast<uint32_t>(network_.network.max_uploads);
-  options.max_update_bytes = static_cast<uint64_t>(network_.network.max_update_mb) * 1'000'000;
   options.max_samples = static_cast<uint64_t>(network_.security.max_samples);
   options.round_deadline_s = network_.server.round_deadline_s;
   options.min_fraction = network_.server.min_fraction;
@@ -171,8 +188,12 @@ ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure
     backend_ = std::make_unique<serve::NetworkBackend>(options);
     return *backend_;
   };
+  const bool weights_travel = Decisions(config).traits.weights_travel;
+  const bool coded = !config.uplink.empty();
   simulation_.emplace(std::move(config), num_threads, &folder, assignments, std::move(hooks));
   backend_->describe(spec_of(*simulation_->data().train));
+  backend_->limit_updates(
+      longest_update(network_.network, weights_travel, coded, simulation_->loop().global().size()));
   server_ = std::make_unique<rpc::Server>(listening, *backend_);
 }
 
@@ -202,7 +223,12 @@ void ServeRun::run(report::Progress* progress) {
 
 void ServeRun::finish(bool completed, const std::string& reason) {
   backend_->finish(completed, reason, network_.server.goodbye_s);
-  server_->stop(1000);
+  server_->stop(kGrace_ms);
+}
+
+void ServeRun::go_away() {
+  backend_->go_away();
+  server_->stop(kGrace_ms);
 }
 
 }  // namespace espalier::run

@@ -41,6 +41,8 @@ class ServeRun {
   void run(report::Progress* progress);
   // Tells clients how it ended and stops listening.
   void finish(bool completed, const std::string& reason);
+  // Stops listening in the middle of a run that can be gone on with: clients wait for the server.
+  void go_away();
 
  private:
   NetworkConfig network_;

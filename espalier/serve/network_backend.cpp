@@ -12,6 +12,15 @@ namespace espalier::serve {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+rpc::RetryWindow window_of(const Window& window) {
+  const auto ms = [](double seconds) { return static_cast<uint32_t>(std::lround(seconds * 1000)); };
+  return {ms(window.min_s), ms(window.max_s)};
+}
+
+}  // namespace
+
 NetworkBackend::NetworkBackend(const NetworkOptions& options)
     : options_(options),
       registry_(options.folder / "registry.jsonl", options.num_clients),
@@ -67,15 +76,30 @@ double NetworkBackend::now_s() const {
   return std::chrono::duration<double>(Clock::now() - begin_).count();
 }
 
+// Whoever waits for a task is there, however long it waits.
+bool NetworkBackend::is_there(uint64_t client, Clock::time_point now) const {
+  const auto found = sessions_.find(client);
+  if (found == sessions_.end() || found->second.left) return false;
+  return now - found->second.seen < std::chrono::milliseconds(options_.lease_ms) ||
+         waiting_.has(client);
+}
+
+// Whether all that are still awaited have gone.
+bool NetworkBackend::deserted(const Exchange& exchange) const {
+  const auto now = Clock::now();
+  return std::ranges::none_of(exchange.parts, [&](const auto& entry) {
+    const auto& [client, part] = entry;
+    return part.wait == Part::Wait::kDelivering ||
+           (part.wait == Part::Wait::kAwaited && is_there(client, now));
+  });
+}
+
 std::vector<uint64_t> NetworkBackend::present(std::span<const uint64_t> eligible) {
   std::vector<uint64_t> present;
   const auto now = Clock::now();
   for (auto one = here_.begin(); one != here_.end();) {
     const uint64_t client = *one;
-    const bool lately =
-        now - sessions_.at(client).seen < std::chrono::milliseconds(options_.lease_ms);
-    // Whoever waits for a task is there, however long it waits.
-    if (!lately && !waiting_.has(client)) {
+    if (!is_there(client, now)) {
       one = here_.erase(one);
       continue;
     }
@@ -117,9 +141,10 @@ void NetworkBackend::run(std::span<const uint64_t> clients, round::RoundTraffic&
   auto deadline =
       Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(
                          recalls ? options_.recall_deadline_s : options_.round_deadline_s));
-  // What follows the training of a round belongs to it: half of it would be another result.
-  const bool may_be_left = exchange->id.kind == wire::TaskKind::kTrain ||
-                           exchange->id.kind == wire::TaskKind::kExplore || recalls;
+  // Who has left an open population may never come back; to train, others were asked besides.
+  const bool others_do =
+      exchange->id.kind == wire::TaskKind::kTrain || exchange->id.kind == wire::TaskKind::kExplore;
+  const bool goes_on_without = options_.open && !others_do;
   Lock lock(mutex_);
   if (exchange->id.round != last_.round) {
     attempt_ = 1;
@@ -154,10 +179,12 @@ void NetworkBackend::run(std::span<const uint64_t> clients, round::RoundTraffic&
       ++working_;
       jobs_->post([this, client] { deliver_kept(client); });
     } else {
+      // It makes its update anew, and forgets what it remembers of later rounds: so must we.
+      if (trains) spool_.forget_after(exchange->id.round, client);
       notify(client, lock);
     }
   }
-  // A signal cannot wake anybody: it is looked for.
+  // Neither a signal nor who is gone wakes anybody: they are looked for.
   constexpr auto kLook = std::chrono::milliseconds(200);
   bool stopped = false;
   const auto over = [&] {
@@ -165,14 +192,15 @@ void NetworkBackend::run(std::span<const uint64_t> clients, round::RoundTraffic&
            broken_ != nullptr;
   };
   while (!over() && Clock::now() < deadline) {
-    if (!stopped && may_be_left && options_.stop != nullptr && *options_.stop != 0) {
+    if (goes_on_without && deserted(*exchange)) break;
+    if (!stopped && options_.stop != nullptr && *options_.stop != 0) {
       stopped = true;
       deadline =
           std::min(deadline, Clock::now() + std::chrono::duration_cast<Clock::duration>(
                                                 std::chrono::duration<double>(options_.drain_s)));
     }
-    const auto next = options_.stop == nullptr ? deadline : Clock::now() + kLook;
-    changed_.wait_until(lock, std::min(deadline, next), over);
+    const bool look = goes_on_without || options_.stop != nullptr;
+    changed_.wait_until(lock, look ? std::min(deadline, Clock::now() + kLook) : deadline, over);
   }
   exchange_ = nullptr;
   // The traffic is the caller's again only when nobody uses it.
@@ -199,11 +227,13 @@ void NetworkBackend::require_enough(const Exchange& exchange, bool stopped, cons
       if (!part.asked) unasked.push_back(client);
     }
   }
-  // What a round has trained counts, whoever answers what is asked afterwards.
-  const bool optional =
-      exchange.id.kind != wire::TaskKind::kTrain && exchange.id.kind != wire::TaskKind::kExplore;
+  // What a round has trained counts, whoever answers what is asked afterwards. When the server
+  // stops meanwhile, all of the round is made again: half of it would be another result.
   const bool cut_short =
       stopped && answered < exchange.wanted && exchange.settled < exchange.parts.size();
+  const bool trains =
+      exchange.id.kind == wire::TaskKind::kTrain || exchange.id.kind == wire::TaskKind::kExplore;
+  const bool optional = exchange.id.kind == wire::TaskKind::kRecall || (!trains && !cut_short);
   const bool counts =
       optional || missing.empty() || (!cut_short && cohort_.counts(answered, exchange.wanted));
   say({{"event", "closed"},
@@ -233,7 +263,7 @@ void NetworkBackend::commit(uint32_t round, const std::map<uint64_t, uint32_t>& 
 
 // With the mutex held, as the three below.
 std::optional<rpc::RetryWindow> NetworkBackend::send_away(uint64_t client, Session& session) {
-  if (!options_.open || finished_) return std::nullopt;
+  if (!options_.open || finished_ || away_) return std::nullopt;
   if (exchange_) {
     const auto part = exchange_->parts.find(client);
     if (part != exchange_->parts.end() && part->second.wait == Part::Wait::kAwaited)
@@ -250,8 +280,7 @@ std::optional<rpc::RetryWindow> NetworkBackend::send_away(uint64_t client, Sessi
   const auto window = pace_.answer(asking, now_s());
   if (!window) return std::nullopt;
   here_.erase(client);
-  const auto ms = [](double seconds) { return static_cast<uint32_t>(std::lround(seconds * 1000)); };
-  return rpc::RetryWindow{ms(window->min_s), ms(window->max_s)};
+  return window_of(*window);
 }
 
 // They hear it from the clock's thread.
@@ -297,21 +326,46 @@ void NetworkBackend::finish(bool completed, const std::string& reason, double gr
   changed_.wait_for(lock, std::chrono::duration<double>(grace_s), all_know);
 }
 
+void NetworkBackend::go_away() {
+  constexpr double kLeastPause_s = 1, kMostPause_s = 5;
+  constexpr auto kGrace = std::chrono::seconds(1);
+  Lock lock(mutex_);
+  double most_s = kMostPause_s;
+  if (options_.open) most_s = std::max(most_s, pace_.reconnect(population_.active(now_s())).max_s);
+  away_ = window_of({kLeastPause_s, most_s});
+  say({{"event", "stopped"}});
+  waiting_.end_all(Clock::now());
+  time_changed_.notify_all();
+  changed_.wait_for(lock, kGrace, [&] { return waiting_.clients().empty(); });
+}
+
 std::vector<ClientView> NetworkBackend::clients() const {
-  const std::lock_guard lock(mutex_);
+  const auto now = Clock::now();
   std::vector<ClientView> out;
+  const std::lock_guard lock(mutex_);
+  const auto view_of = [&](uint64_t client, const Session& session) {
+    return ClientView{
+        client,
+        true,
+        !session.left && now - session.seen < std::chrono::milliseconds(options_.lease_ms),
+        session.phase,
+        session.progress,
+        session.detail};
+  };
+  if (options_.open) {
+    for (const auto& [client, session] : sessions_)
+      if (ClientView view = view_of(client, session); view.connected)
+        out.push_back(std::move(view));
+    return out;
+  }
   for (uint64_t client = 0; client < options_.num_clients; ++client) {
-    ClientView& view = out.emplace_back();
-    view.client = client;
-    view.enrolled = registry_.contains(client);
     const auto found = sessions_.find(client);
-    if (found == sessions_.end()) continue;
-    const Session& session = found->second;
-    view.connected =
-        !session.left && Clock::now() - session.seen < std::chrono::milliseconds(options_.lease_ms);
-    view.phase = session.phase;
-    view.progress = session.progress;
-    view.detail = session.detail;
+    if (found != sessions_.end()) {
+      out.push_back(view_of(client, found->second));
+    } else {
+      out.emplace_back().client = client;
+      out.back().enrolled = registry_.contains(client);
+    }
   }
   return out;
 }

@@ -85,6 +85,8 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
 
   // What samples look like; a client's must be alike. Before anybody calls.
   void describe(const rpc::DataSpec& data) { data_ = data; }
+  // Longer updates are refused. Before anybody calls.
+  void limit_updates(uint64_t bytes) { max_update_bytes_ = bytes; }
   // Waits until everybody is enrolled, or until `stop` becomes nonzero (false). Throws Error with
   // the names of who is missing after `deadline_s`. `tell(enrolled, all)` is called now and then.
   bool wait_for_clients(double deadline_s, const volatile std::sig_atomic_t* stop,
@@ -93,6 +95,10 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   // joined has heard it, at most `grace_s`.
   void finish(bool completed, const std::string& reason, double grace_s);
 
+  // From now on whoever asks is told to come back soon: the server stops, and the run is not over.
+  void go_away();
+
+  // Of a fixed population all, of an open one those that are connected.
   std::vector<ClientView> clients() const;
 
   // ---- round::Backend
@@ -103,7 +109,7 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   std::vector<uint64_t> select(Key key, std::span<const uint64_t> eligible,
                                uint64_t count) override;
   // Throws RoundFailed when fewer than `min_fraction` of the clients of a training or an
-  // exploration answer, or when the server stops before they have.
+  // exploration answer, or when the server stops before those of whatever exchange have.
   void run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) override;
   void commit(uint32_t round, const std::map<uint64_t, uint32_t>& versions) override;
 
@@ -149,6 +155,8 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   void settle(Exchange& exchange, uint64_t client, const Verdict& verdict, uint64_t digest);
   // Who is there: joined, not left, not sent away, and heard of lately. Ascending.
   std::vector<uint64_t> present(std::span<const uint64_t> eligible);
+  bool is_there(uint64_t client, Clock::time_point now) const;
+  bool deserted(const Exchange& exchange) const;
   // Seconds since this began, for what has no clock of its own.
   double now_s() const;
   // What a client of an open population hears that waits or would wait: nothing, or when to come
@@ -163,6 +171,7 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   void keep_time();
 
   const NetworkOptions options_;
+  uint64_t max_update_bytes_ = options_.max_update_bytes;
   rpc::DataSpec data_;
   Registry registry_;
   Spool spool_;
@@ -185,6 +194,7 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   std::map<uint64_t, uint32_t> committed_;
   std::map<uint64_t, std::string> last_failures_;
   std::optional<rpc::Finished> finished_;
+  std::optional<rpc::RetryWindow> away_;  // when the server stops and the run is not over
   uint32_t uploads_ = 0;
   uint32_t working_ = 0;       // jobs that use the exchange's traffic
   std::exception_ptr broken_;  // our own storage or memory

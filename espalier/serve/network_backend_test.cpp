@@ -170,6 +170,40 @@ TEST_F(NetworkBackendTest, TheEndIsToldToWhoWaitsAndWhoAsksLater) {
   over.get();  // as soon as both know
 }
 
+TEST_F(NetworkBackendTest, AServerThatStopsAsksClientsToComeBack) {
+  Player one(*backend_, 1), two(*backend_, 2);
+  one.check_in();
+  two.check_in();
+  auto waits = one.wait();
+  backend_->go_away();
+  for (rpc::AwaitReply reply : {waits.get(), two.wait().get()}) {
+    const auto* window = std::get_if<rpc::RetryWindow>(&reply.next);
+    ASSERT_NE(window, nullptr) << "the run is not over";
+    EXPECT_GE(window->min_ms, 1000U);
+    EXPECT_LE(window->max_ms, 5000U);
+  }
+}
+
+TEST_F(NetworkBackendTest, AServerThatStopsDoesNotWaitForAnEvaluation) {
+  options_.stop = &stop_now_;
+  options_.drain_s = 0.1;
+  restart();
+  uint64_t client = 1;
+  for (const auto kind : {wire::TaskKind::kEvaluate, wire::TaskKind::kCalibrate}) {
+    stop_now_ = 0;
+    traffic_.kind = kind;
+    Player one(*backend_, client);
+    one.check_in();
+    auto round = exchange({client, 8});
+    const auto task = one.task();
+    one.push(one.open(task, Player::update(7)), Player::update(7));
+    stop_now_ = 1;
+    // A part of the answers would be another result: the round is made again.
+    EXPECT_THAT(error_of([&] { round.get(); }), HasSubstr("missing: 8"));
+    ++client;
+  }
+}
+
 TEST_F(NetworkBackendTest, VersionsThatAreCommittedAreTold) {
   Player one(*backend_, 1);
   one.check_in();

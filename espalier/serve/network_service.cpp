@@ -222,7 +222,8 @@ uint64_t NetworkBackend::await(const rpc::Caller& caller, const rpc::AwaitReques
   }
   const auto wait =
       std::chrono::milliseconds(std::min<uint32_t>(request.wait_ms, options_.poll_ms));
-  const auto until = Clock::now() + (finished_ ? std::chrono::milliseconds(0) : wait);
+  const bool at_once = finished_ || away_;
+  const auto until = Clock::now() + (at_once ? std::chrono::milliseconds(0) : wait);
   const auto first = waiting_.next_end();
   const uint64_t ticket = waiting_.enter(caller.client, std::move(answer), until);
   if (!first || until < *first) time_changed_.notify_all();
@@ -303,10 +304,10 @@ std::unique_ptr<rpc::Upload> NetworkBackend::push(const rpc::Caller& caller,
     // The task is encoded anew after a restart; its bytes are the same.
     if (!part.task || part.task->digest() != open.task_digest)
       return verdict(rpc::Verdict::kStale, "it answers another task");
-    if (open.bytes == 0 || open.bytes > options_.max_update_bytes)
+    if (open.bytes == 0 || open.bytes > max_update_bytes_)
       throw rpc::Refusal(rpc::Refused::kInvalid,
                          concat("[serve] an update of ", open.bytes, " bytes; at most ",
-                                options_.max_update_bytes, " are taken"));
+                                max_update_bytes_, " are taken (network.max_update_mb)"));
     if (part.uploading || uploads_ >= options_.max_uploads)
       return verdict(rpc::Verdict::kBusy, "too many uploads at a time");
     if (part.update_digest != open.digest || part.update_bytes != open.bytes) {
@@ -339,6 +340,9 @@ rpc::ReportReply NetworkBackend::report(const rpc::Caller& caller,
     changed_.notify_all();
     return {false, {}};
   }
+  // Whom nobody waits for any more, but who would have answered.
+  const bool awaited = exchange_ && exchange_->parts.contains(caller.client);
+  if (!awaited && request.phase == rpc::Phase::kTraining) cohort_.answered(caller.client);
   if (!exchange_) return {false, {}};
   // Of an earlier attempt too: its tasks are the same. A failure in it is over, though.
   rpc::Ticket ticket = request.ticket;
@@ -371,7 +375,7 @@ rpc::ReportReply NetworkBackend::report(const rpc::Caller& caller,
 
 // ---------------------------------------------------------------- time
 
-// Waiters whose time is over are told to come back, or that the run has ended.
+// Waiters whose time is over are told to come back, and when, or that the run has ended.
 void NetworkBackend::answer_overdue() {
   std::vector<std::pair<WaitingRoom::Waiter, rpc::AwaitReply>> answers;
   {
@@ -382,12 +386,14 @@ void NetworkBackend::answer_overdue() {
       if (finished_) {
         reply.next = *finished_;
         session.told_end = true;
+      } else if (away_) {
+        reply.next = *away_;
       } else if (const auto window = send_away(waiter.client, session)) {
         reply.next = *window;
       }
       answers.emplace_back(std::move(waiter), std::move(reply));
     }
-    if (finished_) changed_.notify_all();
+    if (finished_ || away_) changed_.notify_all();
   }
   for (auto& [waiter, reply] : answers) waiter.answer(reply);
 }

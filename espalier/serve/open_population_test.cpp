@@ -84,6 +84,43 @@ TEST_F(Crowd, WhoIsNotNeededOrWasJustUsedIsToldWhenToComeBack) {
   EXPECT_NEAR(used.check_in().retry.max_ms, 4 * 1000 / 200, 1);
 }
 
+TEST_F(OpenPopulation, AnEvaluationDoesNotWaitForWhoHasLeft) {
+  std::deque<Player> players;
+  for (const uint64_t id : {2, 5, 7}) players.emplace_back(*backend_, id).check_in();
+  traffic_.kind = wire::TaskKind::kEvaluate;
+  auto round = exchange({2, 5, 7});
+  const auto task = players[0].task();
+  players[0].push(players[0].open(task, Player::update(7)), Player::update(7));
+  players[1].report({}, rpc::Phase::kLeaving);
+  // The third is silent for longer than its lease.
+  EXPECT_EQ(round.wait_for(std::chrono::seconds(20)), std::future_status::ready);
+  round.get();
+  EXPECT_EQ(traffic_.updates.size(), 1U);
+}
+
+TEST_F(OpenPopulation, ThePageHasThoseThatAreConnected) {
+  Player(*backend_, 3).check_in();
+  Player five(*backend_, 5);
+  five.check_in();
+  five.report({}, rpc::Phase::kLeaving);
+  const auto shown = backend_->clients();
+  ASSERT_EQ(shown.size(), 1U);
+  EXPECT_EQ(shown[0].client, 3U);
+  EXPECT_TRUE(shown[0].connected);
+}
+
+TEST_F(OpenPopulation, WhoWorksInVainCountsAsThere) {
+  std::deque<Player> players;
+  for (const uint64_t id : {2, 5}) players.emplace_back(*backend_, id).check_in();
+  auto round = exchange({2, 5});
+  const auto task = players[0].task(), other = players[1].task();
+  players[0].push(players[0].open(task, Player::update(7)), Player::update(7));
+  EXPECT_TRUE(players[1].report(other.ticket, rpc::Phase::kTraining).go_on);
+  players[1].report(other.ticket, rpc::Phase::kFailed, "out of memory");
+  round.get();
+  EXPECT_FALSE(players[1].report(other.ticket, rpc::Phase::kTraining).go_on) << "drop the task";
+}
+
 TEST_F(OpenPopulation, WaitsForTheLeastThatARoundNeeds) {
   volatile std::sig_atomic_t stop = 0;
   options_.stop = &stop;

@@ -83,6 +83,15 @@ void Spool::forget_through(uint32_t round) {
   while (!entries_.empty() && entries_.begin()->first.round <= round) remove(entries_.begin());
 }
 
+void Spool::forget_after(uint32_t round, uint64_t client) {
+  const std::lock_guard lock(mutex_);
+  for (auto entry = entries_.upper_bound({round, UINT32_MAX, UINT64_MAX});
+       entry != entries_.end();) {
+    const auto current = entry++;
+    if (current->first.client == client) remove(current);
+  }
+}
+
 uint64_t Spool::kept_bytes() const {
   const std::lock_guard lock(mutex_);
   return bytes_;

@@ -40,6 +40,8 @@ class Spool {
   std::optional<Kept> kept(const Id& id) const;
   // A kept one that turned out to be no good.
   void drop(const Id& id);
+  // What a client sent for later rounds counts no more.
+  void forget_after(uint32_t round, uint64_t client);
   // These rounds are in a checkpoint.
   void forget_through(uint32_t round);
   uint64_t kept_bytes() const;

@@ -59,6 +59,22 @@ TEST_F(Spools, ForgetCheckpointedRoundsAndTheOldestBeyondTheLimit) {
   EXPECT_TRUE(fs::is_empty(folder_ / "kept"));
 }
 
+TEST_F(Spools, WhoIsAskedAnewHasSentNothingForLaterRounds) {
+  Spool spool(folder_, 1000);
+  for (uint32_t round = 1; round <= 3; ++round) {
+    for (const uint64_t client : {1, 2}) {
+      arrive(spool, {round, 1, client}, 10);
+      spool.keep({round, 1, client}, 1, 2);
+    }
+  }
+  spool.forget_after(1, 2);
+  EXPECT_TRUE(spool.kept({1, 1, 2}).has_value());
+  EXPECT_FALSE(spool.kept({2, 1, 2}).has_value());
+  EXPECT_FALSE(spool.kept({3, 1, 2}).has_value());
+  EXPECT_TRUE(spool.kept({3, 1, 1}).has_value());
+  EXPECT_EQ(spool.kept_bytes(), 40U);
+}
+
 TEST_F(Spools, LoseNoMoreThanTheSaving) {
   Spool spool(folder_, 1000);
   spool.keep({1, 0, 1}, 1, 2);  // nothing has arrived

@@ -18,7 +18,7 @@ namespace espalier::serve {
 // A round that takes what it gets.
 class FakeTraffic final : public round::RoundTraffic {
  public:
-  round::ExchangeId id() const override { return {3, 0, wire::TaskKind::kTrain}; }
+  round::ExchangeId id() const override { return {3, 0, kind}; }
   wire::EncodedMessage task(uint64_t client) override {
     const std::lock_guard lock(mutex);
     ++asked[client];
@@ -39,6 +39,7 @@ class FakeTraffic final : public round::RoundTraffic {
     failures[client] = reason;
   }
   uint8_t salt = 0;
+  wire::TaskKind kind = wire::TaskKind::kTrain;
   std::mutex mutex;
   std::map<uint64_t, int> asked;
   std::map<uint64_t, Bytes> updates;

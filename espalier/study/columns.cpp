@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "espalier/base/error.h"
+#include "espalier/base/printable.h"
 #include "espalier/report/human.h"
 #include "espalier/report/text_table.h"
 
@@ -257,7 +258,7 @@ std::string table_markdown(const Study& study, const Results& results) {
     std::string text = "|";
     for (const std::string& cell : cells) {
       text += ' ';
-      for (const char c : report::printable(cell))
+      for (const char c : printable(cell))
         text += c == '|' ? std::string("\\|") : std::string(1, c);
       text += " |";
     }
@@ -272,7 +273,7 @@ std::string table_markdown(const Study& study, const Results& results) {
 std::string table_text(const Study& study, const Results& results) {
   std::string text = report::text_table(table_of(study, results));
   if (!results.notes.empty()) text += "\n";
-  for (const std::string& note : results.notes) text += "note: " + report::printable(note) + "\n";
+  for (const std::string& note : results.notes) text += "note: " + printable(note) + "\n";
   return text;
 }
 

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 
+#include "espalier/base/printable.h"
 #include "espalier/report/human.h"
 
 namespace espalier::study {
@@ -46,7 +47,7 @@ void Display::clear() {
 void Display::line(const std::string& text) {
   if (quiet_) return;
   clear();
-  std::fprintf(stderr, "%s\n", report::printable(text).c_str());
+  std::fprintf(stderr, "%s\n", printable(text).c_str());
 }
 
 void Display::status(const std::string& text) {
@@ -54,7 +55,7 @@ void Display::status(const std::string& text) {
   if (quiet_) return;
   if (terminal_) {
     clear();
-    std::fputs(cut(report::printable(text), terminal_columns() - 1).c_str(), stderr);
+    std::fputs(cut(printable(text), terminal_columns() - 1).c_str(), stderr);
     shown_ = true;
   } else if (now() - last_ >= kBetween) {
     last_ = now();

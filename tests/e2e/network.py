@@ -484,8 +484,9 @@ def rules(folder):
 
 
 def goodbye(folder):
-    """SIGTERM ends after the round; the run goes on later."""
-    federation = Federation(folder / "goodbye", ["rounds=400", "data.synthetic_train_samples=2000"])
+    """SIGTERM ends after the round; clients wait, and the run goes on with them when the server is back."""
+    federation = Federation(folder / "goodbye", ["rounds=200", "data.synthetic_train_samples=2000"])
+    federation.simulate()
     server = federation.serve("--quiet")
     joins = [federation.join(client, server.port) for client in range(3)]
     while federation.rounds() < 3:
@@ -493,9 +494,14 @@ def goodbye(folder):
     server.process.send_signal(signal.SIGTERM)
     server.wait(code=3)
     done = json.loads((federation.folder / "served/summary.json").read_text())["rounds_completed"]
-    check(done == federation.rounds() >= 3, f"whole rounds: {done}")
-    end(joins, "they hear of it", codes=(1,))
+    check(3 <= done == federation.rounds() < 200, f"whole rounds: {done}")
     check("serve --resume" in server.said(), server.said())
+    time.sleep(1)
+    check(all(process.poll() is None for process in joins), f"they wait for the server: {federation.logs()}")
+    server = federation.resume(server.port)
+    server.wait()
+    end(joins, "goodbye")
+    federation.same("goodbye")
 
 
 def events(federation, name):
@@ -524,7 +530,9 @@ def repeats(folder):
     server.wait(code=3, timeout=20)
     check("serve --resume" in server.said(), server.said())
     before = len(events(federation, "opened"))
-    end([joins[0], joins[1]], "they hear of it", codes=(1,))
+    for client in (0, 1):
+        joins[client].send_signal(signal.SIGTERM)
+    end([joins[0], joins[1]], "they leave", codes=(3,))
     server = federation.resume(port)
     until = time.time() + 60
     while len(events(federation, "opened")) == before and time.time() < until:
