@@ -1,4 +1,8 @@
 #include <functional>
+#include <map>
+#include <new>
+#include <optional>
+#include <set>
 
 #include "engine/engine.h"
 #include "espalier/base/error.h"
@@ -134,10 +138,10 @@ class PythonClient final : public client::ClientAlgorithm {
 
 class PythonStrategy final : public strategy::Strategy {
  public:
-  PythonStrategy(std::string name, py::object self, Json changed, bool own_client)
+  PythonStrategy(std::string name, py::object self, Json options, bool own_client)
       : name_(std::move(name)),
         self_(std::move(self)),
-        changed_(std::move(changed)),
+        options_(std::move(options)),
         own_client_(own_client) {}
   ~PythonStrategy() override {
     const py::gil_scoped_acquire lock;
@@ -158,7 +162,8 @@ class PythonStrategy final : public strategy::Strategy {
   void configure(const strategy::RoundInfo& round,
                  const std::shared_ptr<const ParameterSet>& global, wire::Task& task) override {
     task.algorithm = own_client_ ? "python:" + name_ : strategy::FedAvgClient::kName;
-    if (own_client_) task.options = changed_;
+    // All of them: the class may have other defaults where the task arrives.
+    if (own_client_) task.options = options_;
     with_python(name_, [&] {
       const py::object out = self_.attr("_configure")(round.round, Parameters::of(global),
                                                       task.client, round.train.lr);
@@ -207,7 +212,8 @@ class PythonStrategy final : public strategy::Strategy {
  private:
   const std::string name_;
   py::object self_;
-  const Json changed_;
+  py::object shown_;  // Parameters, or nothing
+  const Json options_;
   const bool own_client_;
   std::shared_ptr<const ParameterLayout> layout_;
   mutable std::vector<std::string> payloads_;
@@ -242,22 +248,15 @@ py::dict dict_of(const Json& options) {
 
 void register_python(const std::string& name, const py::object& cls, const std::string& summary,
                      const std::string& defaults_text, bool own_client) {
-  const Json defaults = json_of(defaults_text);
-  const auto changed = [defaults](const Json& options) {
-    Json out = Json::object();
-    for (const auto& [key, value] : options.items())
-      if (value != defaults.at(key)) out[key] = value;
-    return out;
-  };
-  // Lives as long as the program: rows are never taken away.
-  auto* kept = new py::object(cls);
+  auto made = std::make_unique<const Registered>(cls, json_of(defaults_text), own_client);
   strategy::StrategyRow row;
   row.name = name;
   row.summary = summary;
   row.create =
       [=](const ConfigSection& section,
           const std::vector<std::string>& other_keys) -> std::unique_ptr<strategy::Strategy> {
-    const Json options = options_of(defaults, section, other_keys);
+    const Registered& known = newest(name);
+    const Json options = options_of(known.defaults, section, other_keys);
     return with_python(name, [&]() -> std::unique_ptr<strategy::Strategy> {
       return std::make_unique<PythonStrategy>(name, (*kept)(**dict_of(options)), changed(options),
                                               own_client);
@@ -265,27 +264,26 @@ void register_python(const std::string& name, const py::object& cls, const std::
   };
   row.resolve = [=](const ConfigSection& section, const std::vector<std::string>& other_keys,
                     Json& table) {
-    const Json options = options_of(defaults, section, other_keys);
+    const Json options = options_of(newest(name).defaults, section, other_keys);
     for (const auto& [key, value] : options.items()) table[key] = value;
   };
   row.describe = [=] {
     std::vector<FieldHelp> fields;
-    for (const auto& [key, value] : defaults.items())
+    for (const auto& [key, value] : newest(name).defaults.items())
       fields.push_back({key, value.type_name(), value.dump(), "", false});
     return fields;
   };
   strategy::register_strategy(row);
-  static std::map<std::string, py::object*> clients;
-  if (!own_client) return;
-  const bool known = clients.contains(name);
-  clients[name] = kept;  // the newest class of that name
-  if (known) return;
+  registered()[name] = made.release();
+  static std::set<std::string> halves;
+  if (!own_client || halves.contains(name)) return;
   client::AlgorithmRow half;
   half.name = "python:" + name;
   half.create =
       [=](const ConfigSection& section,
           const std::vector<std::string>& other_keys) -> std::unique_ptr<client::ClientAlgorithm> {
-    const Json options = options_of(defaults, section, other_keys);
+    const Registered& known = newest(name);
+    const Json options = options_of(known.defaults, section, other_keys);
     return with_python(name, [&]() -> std::unique_ptr<client::ClientAlgorithm> {
       return std::make_unique<PythonClient>(name, (*clients.at(name))(**dict_of(options)));
     });
@@ -334,6 +332,24 @@ void add_strategies(py::module_& module) {
             self.get();
             return self.task->client;
           },
+// A class and the defaults of its options. Lives as long as the program: rows are never taken away.
+struct Registered {
+  py::object cls;
+  Json defaults;
+  bool own_client;
+};
+
+// The newest of each name. With the interpreter's lock held.
+std::map<std::string, const Registered*>& registered() {
+  static std::map<std::string, const Registered*> classes;
+  return classes;
+}
+
+const Registered& newest(const std::string& name) {
+  const py::gil_scoped_acquire lock;
+  return *registered().at(name);
+}
+
           "Whose task this is.")
       .def_property_readonly(
           "round",
@@ -381,3 +397,4 @@ void add_strategies(py::module_& module) {
 }
 
 }  // namespace espalier::python
+  halves.insert(name);

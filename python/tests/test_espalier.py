@@ -402,6 +402,7 @@ class Codecs(unittest.TestCase):
             espalier.codec("hadamrd")
 
 
+
 class Strategies(Base):
     def same(self, mine, theirs, **settings):
         one = self.run_tiny("mine", **{"strategy.name": mine, **settings})
@@ -455,6 +456,68 @@ class Strategies(Base):
             self.run_tiny("keeper", **{"strategy.name": "keeper"})
         with self.assertRaisesRegex(espalier.Error, "lent"):
             kept[0].copy()
+
+    def test_a_class_that_is_registered_again_brings_its_defaults(self):
+        seen = []
+
+        def register(default, client=True):
+            class Again(espalier.Strategy):
+                """Says what it has."""
+
+                options = {"mu": default, "label": str(default)}
+
+                def start(self, model, num_clients):
+                    seen.append(("server", self.mu, self.label))
+
+            if client:
+                def run_client(self, context, task):
+                    seen.append(("client", self.mu, self.label))
+                    return context.train()
+
+                Again.run_client = run_client
+            espalier.register("again")(Again)
+
+        def run(**settings):
+            seen.clear()
+            config = self.run_tiny(f"again-{len(list(self.folder.iterdir()))}", rounds=1, **{"strategy.name": "again", **settings}).config
+            self.assertEqual({one[1:] for one in seen}, {(seen[0][1], str(seen[0][1]))})
+            self.assertEqual(config["strategy"]["mu"], seen[0][1])
+            return seen[0][1], {one[0] for one in seen}
+
+        both = {"server", "client"}
+        register(0.25)
+        self.assertEqual(run(), (0.25, both))
+        register(0.5)
+        self.assertEqual(run(), (0.5, both))
+        self.assertEqual(run(**{"strategy.mu": 0.25, "strategy.label": "0.25"}), (0.25, both))
+        register(0.75, client=False)
+        self.assertEqual(run(), (0.75, {"server"}))
+        register(1.0)
+        self.assertEqual(run(), (1.0, both))
+
+    def test_clients_train_with_the_servers_options_whatever_their_defaults(self):
+        seen = []
+
+        def register(default):
+            @espalier.register("elsewhere")
+            class Elsewhere(espalier.Strategy):
+                """Has other defaults on the clients from the second round on."""
+
+                options = {"mu": default}
+
+                def run_client(self, context, task):
+                    seen.append((context.round, self.mu))
+                    return context.train()
+
+                def finish(self, round, sums, model):
+                    super().finish(round, sums, model)
+                    if round == 1:
+                        register(0.5)
+
+        register(0.5)
+        register(0.25)
+        self.run_tiny("elsewhere", rounds=2, **{"strategy.name": "elsewhere"})
+        self.assertEqual(set(seen), {(1, 0.25), (2, 0.25)})
 
     def test_views_of_a_step_cannot_be_kept(self):
         kept = []
