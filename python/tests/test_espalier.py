@@ -457,6 +457,96 @@ class Strategies(Base):
         with self.assertRaisesRegex(espalier.Error, "lent"):
             kept[0].copy()
 
+    def test_arrays_of_the_model_that_are_kept_show_what_they_showed(self):
+        kept, sums_kept = [], []
+
+        @espalier.register("collector")
+        class Collector(espalier.Strategy):
+            """FedAvg that keeps all that it sees."""
+
+            def configure(self, round, model, task):
+                if not kept or kept[-1][0] is not model:
+                    kept.append((model, model.values, model["fc1.bias"][2:], model.values.copy()))
+                super().configure(round, model, task)
+
+            def finish(self, round, sums, model):
+                before, view, part, copy = kept[-1]
+                super().finish(round, sums, model)
+                assert not np.array_equal(model.values, copy)
+                assert np.array_equal(before.values, copy) and np.array_equal(view, copy)
+                kept[-1] += (model.values, model["fc1.bias"], model.values.copy(), model)
+                sums_kept.append(sums)
+
+        for number, settings in enumerate(({}, {"submodel.name": "ordered", "submodel.keep": 0.5})):
+            kept.clear()
+            mine = self.run_tiny(f"collector-{number}", rounds=3, **{"strategy.name": "collector", **settings})
+            theirs = self.run_tiny(f"plain-{number}", rounds=3, **{"strategy.name": "fedavg", **settings})
+            self.assertEqual(self.model_bytes(mine), self.model_bytes(theirs))
+            self.assertEqual(len(kept), 3)
+            for before, view, part, copy, after, bias, after_copy, model in kept:
+                np.testing.assert_array_equal(view, copy)
+                np.testing.assert_array_equal(before.values, copy)
+                np.testing.assert_array_equal(part, before["fc1.bias"][2:])
+                np.testing.assert_array_equal(after, after_copy)
+                self.assertTrue(np.shares_memory(after, bias))
+                after[:] = 0  # memory of its own
+                with self.assertRaisesRegex(espalier.Error, "lent"):
+                    model.values
+        for sums in sums_kept:
+            self.assertEqual(len(sums.mean().values), len(kept[0][3]))
+            with self.assertRaisesRegex(espalier.Error, "lent"):
+                sums.sum("steps")
+
+    def test_an_update_that_was_returned_is_the_engines(self):
+        kept, again = [], [False]
+
+        @espalier.register("hoarder")
+        class Hoarder(espalier.Strategy):
+            """FedAvg that keeps its updates."""
+
+            def run_client(self, context, task):
+                if again[0] and kept:
+                    return kept[0][0]
+                update = context.train()
+                kept.append((update, update.delta, update.delta.values.copy()))
+                return update
+
+        mine = self.run_tiny("hoarder", threads=1, **{"strategy.name": "hoarder"})
+        self.assertEqual(self.model_bytes(mine), self.model_bytes(self.run_tiny("plain", **{"strategy.name": "fedavg"})))
+        self.assertEqual(len(kept), 12)
+        for update, delta, copy in kept:
+            np.testing.assert_array_equal(delta.values, copy)
+            delta.values[:] = 0  # memory of its own
+            for use in (lambda: update.weight, lambda: update.delta, lambda: update.steps, lambda: update.num_samples, lambda: update.add_scalar("x", 1), lambda: update.add("x", delta),
+                        lambda: setattr(update, "weight", 1)):
+                with self.assertRaisesRegex(espalier.Error, "returned"):
+                    use()
+        again[0] = True
+        with self.assertRaisesRegex(espalier.Error, "update was returned"):
+            self.run_tiny("again", **{"strategy.name": "hoarder"})
+
+    def test_weights_have_bounds(self):
+        seen = []
+
+        @espalier.register("weighing")
+        class Weighing(espalier.Strategy):
+            """FedAvg by weights of its own."""
+
+            def run_client(self, context, task):
+                update = context.train()
+                for wrong in (-1, update.num_samples + 1, float("nan")):
+                    for use in (lambda: setattr(update, "weight", wrong), lambda: update.add("x", update.delta, weight=wrong)):
+                        try:
+                            use()
+                        except espalier.Error as error:
+                            seen.append(str(error))
+                update.weight = update.num_samples / 2
+                return update
+
+        self.run_tiny("weighing", rounds=1, threads=1, **{"strategy.name": "weighing"})
+        self.assertEqual(len(seen), 3 * 6)
+        self.assertRegex(seen[1], "from 0 to .*samples")
+
     def test_a_class_that_is_registered_again_brings_its_defaults(self):
         seen = []
 
@@ -518,6 +608,52 @@ class Strategies(Base):
         register(0.25)
         self.run_tiny("elsewhere", rounds=2, **{"strategy.name": "elsewhere"})
         self.assertEqual(set(seen), {(1, 0.25), (2, 0.25)})
+
+    def test_what_no_task_can_hold_is_said(self):
+        def run(words, **members):
+            cls = type("Mistaken", (espalier.Strategy,), {"__doc__": "Mistaken.", **members})
+            espalier.register("mistaken")(cls)
+            with self.assertRaisesRegex(espalier.Error, "mistaken.*" + words):
+                self.run_tiny(f"mistaken-{len(list(self.folder.iterdir()))}", rounds=1, **{"strategy.name": "mistaken"})
+
+        run("'model' is Parameters, not ndarray.*copy", configure=lambda self, round, model, task: task.add("model", model.values))
+        run("'extra' is Parameters, not list", configure=lambda self, round, model, task: task.payloads.update(model=model, extra=[1]))
+        run("'share' is a number, not None", configure=lambda self, round, model, task: (task.add("model", model), task.scalars.update(share=None)))
+        run("'x' is to be Parameters, not ndarray", run_client=lambda self, context, task: context.train().add("x", np.zeros(3)))
+        run("'x' is to be Parameters, not float", run_client=lambda self, context, task: context.remember("x", 1.0))
+        run("names in a tuple", payloads=property(lambda self: "delta"))
+        run("Unable to cast", client_state="yes")
+        for wrong in ("delta", (), (1,)):
+            with self.assertRaisesRegex(TypeError, "names in a tuple"):
+                espalier.register("mistaken")(type("Mistaken", (espalier.Strategy,), {"__doc__": "Mistaken.", "payloads": wrong}))
+        for wrong in ([1], None, float("nan")):
+            with self.assertRaisesRegex(TypeError, "Mistaken.options: 'x'"):
+                espalier.register("mistaken")(type("Mistaken", (espalier.Strategy,), {"__doc__": "Mistaken.", "options": {"x": wrong}}))
+
+    def test_states_are_what_a_checkpoint_holds(self):
+        held = [{}]
+
+        @espalier.register("stateful")
+        class Stateful(espalier.Strategy):
+            """Has a state."""
+
+            def state(self):
+                return held[0]
+
+            def restore(self, state):
+                held[0] = state
+
+        def run(what, **state):
+            held[0] = state
+            return self.run_tiny(what, rounds=1, **{"strategy.name": "stateful"})
+
+        done = run("plain", a=np.float32(0.5), b=[np.int64(2), "two"], c={"d": np.bool_(True)}, e=np.arange(3), f=None)
+        espalier.simulate(resume=done.folder, rounds=2, progress=False)
+        self.assertEqual({name: value for name, value in held[0].items() if name != "e"}, {"a": 0.5, "b": [2, "two"], "c": {"d": True}, "f": None})
+        np.testing.assert_array_equal(held[0]["e"], np.arange(3))
+        for number, (words, wrong) in enumerate((("array of objects", np.array([{}], dtype=object)), ("set", {1}), ("keys", {1: "one"}), ("array within", [np.zeros(2)]), ("complex", np.complex64(1)))):
+            with self.assertRaisesRegex(espalier.Error, f"stateful.*'seen' holds.*({words})"):
+                run(f"wrong-{number}", seen=wrong)
 
     def test_views_of_a_step_cannot_be_kept(self):
         kept = []
