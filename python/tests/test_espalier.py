@@ -609,6 +609,35 @@ class Strategies(Base):
         self.run_tiny("elsewhere", rounds=2, **{"strategy.name": "elsewhere"})
         self.assertEqual(set(seen), {(1, 0.25), (2, 0.25)})
 
+    def test_values_have_the_tensors_shape(self):
+        seen = []
+
+        @espalier.register("shapes")
+        class Shapes(espalier.Strategy):
+            """Sets tensors."""
+
+            def start(self, model, num_clients):
+                weight, size = model["fc2.weight"], model.values.size
+                for name, wrong in (("fc2.weight", weight.T), ("fc2.weight", weight.reshape(-1)), ("fc2.weight", weight[:1]), ("fc2.bias", 0.0), ("fc2.bias", np.zeros((10, 1)))):
+                    try:
+                        model[name] = wrong
+                    except espalier.Error as error:
+                        seen.append(str(error))
+                for wrong in (np.zeros((1, size)), np.zeros(size - 1), 0.0):
+                    try:
+                        model.values = wrong
+                    except espalier.Error as error:
+                        seen.append(str(error))
+                model["fc2.weight"] = np.ones((10, 16))
+                model["fc2.bias"] = [3.0] * 10
+                assert model["fc2.weight"].sum() == 160 and model["fc2.bias"].sum() == 30
+                model.values = np.arange(size)
+                assert model.values[5] == 5
+
+        self.run_tiny("shapes", rounds=1, **{"strategy.name": "shapes"})
+        self.assertEqual(len(seen), 8, seen)
+        self.assertRegex(seen[0], r"fc2.weight of shape \[10, 16\], got \[16, 10\]")
+
     def test_what_no_task_can_hold_is_said(self):
         def run(words, **members):
             cls = type("Mistaken", (espalier.Strategy,), {"__doc__": "Mistaken.", **members})
