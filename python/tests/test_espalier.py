@@ -3,6 +3,7 @@ import gc
 import json
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
@@ -340,6 +341,85 @@ class Data(Base):
         with self.assertRaisesRegex(espalier.Error, "not those"):
             espalier.simulate(resume=run.folder, data=other, rounds=4, progress=False)
 
+    def test_values_that_are_not_finite_are_refused_with_their_place(self):
+        table = np.ones((40, 5), dtype=np.float32)
+        table[17, 3] = np.nan
+        with self.assertRaisesRegex(ValueError, r"^inputs: .*got nan \(sample 17, position 3; 1 of 200 values\).*missing"):
+            espalier.Dataset(table, np.arange(40) % 4)
+        with self.assertRaisesRegex(ValueError, r"^test inputs: .*sample 17, position 3"):
+            espalier.Dataset(np.ones((40, 5)), np.arange(40) % 4, test=(table, np.arange(40) % 4))
+        images = np.zeros((4, 2, 3, 1))  # channels last: the place is the person's
+        images[2, 1, 2, 0] = -np.inf
+        with self.assertRaisesRegex(ValueError, r"got -inf \(sample 2, \[1, 2, 0\]"):
+            espalier.Dataset(images, np.zeros(4), layout="NHWC")
+        large = np.ones((40, 5))
+        large[3, 0] = 1e39
+        with self.assertRaisesRegex(ValueError, r"got 1e\+39 \(sample 3, position 0.*float32 cannot hold"):
+            espalier.Dataset(large, np.arange(40) % 4)
+
+    def test_class_numbers_and_tokens_do_not_wrap(self):
+        labels = np.arange(40) % 4
+        labels[7] = 2**32 + 1
+        with self.assertRaisesRegex(ValueError, "class numbers.*4294967297 .sample 7"):
+            espalier.Dataset(np.ones((40, 5)), labels)
+        tokens = np.ones((40, 5), dtype=np.int64)
+        tokens[9, 2] = 2**32 + 3
+        with self.assertRaisesRegex(ValueError, "tokens.*4294967299 .sample 9, position 2"):
+            espalier.Dataset(tokens, np.arange(40) % 4)
+        tokens[9, 2] = -1
+        with self.assertRaisesRegex(ValueError, "got -1"):
+            espalier.Dataset(tokens, np.arange(40) % 4)
+
+    def test_all_of_another_dataset_is_evaluated_on(self):
+        inner = espalier.Dataset(self.images[:50], self.labels[:50])
+        self.assertLess(len(inner), 50)
+        dataset = espalier.Dataset(self.images, self.labels, test=inner)
+        self.assertEqual((len(dataset), len(dataset.test_inputs), len(dataset.test_labels)), (200, 50, 50))
+        self.assertEqual(dataset.test_inputs.sum(), self.images[:50].sum())
+        np.testing.assert_array_equal(dataset.test_inputs[:, 0, 0, 0] // 60, dataset.test_labels)
+
+    def test_mean_and_deviation_are_both_given_and_of_images(self):
+        test = (self.images, self.labels)
+        dataset = espalier.Dataset(self.images, self.labels, test=test, mean=np.array([0.0]), stddev=np.array([0.5]))
+        self.assertEqual((dataset._data.mean, dataset._data.stddev), ([0.0], [0.5]))
+        colored = np.repeat(self.images, 3, axis=3)
+        dataset = espalier.Dataset(colored, self.labels, test=(colored, self.labels), mean=np.array([0.5, 0.5, 0.5]), stddev=[0.25] * 3)
+        self.assertEqual(dataset._data.mean, [0.5] * 3)
+        for one in ({"mean": [0.5]}, {"stddev": [0.5]}):
+            with self.assertRaisesRegex(ValueError, "together"):
+                espalier.Dataset(self.images, self.labels, test=test, **one)
+        with self.assertRaisesRegex(ValueError, "uint8 images"):
+            espalier.Dataset(self.floats, self.labels, mean=[0.5], stddev=[0.5])
+        with self.assertRaisesRegex(ValueError, "expected 1, one per channel, got 3"):
+            espalier.Dataset(self.images, self.labels, mean=[0.5] * 3, stddev=[0.5] * 3)
+
+    def test_arrays_of_any_descent(self):
+        images = pickle.loads(pickle.dumps(self.images))
+        self.assertIsNot(images.dtype, np.dtype(np.uint8))
+        np.testing.assert_array_equal(espalier.Dataset(images, self.labels, test=(images, self.labels)).inputs, self.images)
+        floats = espalier.Dataset(self.floats.astype(">f4"), self.labels.astype(">i8"), test=(self.floats, self.labels))
+        np.testing.assert_array_equal(floats.inputs, self.floats)
+        np.testing.assert_array_equal(floats.labels, self.labels)
+        self.assertEqual(espalier.Dataset(np.repeat(self.labels[:, None], 6, axis=1).astype(">i2"), self.labels).vocabulary, 3)
+
+    def test_the_layout_of_float_images(self):
+        last = np.random.default_rng(3).normal(size=(200, 4, 5, 3)).astype(np.float32)
+        dataset = espalier.Dataset(last, self.labels, layout="NHWC", test=(last[:9], self.labels[:9]))
+        np.testing.assert_array_equal(dataset.inputs, last.transpose(0, 3, 1, 2))
+        self.assertEqual((dataset.test_inputs.shape, dataset.inputs.flags["C_CONTIGUOUS"]), ((9, 3, 4, 5), True))
+        np.testing.assert_array_equal(espalier.Dataset(last, self.labels, layout="NCHW", test=(last, self.labels)).inputs, last)
+        with self.assertRaisesRegex(ValueError, "NHWC.*NCWH"):
+            espalier.Dataset(last, self.labels, layout="NCWH")
+        for inputs in (last[:, 0], last[:, 0, 0], self.images[..., 0], np.ones((200, 3), dtype=int)):
+            with self.assertRaisesRegex(ValueError, "leave it out"):
+                espalier.Dataset(inputs, self.labels, layout="NCHW")
+
+    def test_training_and_test_samples_of_two_kinds_are_named(self):
+        with self.assertRaisesRegex(ValueError, r"uint8 images of shape \(8, 8, 1\), got float32 values of shape \(1, 8, 8\)"):
+            espalier.Dataset(self.images, self.labels, test=(self.floats, self.labels))
+        with self.assertRaisesRegex(ValueError, r"\(1, 8, 8\), got float32 values of shape \(8, 8\)"):
+            espalier.Dataset(self.floats, self.labels, test=espalier.Dataset(self.floats[:, 0], self.labels))
+
     def test_frames(self):
         try:
             import pandas
@@ -349,6 +429,9 @@ class Data(Base):
         dataset = espalier.Dataset(frame, "label", clients="owner")
         self.assertEqual(dataset.inputs.shape[1:], (2,))
         self.assertEqual(dataset.client_names, ["0", "1", "2"])
+        frame.loc[5, "y"] = None
+        with self.assertRaisesRegex(ValueError, r"sample 5, position 1; 1 of 400 values\).*missing"):
+            espalier.Dataset(frame, "label", clients="owner")
 
     def test_what_is_wrong_is_said(self):
         for arguments, words in [((self.images, self.labels[:9]), "expected 200"), ((self.images, self.labels - 1), "begin at 0"), ((self.images.astype(np.int64), self.labels), "uint8"),
