@@ -262,6 +262,24 @@ next(rounds)
             espalier.simulate("nowhere.toml")
         self.assertTrue(issubclass(espalier.ConfigError, ValueError) and issubclass(espalier.ConfigError, espalier.Error))
 
+    def test_numpys_numbers_and_paths_are_settings(self):
+        config = json.loads(json.dumps(testing.TINY))
+        config["data"]["partition"]["clients"] = np.int64(6)
+        config["train"]["lr"] = np.float32(0.25)
+        config["model"]["hidden"] = np.array([16])
+        run = self.run_tiny("numbers", config, rounds=np.int64(1), evaluate=np.str_("server"), **{"train.drop_last": np.bool_(True)})
+        self.assertEqual((run.config["train"]["lr"], run.config["train"]["drop_last"]), (0.25, True))
+        with self.assertRaisesRegex(TypeError, "a setting is"):
+            self.run_tiny("wrong", {"train": {"lr": object()}})
+
+    def test_a_path_is_a_models_file_whatever_its_ending(self):
+        for model in ("net.pth", str(self.folder / "net"), f".{os.sep}net"):
+            with self.assertRaisesRegex(espalier.ConfigError, "net") as caught:
+                self.run_tiny("path", model=model)
+            self.assertNotIn("unknown model", str(caught.exception))
+        with self.assertRaisesRegex(espalier.ConfigError, "unknown model.*mlp"):
+            self.run_tiny("name", model="mpl")
+
     def test_a_study(self):
         if not ESPALIER:
             self.skipTest("ESPALIER is not set")
@@ -340,6 +358,27 @@ class Data(Base):
         other = espalier.Dataset(255 - self.images, self.labels, clients=owners, test=(self.images, self.labels))
         with self.assertRaisesRegex(espalier.Error, "not those"):
             espalier.simulate(resume=run.folder, data=other, rounds=4, progress=False)
+
+    def test_a_partition_that_is_asked_for_is_not_overridden(self):
+        dataset = espalier.Dataset(self.images, self.labels, clients=np.arange(200) % 4, test=(self.images, self.labels))
+        others = {"model.name": "mlp", "strategy.clients_per_round": 2, "rounds": 1}
+        asked = {"name": "iid", "clients": 5}
+        for number, (config, settings) in enumerate([({}, {"data.partition": asked}), ({}, {"data.partition.name": "iid", "data.partition.clients": 5}), ({"data": {"partition": asked}}, {})]):
+            run = self.run_tiny(f"asked-{number}", config, data=dataset, **settings, **others)
+            self.assertEqual((run.config["data"]["partition"]["name"], run.config["data"]["partition"]["clients"]), ("iid", 5))
+        run = self.run_tiny("natural", {}, data=dataset, **{"data.partition": {}}, **others)
+        self.assertEqual(run.config["data"]["partition"]["name"], "natural")
+        self.assertEqual(len(dataset.partition("iid", clients=np.int64(3))), 3)
+
+    def test_data_beside_other_data_are_refused(self):
+        dataset = espalier.Dataset(self.images, self.labels)
+        with self.assertRaisesRegex(espalier.ConfigError, "synthetic.*leave out one"):
+            self.run_tiny("both", {}, data=dataset, model="mlp", **{"data.name": "synthetic"})
+        run = self.run_tiny("files", rounds=1)
+        with self.assertRaisesRegex(espalier.ConfigError, "synthetic.*leave out data"):
+            espalier.simulate(resume=run.folder, data=dataset, rounds=2, progress=False)
+        with self.assertRaisesRegex(espalier.ConfigError, "nowhere"):
+            espalier.simulate(resume=self.folder / "nowhere", data=dataset)
 
     def test_values_that_are_not_finite_are_refused_with_their_place(self):
         table = np.ones((40, 5), dtype=np.float32)
