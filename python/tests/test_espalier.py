@@ -563,6 +563,19 @@ class Strategies(Base):
         with self.assertRaisesRegex(AssertionError, "state"):
             testing.check_strategy(Forgetful)
 
+    def test_they_conform_whatever_the_run(self):
+        tiny = {key: value for key, value in testing.TINY.items() if key != "rounds"}
+        with self.subTest("rounds in the settings"):
+            testing.check_strategy(MyScaffold, tiny, rounds=6)
+        with self.subTest("a schedule over the run"):
+            testing.check_strategy(MyFedAvg, rounds=6, **{"train.lr_schedule": "cosine"})
+        with self.subTest("arrays"):
+            inputs = np.random.default_rng(1).normal(size=(120, 12)).astype(np.float32)
+            data = espalier.Dataset(inputs, np.arange(120) % 4, clients=np.arange(120) % 6)
+            testing.check_strategy(MyScaffold, {"rounds": 4, "train": {"lr": 0.05}}, data=data, model="mlp", **{"strategy.clients_per_round": 3})
+        with self.assertRaisesRegex(espalier.Error, "half-way"):
+            testing.check_strategy(MyFedAvg, rounds=1)
+
     def test_what_was_lent_is_taken_back_also_after_a_failure(self):
         kept = []
 
