@@ -523,6 +523,13 @@ class Codecs(unittest.TestCase):
         with self.assertRaisesRegex(espalier.Error, "hadamard"):
             espalier.codec("hadamrd")
 
+    def test_messages_lie_in_memory_of_any_stride(self):
+        x = np.random.default_rng(2).normal(size=(30, 70)).astype(np.float32)
+        exact = espalier.codec()
+        message = np.frombuffer(exact.encode(x), dtype=np.uint8)
+        for strided in (np.repeat(message, 2)[::2], message[::-1].copy()[::-1], memoryview(bytes(np.repeat(message, 3)))[::3]):
+            np.testing.assert_array_equal(exact.decode(strided, x.shape), x)
+        np.testing.assert_array_equal(exact.decode(bytearray(message.tobytes()), x.shape), x)
 
 
 class Strategies(Base):
