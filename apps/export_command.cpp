@@ -1,3 +1,4 @@
+#include <cstdio>
 #include <string>
 
 #include "apps/command.h"
@@ -46,8 +47,11 @@ void add_export_command(CLI::App& app) {
       "Examples:\n  espalier export runs/fashion-mnist --out model.pt\n  espalier export "
       "model.safetensors --config examples/fashion-mnist.toml --out model.pt --runtime dense");
   command->callback([arguments] {
-    print_figures(run::export_model(arguments->model, arguments->runtime, arguments->out),
-                  arguments->json);
+    Json figures = run::export_model(arguments->model, arguments->runtime, arguments->out);
+    for (const Json& note : figures.value("notes", Json::array()))
+      std::fprintf(stderr, "note: %s\n", note.get<std::string>().c_str());
+    if (!arguments->json) figures.erase("notes");
+    print_figures(figures, arguments->json);
   });
 }
 

@@ -143,8 +143,9 @@ DataSource load_dataset(const DataOptions& options, Key key, const Normalization
       finish(std::move(loaded.test), 0, options.max_test_samples, place), std::move(loaded.notes)};
   if (source.train->sample_shape != source.test->sample_shape ||
       source.train->kind != source.test->kind) {
-    fail("data/" + options.name, "expected training and test samples of one shape, got ",
-         shape_text(source.train->sample_shape), " and ", shape_text(source.test->sample_shape));
+    fail("data/" + options.name, "expected training and test samples of one kind and shape, got ",
+         kind_name(source.train->kind), " of ", shape_text(source.train->sample_shape), " and ",
+         kind_name(source.test->kind), " of ", shape_text(source.test->sample_shape));
   }
   add_notes(*source.train, *source.test, source.notes);
   return source;

@@ -88,10 +88,6 @@ void check_length(const TensorView& tensor, const std::string& name, int64_t sam
        rows ? concat("; store ", name, advice) : "");
 }
 
-const char* kind_name(Kind kind) {
-  return kind == Kind::kImage ? "uint8 images" : kind == Kind::kFloat ? "values" : "tokens";
-}
-
 void check_finite(const TensorView& inputs, std::span<const float> values,
                   const SafetensorsFile& file) {
   if (all_finite(values)) return;
@@ -266,6 +262,10 @@ int64_t id_count(const std::string& name, const Ids& train, const Ids& test) {
 }
 
 }  // namespace
+
+const char* kind_name(Kind kind) {
+  return kind == Kind::kImage ? "uint8 images" : kind == Kind::kFloat ? "values" : "tokens";
+}
 
 void normalize_by_training_pixels(Dataset& train, Dataset& test) {
   const auto channels = static_cast<size_t>(train.sample_shape[0]);

@@ -25,6 +25,9 @@ LoadedData tensor_datasets(const SafetensorsFile& train, const SafetensorsFile& 
 
 LoadedData load_safetensors(const DataOptions& options, Key key);
 
+// What messages call samples of a kind: "uint8 images", "values", "tokens".
+const char* kind_name(Kind kind);
+
 // Per-channel mean and deviation of the pixels/255 of `train`, given to both parts; a constant
 // channel has deviation 1.
 void normalize_by_training_pixels(Dataset& train, Dataset& test);

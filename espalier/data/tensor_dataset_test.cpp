@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "espalier/data/handed_over.h"
 #include "espalier/data/test_files.h"
 
 namespace espalier::data {
@@ -252,6 +253,18 @@ TEST(TensorDataset, SaysWhatItGuesses) {
   EXPECT_THAT(notes(tokens({0, 1, 2, 3}, {0, 1}), tokens({1, 2}, {1})), testing::IsEmpty());
   EXPECT_THAT(notes(tokens({0, 1, 2000, 12}, {0, 1}), tokens({1, 2}, {1})),
               ElementsAre(HasSubstr("of which only 5 of 2001 occur")));
+}
+
+TEST(TensorDataset, PartsOfTwoKindsThatAreHandedOverAreNamed) {
+  FileBuilder values;
+  values.add("inputs", DType::kF32, {1, 2, 2, 3}, std::vector<float>(12))
+      .add("labels", DType::kI64, {1}, std::vector<int64_t>{0});
+  const HandedOver mixed({tensor_datasets(images({0}).file("a"), images({0}).file("b")).train,
+                          tensor_datasets(values.file("c"), values.file("d")).test});
+  DataOptions options;
+  options.name = "memory";
+  EXPECT_THAT(error_of([&] { load_dataset(options, Key(1)); }),
+              HasSubstr("uint8 images of [2, 2, 3] and values of [2, 2, 3]"));
 }
 
 }  // namespace

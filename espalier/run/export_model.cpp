@@ -35,6 +35,7 @@ Json export_model(const ModelArguments& arguments, const std::string& runtime,
   models::ExportedModel exported{
       model.config.model, model.spec, {}, model.data.test->mean, model.data.test->stddev};
   Json out = {{"file", file.string()}, {"model", model.config.model.name}};
+  if (!model.notes.empty()) out["notes"] = model.notes;
   PrunedModel pruned;
   if (prune) {
     try {

@@ -12,7 +12,8 @@ namespace espalier::run {
 
 namespace {
 
-constexpr double kTolerance = 1e-4;
+constexpr double kTolerance = 1e-4;  // of the largest logit
+constexpr double kRounding = 1e-6;   // of logits that are all but 0
 
 int64_t total(const std::vector<int64_t>& units) {
   return std::accumulate(units.begin(), units.end(), int64_t{0});
@@ -57,7 +58,7 @@ PrunedModel prune_model(const TrainedModel& model) {
   out.smaller = load(
       models::make_trainer(config.model, model.spec, config.train.hardware, out.units), out.pruned);
   const LogitDifference found = check_agreement(model, out);
-  if (!(found.difference <= kTolerance * std::max(1.0, found.largest))) {
+  if (!(found.difference <= std::max(kTolerance * found.largest, kRounding))) {
     throw NotPrunable(concat(
         "[runtime/pruned] without the ", out.removed, " units that are zero the logits of model '",
         config.model.name, "' change by ", found.difference,

@@ -63,7 +63,7 @@ class ClientRun {
       if (task_ != nullptr) trained_ = std::make_shared<ParameterSet>(task_->weights);
       if (evaluated_ != nullptr) trained_ = std::make_shared<ParameterSet>(*evaluated_);
     }
-    return py::make_tuple(kind, event->dump(), Parameters{trained_, nullptr, nullptr});
+    return py::make_tuple(kind, event->dump(), Parameters{.own = trained_});
   }
   bool over() {
     const std::lock_guard lock(mutex_);

@@ -57,8 +57,13 @@ void add_codecs(py::module_& module) {
           "Error.")
       .def(
           "decode",
-          [](const TextCodec& self, const py::buffer& message, const std::vector<int64_t>& shape) {
-            const py::buffer_info info = message.request();
+          [](const TextCodec& self, py::buffer message, const std::vector<int64_t>& shape) {
+            py::buffer_info info = message.request();
+            if (PyBuffer_IsContiguous(info.view(), 'C') == 0) {  // every second byte, say
+              message = py::reinterpret_steal<py::buffer>(PyBytes_FromObject(message.ptr()));
+              if (!message) throw py::error_already_set();
+              info = message.request();
+            }
             int64_t size = 1;
             for (const int64_t extent : shape) {
               if (extent < 0 || (extent > 0 && size > (int64_t{1} << 40) / extent))

@@ -22,6 +22,12 @@ data::Values<T> borrowed(const py::array& array) {
       {static_cast<const T*>(array.data()), static_cast<size_t>(array.size())}, keep(array));
 }
 
+// Types are compared by what they are: an array that was pickled has a dtype object of its own.
+template <class T>
+bool is(const py::array& array) {
+  return py::isinstance<py::array_t<T>>(array);
+}
+
 // `inputs` is contiguous and of one of three types: uint8 images (N, H, W, C), float32, int32
 // tokens (N, L).
 std::shared_ptr<data::Dataset> make_dataset(const std::string& name, const py::array& inputs,
@@ -33,16 +39,16 @@ std::shared_ptr<data::Dataset> make_dataset(const std::string& name, const py::a
   out->num_classes = classes;
   const std::vector<int64_t> shape(inputs.shape(), inputs.shape() + inputs.ndim());
   if (!(inputs.flags() & py::array::c_style)) fail("python", "expected a contiguous array");
-  if (inputs.dtype().is(py::dtype::of<uint8_t>())) {
+  if (is<uint8_t>(inputs)) {
     if (shape.size() != 4) fail("python", "expected images of shape (N, H, W, C)");
     out->kind = data::Kind::kImage;
     out->sample_shape = {shape[3], shape[1], shape[2]};
     out->pixels = borrowed<uint8_t>(inputs);
-  } else if (inputs.dtype().is(py::dtype::of<float>())) {
+  } else if (is<float>(inputs)) {
     out->kind = data::Kind::kFloat;
     out->sample_shape.assign(shape.begin() + 1, shape.end());
     out->floats = borrowed<float>(inputs);
-  } else if (inputs.dtype().is(py::dtype::of<int32_t>())) {
+  } else if (is<int32_t>(inputs)) {
     if (shape.size() != 2) fail("python", "expected tokens of shape (N, length)");
     out->kind = data::Kind::kTokens;
     out->sample_shape = {shape[1]};

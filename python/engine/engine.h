@@ -34,15 +34,16 @@ py::array show(std::span<const float> values, const std::vector<int64_t>& shape,
 
 // Named tensors as Python sees them. What is const is shown read-only.
 struct Parameters {
-  std::shared_ptr<ParameterSet> own;          // may be changed
-  std::shared_ptr<const ParameterSet> fixed;  // may not
-  ParameterSet* lent = nullptr;               // somebody else's, during a call; null afterwards
+  std::shared_ptr<ParameterSet> own = nullptr;          // may be changed
+  std::shared_ptr<const ParameterSet> fixed = nullptr;  // may not
+  ParameterSet* lent = nullptr;                  // somebody else's, during a call; null afterwards
+  std::shared_ptr<ParameterSet> left = nullptr;  // what was lent, for arrays of it that live longer
 
   static Parameters of(ParameterSet values) {
-    return {std::make_shared<ParameterSet>(std::move(values)), nullptr, nullptr};
+    return {.own = std::make_shared<ParameterSet>(std::move(values))};
   }
   static Parameters of(std::shared_ptr<const ParameterSet> values) {
-    return {nullptr, std::move(values), nullptr};
+    return {.fixed = std::move(values)};
   }
   // Throws Error when what was lent is gone.
   const ParameterSet& get() const;

@@ -39,9 +39,12 @@ const ParameterInfo& tensor_of(const Parameters& parameters, const std::string& 
   return *tensor;
 }
 
-void set_values(std::span<float> out, const Values& values, const std::string& what) {
-  if (static_cast<size_t>(values.size()) != out.size())
-    fail("python", "expected ", out.size(), " values for ", what, ", got ", values.size());
+// Of this very shape: what is turned or broadcast is another tensor. One number may have none.
+void set_values(std::span<float> out, const std::vector<int64_t>& shape, const Values& values,
+                const std::string& what) {
+  const std::vector<int64_t> given(values.shape(), values.shape() + values.ndim());
+  if (given != shape && !(given.empty() && out.size() == 1))
+    fail("python", "expected ", what, " of shape ", shape_text(shape), ", got ", shape_text(given));
   std::copy_n(values.data(), out.size(), out.begin());
 }
 
@@ -88,7 +91,9 @@ void add_parameters(py::module_& module) {
                         parameters.writeable());
           },
           [](Parameters& self, const Values& values) {
-            set_values(self.change().values(), values, "all tensors");
+            const std::span<float> all = self.change().values();
+            set_values(all, {static_cast<int64_t>(all.size())}, values,
+                       "the values of all tensors");
           },
           "All values, one after the other: a view, float32.")
       .def("__getitem__",
@@ -101,7 +106,7 @@ void add_parameters(py::module_& module) {
       .def("__setitem__",
            [](Parameters& self, const std::string& name, const Values& values) {
              const ParameterInfo& tensor = tensor_of(self, name);
-             set_values(self.change().values(tensor), values, name);
+             set_values(self.change().values(tensor), tensor.shape, values, name);
            })
       .def("__contains__",
            [](const Parameters& self, const std::string& name) {

@@ -27,13 +27,14 @@ class EngineRun {
  public:
   EngineRun(const std::string& config, std::vector<std::string> assignments, const std::string& out,
             const std::string& beside, const std::string& resume, int64_t threads,
-            std::shared_ptr<HandedData> data)
+            std::shared_ptr<HandedData> data, uint64_t stop_after)
       : assignments_(std::move(assignments)),
         out_(out),
         beside_(beside),
         resume_(resume),
         threads_(threads > 0 ? static_cast<size_t>(threads) : available_processors()),
-        data_(std::move(data)) {
+        data_(std::move(data)),
+        stop_after_(stop_after) {
     if (resume_.empty()) tree_ = json_of(config);
     configure_heap();  // before there is another thread, which would have a heap of its own
     thread_ = std::thread([this] { work(); });
@@ -114,7 +115,10 @@ class EngineRun {
           {"completed", simulation.loop().rounds_completed()},
           {"size", simulation.size_line()},
           {"notes", notes}});
-    simulation.on_round = [this](const Json& line) { tell({{"event", "round"}, {"line", line}}); };
+    simulation.on_round = [this, played = uint64_t{0}](const Json& line) mutable {
+      if (++played == stop_after_) stop_ = 1;
+      tell({{"event", "round"}, {"line", line}});
+    };
     simulation.on_note = [this](const std::string& note) {
       tell({{"event", "note"}, {"text", note}});
     };
@@ -129,6 +133,7 @@ class EngineRun {
   const std::string out_, beside_, resume_;
   const size_t threads_;
   const std::shared_ptr<HandedData> data_;
+  const uint64_t stop_after_;  // so many rounds, as stop() would; 0: at the end
   volatile std::sig_atomic_t stop_ = 0;
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -143,9 +148,10 @@ class EngineRun {
 void add_runs(py::module_& module) {
   py::class_<EngineRun>(module, "Run")
       .def(py::init<const std::string&, std::vector<std::string>, const std::string&,
-                    const std::string&, const std::string&, int64_t, std::shared_ptr<HandedData>>(),
+                    const std::string&, const std::string&, int64_t, std::shared_ptr<HandedData>,
+                    uint64_t>(),
            py::arg("config"), py::arg("assignments"), py::arg("out"), py::arg("beside"),
-           py::arg("resume"), py::arg("threads"), py::arg("data"))
+           py::arg("resume"), py::arg("threads"), py::arg("data"), py::arg("stop_after") = 0)
       .def("next", &EngineRun::next, py::arg("seconds"))
       .def("over", &EngineRun::over)
       .def("stop", &EngineRun::stop)

@@ -1,4 +1,8 @@
 #include <functional>
+#include <map>
+#include <new>
+#include <optional>
+#include <set>
 
 #include "engine/engine.h"
 #include "espalier/base/error.h"
@@ -28,6 +32,12 @@ auto with_python(const std::string& what, Work&& work) {
     // The place in the person's file, which is what helps.
     const std::string text = error.what();
     throw Error(concat("[strategy/", what, "] ", text));
+  } catch (const Error&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& error) {  // pybind11's own: a value of another type, say
+    throw Error(concat("[strategy/", what, "] ", error.what()));
   }
 }
 
@@ -58,11 +68,63 @@ void check_returned(const char* function,
   }
 }
 
+// What a person has given for a payload.
+const Parameters& parameters_in(const py::object& given, const std::string& name) {
+  if (!py::isinstance<Parameters>(given))
+    throw py::type_error(concat("'", name, "' is to be Parameters, not ",
+                                py::type::of(given).attr("__name__").cast<std::string>(),
+                                ": fill task[\"model\"].zeros(), and give that"));
+  return given.cast<const Parameters&>();
+}
+
 // ---- what a client half works with
 
-struct PythonUpdate {
-  wire::Update update;
-  std::shared_ptr<ParameterSet> delta;
+// What run_client() returns. The engine has it from then on: who has kept it gets an Error, and who
+// has kept its delta keeps values of their own.
+class PythonUpdate {
+ public:
+  explicit PythonUpdate(wire::Update update) : update_(std::move(update)) {
+    delta_ = py::cast(
+        Parameters{.own = std::const_pointer_cast<ParameterSet>(get().payloads[0].values)});
+    get().payloads[0].weight = get().num_samples;
+  }
+  const wire::Update& get() const {
+    if (!update_) fail_spent();
+    return *update_;
+  }
+  wire::Update& get() {
+    if (!update_) fail_spent();
+    return *update_;
+  }
+  py::object delta() const {
+    get();
+    return delta_;
+  }
+  // Throws Error for what check_payloads() would refuse once the round has it.
+  double checked(double weight) const {
+    const double most = std::max(1.0, get().num_samples);
+    if (!(weight >= 0 && weight <= most))
+      fail("python", "expected a weight from 0 to ", most, " (the client's samples, or 1), got ",
+           weight);
+    return weight;
+  }
+  wire::Update take() {
+    wire::Update out = std::move(get());
+    update_.reset();
+    // Somebody may still change it, while the engine encodes.
+    if (delta_.ref_count() > 1)
+      out.payloads[0].values = std::make_shared<const ParameterSet>(*out.payloads[0].values);
+    delta_ = py::object();
+    return out;
+  }
+
+ private:
+  [[noreturn]] static void fail_spent() {
+    fail("python", "this update was returned, and is the engine's; copy() what you need of it");
+  }
+
+  std::optional<wire::Update> update_;
+  py::object delta_;  // Parameters
 };
 
 struct PythonContext {
@@ -92,14 +154,12 @@ struct PythonContext {
         check_returned("after_step", {shown});
       };
     }
-    PythonUpdate out;
+    wire::Update update;
     {
       const py::gil_scoped_release free;
-      out.update = client::train_locally(inner, *task, hooks);
+      update = client::train_locally(inner, *task, hooks);
     }
-    out.delta = std::const_pointer_cast<ParameterSet>(out.update.payloads[0].values);
-    out.update.payloads[0].weight = out.update.num_samples;
-    return out;
+    return PythonUpdate(std::move(update));
   }
 };
 
@@ -120,8 +180,7 @@ class PythonClient final : public client::ClientAlgorithm {
       for (const auto& [name, value] : task.scalars) scalars[py::str(name)] = value;
       const Lent over([&] { given.cast<PythonContext&>().context = nullptr; });
       const py::object made = self_.attr("_run_client")(given, payloads, scalars);
-      auto& update = made.cast<PythonUpdate&>();
-      return std::move(update.update);
+      return made.cast<PythonUpdate&>().take();
     });
   }
 
@@ -134,13 +193,14 @@ class PythonClient final : public client::ClientAlgorithm {
 
 class PythonStrategy final : public strategy::Strategy {
  public:
-  PythonStrategy(std::string name, py::object self, Json changed, bool own_client)
+  PythonStrategy(std::string name, py::object self, Json options, bool own_client)
       : name_(std::move(name)),
         self_(std::move(self)),
-        changed_(std::move(changed)),
+        options_(std::move(options)),
         own_client_(own_client) {}
   ~PythonStrategy() override {
     const py::gil_scoped_acquire lock;
+    shown_ = py::object();
     self_ = py::object();
   }
 
@@ -158,10 +218,11 @@ class PythonStrategy final : public strategy::Strategy {
   void configure(const strategy::RoundInfo& round,
                  const std::shared_ptr<const ParameterSet>& global, wire::Task& task) override {
     task.algorithm = own_client_ ? "python:" + name_ : strategy::FedAvgClient::kName;
-    if (own_client_) task.options = changed_;
+    // All of them: the class may have other defaults where the task arrives.
+    if (own_client_) task.options = options_;
     with_python(name_, [&] {
-      const py::object out = self_.attr("_configure")(round.round, Parameters::of(global),
-                                                      task.client, round.train.lr);
+      const py::object out =
+          self_.attr("_configure")(round.round, show_global(global), task.client, round.train.lr);
       for (const auto& [name, values] : out.cast<py::dict>()["payloads"].cast<py::dict>())
         task.payloads.push_back(
             {name.cast<std::string>(), values.cast<const Parameters&>().share(), 1});
@@ -172,23 +233,37 @@ class PythonStrategy final : public strategy::Strategy {
   std::vector<std::string> update_payloads(const strategy::RoundInfo&) const override {
     if (payloads_.empty()) {
       payloads_ = with_python(
-          name_, [&] { return self_.attr("payloads").cast<std::vector<std::string>>(); });
+          name_, [&] { return self_.attr("_payloads")().cast<std::vector<std::string>>(); });
     }
     return payloads_;
   }
   void finish(const strategy::RoundInfo& round, const strategy::RoundSums& sums,
               ParameterSet& global) override {
     with_python(name_, [&] {
-      Parameters lent;
-      lent.lent = &global;
-      const py::object model = py::cast(lent);
-      const Lent over([&] { model.cast<Parameters&>().lent = nullptr; });
+      take_back_shown();
       py::dict means;
       for (const std::string& payload : sums.payloads())
         means[py::str(payload)] = Parameters::of(sums.mean(payload, layout_));
-      self_.attr("_finish")(
-          round.round, means, sums.num_updates(),
-          py::cpp_function([&](const std::string& name) { return sums.sum(name); }), model);
+      const auto lent_sums = std::make_shared<const strategy::RoundSums*>(&sums);
+      const py::cpp_function total([lent_sums](const std::string& name) {
+        if (*lent_sums == nullptr)
+          fail("python", "these sums were lent for one call, which is over; keep what they say");
+        return (*lent_sums)->sum(name);
+      });
+      const py::object model = py::cast(Parameters{.lent = &global});
+      const auto take_back = [&] {
+        *lent_sums = nullptr;
+        auto& parameters = model.cast<Parameters&>();
+        if (model.ref_count() > 1) parameters.left = give_away(global);
+        parameters.lent = nullptr;
+      };
+      try {
+        self_.attr("_finish")(round.round, means, sums.num_updates(), total, model);
+      } catch (...) {
+        take_back();
+        throw;
+      }
+      take_back();
     });
   }
   void save(ByteWriter& out) const override {
@@ -205,9 +280,34 @@ class PythonStrategy final : public strategy::Strategy {
   }
 
  private:
+  // The global parameters as configure() sees them, one object for all clients of a round.
+  py::object show_global(const std::shared_ptr<const ParameterSet>& global) {
+    if (!shown_ || shown_.cast<const Parameters&>().fixed != global)
+      shown_ = py::cast(Parameters::of(global));
+    return shown_;
+  }
+  // Before the round changes what it showed: who has kept it, or an array of it, keeps its memory,
+  // and the engine goes on with a copy.
+  void take_back_shown() {
+    if (shown_ && shown_.ref_count() > 1) {
+      auto& parameters = shown_.cast<Parameters&>();
+      // The engine's object, which is const for us alone; finish() may have been given another one
+      // (where clients train parts of the model) and this one changes afterwards.
+      parameters.fixed = give_away(const_cast<ParameterSet&>(*parameters.fixed));
+    }
+    shown_ = py::object();
+  }
+  // The set with its memory; a copy stays in its place.
+  static std::shared_ptr<ParameterSet> give_away(ParameterSet& set) {
+    ParameterSet copy = set;
+    std::swap(copy, set);
+    return std::make_shared<ParameterSet>(std::move(copy));
+  }
+
   const std::string name_;
   py::object self_;
-  const Json changed_;
+  py::object shown_;  // Parameters, or nothing
+  const Json options_;
   const bool own_client_;
   std::shared_ptr<const ParameterLayout> layout_;
   mutable std::vector<std::string> payloads_;
@@ -240,91 +340,102 @@ py::dict dict_of(const Json& options) {
   return py::module_::import("json").attr("loads")(options.dump());
 }
 
+// A class and the defaults of its options. Lives as long as the program: rows are never taken away.
+struct Registered {
+  py::object cls;
+  Json defaults;
+  bool own_client;
+};
+
+// The newest of each name. With the interpreter's lock held.
+std::map<std::string, const Registered*>& registered() {
+  static std::map<std::string, const Registered*> classes;
+  return classes;
+}
+
+const Registered& newest(const std::string& name) {
+  const py::gil_scoped_acquire lock;
+  return *registered().at(name);
+}
+
 void register_python(const std::string& name, const py::object& cls, const std::string& summary,
                      const std::string& defaults_text, bool own_client) {
-  const Json defaults = json_of(defaults_text);
-  const auto changed = [defaults](const Json& options) {
-    Json out = Json::object();
-    for (const auto& [key, value] : options.items())
-      if (value != defaults.at(key)) out[key] = value;
-    return out;
-  };
-  // Lives as long as the program: rows are never taken away.
-  auto* kept = new py::object(cls);
+  auto made = std::make_unique<const Registered>(cls, json_of(defaults_text), own_client);
   strategy::StrategyRow row;
   row.name = name;
   row.summary = summary;
   row.create =
       [=](const ConfigSection& section,
           const std::vector<std::string>& other_keys) -> std::unique_ptr<strategy::Strategy> {
-    const Json options = options_of(defaults, section, other_keys);
+    const Registered& known = newest(name);
+    const Json options = options_of(known.defaults, section, other_keys);
     return with_python(name, [&]() -> std::unique_ptr<strategy::Strategy> {
-      return std::make_unique<PythonStrategy>(name, (*kept)(**dict_of(options)), changed(options),
-                                              own_client);
+      return std::make_unique<PythonStrategy>(name, known.cls(**dict_of(options)), options,
+                                              known.own_client);
     });
   };
   row.resolve = [=](const ConfigSection& section, const std::vector<std::string>& other_keys,
                     Json& table) {
-    const Json options = options_of(defaults, section, other_keys);
+    const Json options = options_of(newest(name).defaults, section, other_keys);
     for (const auto& [key, value] : options.items()) table[key] = value;
   };
   row.describe = [=] {
     std::vector<FieldHelp> fields;
-    for (const auto& [key, value] : defaults.items())
+    for (const auto& [key, value] : newest(name).defaults.items())
       fields.push_back({key, value.type_name(), value.dump(), "", false});
     return fields;
   };
   strategy::register_strategy(row);
-  static std::map<std::string, py::object*> clients;
-  if (!own_client) return;
-  const bool known = clients.contains(name);
-  clients[name] = kept;  // the newest class of that name
-  if (known) return;
+  registered()[name] = made.release();
+  static std::set<std::string> halves;
+  if (!own_client || halves.contains(name)) return;
   client::AlgorithmRow half;
   half.name = "python:" + name;
   half.create =
       [=](const ConfigSection& section,
           const std::vector<std::string>& other_keys) -> std::unique_ptr<client::ClientAlgorithm> {
-    const Json options = options_of(defaults, section, other_keys);
+    const Registered& known = newest(name);
+    const Json options = options_of(known.defaults, section, other_keys);
     return with_python(name, [&]() -> std::unique_ptr<client::ClientAlgorithm> {
-      return std::make_unique<PythonClient>(name, (*clients.at(name))(**dict_of(options)));
+      return std::make_unique<PythonClient>(name, known.cls(**dict_of(options)));
     });
   };
   half.describe = row.describe;
   strategy::register_client_algorithm(half);
+  halves.insert(name);
 }
 
 }  // namespace
 
 void add_strategies(py::module_& module) {
   py::class_<PythonUpdate>(module, "Update", "What a client returns.")
-      .def_property_readonly(
-          "delta",
-          [](const PythonUpdate& self) {
-            return Parameters{self.delta, nullptr, nullptr};
-          },
-          "Weights after the training minus before.")
+      .def_property_readonly("delta", &PythonUpdate::delta,
+                             "Weights after the training minus before.")
       .def_property(
-          "weight", [](const PythonUpdate& self) { return self.update.payloads[0].weight; },
-          [](PythonUpdate& self, double weight) { self.update.payloads[0].weight = weight; },
-          "Of delta in the round's mean; the number of samples unless it is set.")
+          "weight", [](const PythonUpdate& self) { return self.get().payloads[0].weight; },
+          [](PythonUpdate& self, double weight) {
+            self.get().payloads[0].weight = self.checked(weight);
+          },
+          "Of delta in the round's mean, from 0 to num_samples (or 1); num_samples unless it is "
+          "set.")
       .def_property_readonly(
-          "num_samples", [](const PythonUpdate& self) { return self.update.num_samples; },
+          "num_samples", [](const PythonUpdate& self) { return self.get().num_samples; },
           "Of the client.")
       .def_property_readonly(
-          "steps", [](const PythonUpdate& self) { return self.update.scalar("steps"); },
+          "steps", [](const PythonUpdate& self) { return self.get().scalar("steps"); },
           "Optimizer steps of the training.")
       .def(
           "add",
-          [](PythonUpdate& self, const std::string& name, const Parameters& values, double weight) {
-            self.update.payloads.push_back({name, values.share(), weight});
+          [](PythonUpdate& self, const std::string& name, const py::object& values, double weight) {
+            self.get().payloads.push_back(
+                {name, parameters_in(values, name).share(), self.checked(weight)});
           },
           py::arg("name"), py::arg("values"), py::arg("weight") = 1.0,
-          "One more payload; the strategy's `payloads` names it.")
+          "One more payload, with a weight as delta's; the strategy's `payloads` names it.")
       .def(
           "add_scalar",
           [](PythonUpdate& self, const std::string& name, double value) {
-            self.update.scalars[name] = value;
+            self.get().scalars[name] = value;
           },
           py::arg("name"), py::arg("value"), "One number; the server gets the sum over clients.");
   py::class_<PythonContext>(module, "Context", "What a client half works with during one task.")
@@ -367,8 +478,9 @@ void add_strategies(py::module_& module) {
           "What remember() kept in the client's last round, by name.")
       .def(
           "remember",
-          [](const PythonContext& self, const std::string& name, const Parameters& values) {
-            self.get().next.sets.insert_or_assign(name, ParameterSet(values.get()));
+          [](const PythonContext& self, const std::string& name, const py::object& values) {
+            self.get().next.sets.insert_or_assign(name,
+                                                  ParameterSet(parameters_in(values, name).get()));
           },
           py::arg("name"), py::arg("values"),
           "Keeps parameters until the client's next round; needs client_state = True.")

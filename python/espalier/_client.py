@@ -175,10 +175,11 @@ class Client:
             loss, accuracy = result
             result = {"loss": loss, "accuracy": accuracy}
         figures = _figures(result, ("loss", "accuracy"), "evaluate")
-        if "accuracy" not in figures or not 0 <= figures["accuracy"] <= 1:
-            raise ValueError("evaluate() returns (loss, accuracy) with an accuracy from 0 to 1")
+        for name in ("loss", "accuracy"):
+            if name not in figures:
+                raise ValueError(f"evaluate() returns (loss, accuracy) or a dictionary of them; it has told no {name}")
         count = int(self._options["num_test_samples"])
-        return {"loss": figures.get("loss", 0.0), "correct": round(figures["accuracy"] * count), "count": count}
+        return {"loss": figures["loss"], "correct": round(figures["accuracy"] * count), "count": count}
 
     def _fail(self, engine: Any, why: str) -> None:
         """Waits until the server has heard of it, but not long where it cannot be reached."""

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from . import _engine
 from ._data import Dataset
+from ._json import json_text
 from ._live import keep_track
 
 PathLike = Union[str, "os.PathLike[str]"]
@@ -29,7 +30,7 @@ class ConfigError(_engine.Error, ValueError):
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, bool):
+    if isinstance(value, (bool, np.bool_)):
         return "true" if value else "false"
     if isinstance(value, (int, float, np.integer, np.floating)):
         return repr(value.item() if isinstance(value, (np.integer, np.floating)) else value)
@@ -52,6 +53,22 @@ def _find(tree: Mapping[str, Any], key: str) -> Any:
             return None
         tree = tree[part]
     return tree
+
+
+def _given(tree: Mapping[str, Any], settings: Mapping[str, Any], key: str) -> Any:
+    """A key of a configuration with settings over it: by itself, or in a table."""
+    value = _find(tree, key)
+    for name, one in settings.items():
+        if name == key:
+            value = one
+        elif key.startswith(name + "."):
+            value = _find(one, key[len(name) + 1:])
+    return value
+
+
+def _is_path(text: str) -> bool:
+    """Rather than a model's name, which has neither folder nor ending."""
+    return pathlib.PurePath(text).name != text or pathlib.PurePath(text).suffix != ""
 
 
 def _script(model: Any, folder: pathlib.Path) -> str:
@@ -297,6 +314,12 @@ def stream(config: Config = None, *, data: Optional[Dataset] = None, model: Any 
         for round in espalier.stream("examples/fashion-mnist.toml"):
             print(round["round"], round.get("accuracy"))
     """
+    return _start(settings, config=config, data=data, model=model, out=out, resume=resume, threads=threads)
+
+
+def _start(settings: Mapping[str, Any], *, config: Config = None, data: Optional[Dataset] = None, model: Any = None, out: Optional[PathLike] = None,
+           resume: Optional[PathLike] = None, threads: int = 0, stop_after: int = 0) -> Stream:
+    """As stream(); stop_after: the run stops after so many rounds, as if it were closed then."""
     if resume is not None and (config is not None or out is not None or model is not None):
         raise ConfigError("[python] resume=FOLDER goes on with what the folder has: leave out config, out and model")
     temporary: Optional[tempfile.TemporaryDirectory[str]] = None
@@ -312,12 +335,17 @@ def stream(config: Config = None, *, data: Optional[Dataset] = None, model: Any 
             raise ConfigError(str(error)) from None
         beside = pathlib.Path("runs") / path.stem
     chosen: Dict[str, Any] = dict(settings)
+    if data is not None and resume is not None:
+        _refuse_other_data(pathlib.Path(resume))
     if data is not None and resume is None:
-        chosen.setdefault("data.name", "memory")
-        if data.client_names and _find(tree, "data.partition.name") is None:
-            chosen.setdefault("data.partition.name", "natural")
+        name = _given({}, settings, "data.name")
+        if name not in (None, "memory"):
+            raise ConfigError(f"[python] data=Dataset is in place of data.name = \"{name}\": leave out one of them")
+        chosen["data.name"] = "memory"
+        if data.client_names and _given(tree, settings, "data.partition.name") is None:
+            chosen["data.partition.name"] = "natural"
     if model is not None:
-        if isinstance(model, str) and not model.endswith(".pt"):
+        if isinstance(model, str) and not _is_path(model):
             chosen["model.name"] = model
         else:
             if not isinstance(model, (str, os.PathLike)):
@@ -328,9 +356,18 @@ def stream(config: Config = None, *, data: Optional[Dataset] = None, model: Any 
                     temporary.cleanup()
                     raise
             chosen["model.name"], chosen["model.file"] = "torchscript", os.fspath(model)
-    engine = keep_track(_engine.Run(json.dumps(tree), _assignments(chosen), os.fspath(out) if out is not None else "", str(beside), os.fspath(resume) if resume is not None else "", threads,
-                         data._data if data is not None else None))
+    engine = keep_track(_engine.Run(json_text(tree), _assignments(chosen), os.fspath(out) if out is not None else "", str(beside), os.fspath(resume) if resume is not None else "", threads,
+                         data._data if data is not None else None, stop_after))
     return Stream(engine, temporary)
+
+
+def _refuse_other_data(folder: pathlib.Path) -> None:
+    try:
+        name = _find(json.loads(_engine.read_config(str(folder / "config.toml"))), "data.name")
+    except _engine.Error:
+        return  # what is wrong with the folder is said when it is resumed
+    if name != "memory":
+        raise ConfigError(f"[python] the run in {folder} goes on with what it was begun with, data.name = \"{name}\": leave out data")
 
 
 def simulate(config: Config = None, *, data: Optional[Dataset] = None, model: Any = None, out: Optional[PathLike] = None, resume: Optional[PathLike] = None, threads: int = 0,
@@ -338,7 +375,8 @@ def simulate(config: Config = None, *, data: Optional[Dataset] = None, model: An
     """Runs a federated training on this machine and returns the run.
 
     config: a TOML file, or its tables as a dictionary; settings override it by dotted keys: `rounds=5, **{"strategy.name": "fedprox"}`.
-    data: arrays (espalier.Dataset) in place of `[data]`. model: a name, a TorchScript file, or a torch module, which is scripted for you; its weights are where it begins.
+    data: arrays (espalier.Dataset) in place of `[data]`. model: a name, a TorchScript file (a path with a folder or an ending), or a torch module, which is scripted for you;
+    its weights are where it begins.
     out: the run's folder; by default runs/<name of the configuration>. resume: a folder to go on with (with the same `data`). threads: clients at a time; 0: one per
     processor. progress: a bar on standard error; by default on terminals and in notebooks.
 

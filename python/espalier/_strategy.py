@@ -3,12 +3,59 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any, Callable, ClassVar, Dict, Mapping, Optional, Sequence, Type, TypeVar
+import math
+from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Sequence, Type, TypeVar
 
 import numpy as np
 
 from . import _engine
 from ._engine import Context, Parameters, Update
+from ._json import json_text
+
+
+def _payload(name: str, values: Any) -> Parameters:
+    if not isinstance(values, Parameters):
+        raise TypeError(f"a task's payload {name!r} is Parameters, not {type(values).__name__}: fill model.copy() or model.zeros(), and add that; numbers go into task.scalars")
+    return values
+
+
+def _scalar(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"a task's scalar {name!r} is a number, not {value!r}") from None
+
+
+def _names(payloads: Any) -> List[str]:
+    names = [] if isinstance(payloads, str) or not isinstance(payloads, Sequence) else list(payloads)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"payloads are names in a tuple, such as (\"delta\", \"control_delta\") or (\"delta\",), not {payloads!r}")
+    return names
+
+
+def _options(cls: Type[Strategy]) -> Dict[str, Any]:
+    """Of the kinds that a configuration and a task can hold."""
+    options = json.loads(json_text(dict(cls.options)))
+    for name, value in options.items():
+        if not isinstance(value, (bool, int, float, str)) or (isinstance(value, float) and not math.isfinite(value)):
+            raise TypeError(f"{cls.__name__}.options: {name!r} is {value!r}; options are truth values, numbers and texts")
+    return dict(options)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Of a state, what JSON gives back as it was."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(one, where) for one in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(one, where) for key, one in value.items()}
+    kind = "a table whose keys are no texts" if isinstance(value, Mapping) else type(value).__name__
+    if isinstance(value, np.ndarray):
+        kind = "an array of objects" if value.dtype.hasobject else "an array within a list or table"
+    raise TypeError(f"{where} holds {kind}; a checkpoint keeps Parameters and arrays of numbers, each under a name of its own, and numbers, texts, lists and tables of these")
 
 
 class Task:
@@ -19,14 +66,14 @@ class Task:
 
     def add(self, name: str, values: Parameters) -> None:
         """One more payload. What may still be changed is copied, and what is shared is not."""
-        self.payloads[name] = values
+        self.payloads[name] = _payload(name, values)
 
     def __getitem__(self, name: str) -> Parameters:
         return self.payloads[name]
 
 
 class Sums:
-    """What the clients of a round have sent, added exactly: the order in which they answer changes no bit."""
+    """What the clients of a round have sent, added exactly: the order in which they answer changes no bit. The means may be kept; sum() is for the call of finish() alone."""
 
     def __init__(self, means: Dict[str, Parameters], num_updates: int, total: Callable[[str], float]) -> None:
         self._means, self.num_updates, self._total = means, num_updates, total
@@ -49,7 +96,7 @@ class Strategy:
 
     #: Keys of [strategy] and their defaults: truth values, numbers, texts.
     options: ClassVar[Mapping[str, Any]] = {}
-    #: What an update carries, by name.
+    #: What an update carries, by name: a tuple or a list.
     payloads: Sequence[str] = ("delta",)
     #: Whether clients remember something between rounds (Context.remember).
     client_state: bool = False
@@ -62,7 +109,7 @@ class Strategy:
         """Before the first round; `model` has the model's tensors, all 0."""
 
     def configure(self, round: int, model: Parameters, task: Task) -> None:
-        """Fills a client's task. Asked twice about the same client and round it says the same."""
+        """Fills a client's task. Asked twice about the same client and round it says the same. A `model` that is kept stays as it is: the round's end changes another one."""
         task.add("model", model)
 
     def run_client(self, context: Context, task: Task) -> Update:
@@ -70,7 +117,7 @@ class Strategy:
         return context.train()
 
     def finish(self, round: int, sums: Sums, model: Parameters) -> None:
-        """All updates are in: changes the model, which is lent for this call."""
+        """All updates are in: changes the model, which is lent for this call; arrays of it that are kept show it as it was at its end."""
         model.apply(sums.mean("delta"))
 
     def state(self) -> Dict[str, Any]:
@@ -86,7 +133,10 @@ class Strategy:
     def _configure(self, round: int, model: Parameters, client: int, lr: float) -> Dict[str, Any]:
         task = Task(client, lr, {}, {})
         self.configure(round, model, task)
-        return {"payloads": task.payloads, "scalars": task.scalars}
+        return {"payloads": {name: _payload(name, values) for name, values in task.payloads.items()}, "scalars": {name: _scalar(name, value) for name, value in task.scalars.items()}}
+
+    def _payloads(self) -> List[str]:
+        return _names(self.payloads)
 
     def _run_client(self, context: Context, payloads: Dict[str, Parameters], scalars: Dict[str, float]) -> Update:
         update = self.run_client(context, Task(context.client, context.lr, payloads, scalars))
@@ -100,12 +150,13 @@ class Strategy:
     def _save(self) -> bytes:
         arrays, rest = {}, {}
         for name, value in self.state().items():
+            where = f"{type(self).__name__}.state(): {name!r}"
             if isinstance(value, Parameters):
                 arrays[name] = value.values
-            elif isinstance(value, np.ndarray):
+            elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
                 arrays[name] = value
             else:
-                rest[name] = value
+                rest[name] = _plain(value, where)
         out = io.BytesIO()
         np.savez(out, **{"": np.frombuffer(json.dumps(rest, sort_keys=True).encode(), dtype=np.uint8)}, **arrays)
         return out.getvalue()
@@ -130,8 +181,10 @@ def register(name: str, *, summary: Optional[str] = None) -> Callable[[_Class], 
         if not issubclass(cls, Strategy):
             raise TypeError("register() is for subclasses of espalier.Strategy")
         own_client = cls.run_client is not Strategy.run_client
+        if not isinstance(cls.payloads, property):
+            _names(cls.payloads)
         text = summary or (cls.__doc__ or "A strategy in Python").strip().splitlines()[0]
-        _engine.register_strategy(name, cls, text, json.dumps(dict(cls.options)), own_client)
+        _engine.register_strategy(name, cls, text, json.dumps(_options(cls)), own_client)
         cls.registered_name = name  # type: ignore[attr-defined]
         return cls
 

@@ -316,6 +316,16 @@ class Clients(Federation):
         thread.join(60)
         self.assertFalse(thread.is_alive())
 
+    def test_an_evaluation_tells_loss_and_accuracy(self):
+        def told(result):
+            client = self.client(0, 1, train=lambda weights, task: None, evaluate=lambda weights: result, num_samples=3, num_test_samples=10)
+            return client._work("evaluate", {}, None, None)
+
+        self.assertEqual(told((0.5, 0.9)), {"loss": 0.5, "correct": 9, "count": 10})
+        for result, missing in (({"accuracy": 0.9}, "loss"), ({"loss": 0.9}, "accuracy")):
+            with self.assertRaisesRegex(ValueError, f"no {missing}"):
+                told(result)
+
     def test_ctrl_c_while_it_waits_and_while_it_trains(self):
         port = self.serve()
         text = f"""

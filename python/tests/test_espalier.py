@@ -3,6 +3,7 @@ import gc
 import json
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
@@ -261,6 +262,24 @@ next(rounds)
             espalier.simulate("nowhere.toml")
         self.assertTrue(issubclass(espalier.ConfigError, ValueError) and issubclass(espalier.ConfigError, espalier.Error))
 
+    def test_numpys_numbers_and_paths_are_settings(self):
+        config = json.loads(json.dumps(testing.TINY))
+        config["data"]["partition"]["clients"] = np.int64(6)
+        config["train"]["lr"] = np.float32(0.25)
+        config["model"]["hidden"] = np.array([16])
+        run = self.run_tiny("numbers", config, rounds=np.int64(1), evaluate=np.str_("server"), **{"train.drop_last": np.bool_(True)})
+        self.assertEqual((run.config["train"]["lr"], run.config["train"]["drop_last"]), (0.25, True))
+        with self.assertRaisesRegex(TypeError, "a setting is"):
+            self.run_tiny("wrong", {"train": {"lr": object()}})
+
+    def test_a_path_is_a_models_file_whatever_its_ending(self):
+        for model in ("net.pth", str(self.folder / "net"), f".{os.sep}net"):
+            with self.assertRaisesRegex(espalier.ConfigError, "net") as caught:
+                self.run_tiny("path", model=model)
+            self.assertNotIn("unknown model", str(caught.exception))
+        with self.assertRaisesRegex(espalier.ConfigError, "unknown model.*mlp"):
+            self.run_tiny("name", model="mpl")
+
     def test_a_study(self):
         if not ESPALIER:
             self.skipTest("ESPALIER is not set")
@@ -340,6 +359,106 @@ class Data(Base):
         with self.assertRaisesRegex(espalier.Error, "not those"):
             espalier.simulate(resume=run.folder, data=other, rounds=4, progress=False)
 
+    def test_a_partition_that_is_asked_for_is_not_overridden(self):
+        dataset = espalier.Dataset(self.images, self.labels, clients=np.arange(200) % 4, test=(self.images, self.labels))
+        others = {"model.name": "mlp", "strategy.clients_per_round": 2, "rounds": 1}
+        asked = {"name": "iid", "clients": 5}
+        for number, (config, settings) in enumerate([({}, {"data.partition": asked}), ({}, {"data.partition.name": "iid", "data.partition.clients": 5}), ({"data": {"partition": asked}}, {})]):
+            run = self.run_tiny(f"asked-{number}", config, data=dataset, **settings, **others)
+            self.assertEqual((run.config["data"]["partition"]["name"], run.config["data"]["partition"]["clients"]), ("iid", 5))
+        run = self.run_tiny("natural", {}, data=dataset, **{"data.partition": {}}, **others)
+        self.assertEqual(run.config["data"]["partition"]["name"], "natural")
+        self.assertEqual(len(dataset.partition("iid", clients=np.int64(3))), 3)
+
+    def test_data_beside_other_data_are_refused(self):
+        dataset = espalier.Dataset(self.images, self.labels)
+        with self.assertRaisesRegex(espalier.ConfigError, "synthetic.*leave out one"):
+            self.run_tiny("both", {}, data=dataset, model="mlp", **{"data.name": "synthetic"})
+        run = self.run_tiny("files", rounds=1)
+        with self.assertRaisesRegex(espalier.ConfigError, "synthetic.*leave out data"):
+            espalier.simulate(resume=run.folder, data=dataset, rounds=2, progress=False)
+        with self.assertRaisesRegex(espalier.ConfigError, "nowhere"):
+            espalier.simulate(resume=self.folder / "nowhere", data=dataset)
+
+    def test_values_that_are_not_finite_are_refused_with_their_place(self):
+        table = np.ones((40, 5), dtype=np.float32)
+        table[17, 3] = np.nan
+        with self.assertRaisesRegex(ValueError, r"^inputs: .*got nan \(sample 17, position 3; 1 of 200 values\).*missing"):
+            espalier.Dataset(table, np.arange(40) % 4)
+        with self.assertRaisesRegex(ValueError, r"^test inputs: .*sample 17, position 3"):
+            espalier.Dataset(np.ones((40, 5)), np.arange(40) % 4, test=(table, np.arange(40) % 4))
+        images = np.zeros((4, 2, 3, 1))  # channels last: the place is the person's
+        images[2, 1, 2, 0] = -np.inf
+        with self.assertRaisesRegex(ValueError, r"got -inf \(sample 2, \[1, 2, 0\]"):
+            espalier.Dataset(images, np.zeros(4), layout="NHWC")
+        large = np.ones((40, 5))
+        large[3, 0] = 1e39
+        with self.assertRaisesRegex(ValueError, r"got 1e\+39 \(sample 3, position 0.*float32 cannot hold"):
+            espalier.Dataset(large, np.arange(40) % 4)
+
+    def test_class_numbers_and_tokens_do_not_wrap(self):
+        labels = np.arange(40) % 4
+        labels[7] = 2**32 + 1
+        with self.assertRaisesRegex(ValueError, "class numbers.*4294967297 .sample 7"):
+            espalier.Dataset(np.ones((40, 5)), labels)
+        tokens = np.ones((40, 5), dtype=np.int64)
+        tokens[9, 2] = 2**32 + 3
+        with self.assertRaisesRegex(ValueError, "tokens.*4294967299 .sample 9, position 2"):
+            espalier.Dataset(tokens, np.arange(40) % 4)
+        tokens[9, 2] = -1
+        with self.assertRaisesRegex(ValueError, "got -1"):
+            espalier.Dataset(tokens, np.arange(40) % 4)
+
+    def test_all_of_another_dataset_is_evaluated_on(self):
+        inner = espalier.Dataset(self.images[:50], self.labels[:50])
+        self.assertLess(len(inner), 50)
+        dataset = espalier.Dataset(self.images, self.labels, test=inner)
+        self.assertEqual((len(dataset), len(dataset.test_inputs), len(dataset.test_labels)), (200, 50, 50))
+        self.assertEqual(dataset.test_inputs.sum(), self.images[:50].sum())
+        np.testing.assert_array_equal(dataset.test_inputs[:, 0, 0, 0] // 60, dataset.test_labels)
+
+    def test_mean_and_deviation_are_both_given_and_of_images(self):
+        test = (self.images, self.labels)
+        dataset = espalier.Dataset(self.images, self.labels, test=test, mean=np.array([0.0]), stddev=np.array([0.5]))
+        self.assertEqual((dataset._data.mean, dataset._data.stddev), ([0.0], [0.5]))
+        colored = np.repeat(self.images, 3, axis=3)
+        dataset = espalier.Dataset(colored, self.labels, test=(colored, self.labels), mean=np.array([0.5, 0.5, 0.5]), stddev=[0.25] * 3)
+        self.assertEqual(dataset._data.mean, [0.5] * 3)
+        for one in ({"mean": [0.5]}, {"stddev": [0.5]}):
+            with self.assertRaisesRegex(ValueError, "together"):
+                espalier.Dataset(self.images, self.labels, test=test, **one)
+        with self.assertRaisesRegex(ValueError, "uint8 images"):
+            espalier.Dataset(self.floats, self.labels, mean=[0.5], stddev=[0.5])
+        with self.assertRaisesRegex(ValueError, "expected 1, one per channel, got 3"):
+            espalier.Dataset(self.images, self.labels, mean=[0.5] * 3, stddev=[0.5] * 3)
+
+    def test_arrays_of_any_descent(self):
+        images = pickle.loads(pickle.dumps(self.images))
+        self.assertIsNot(images.dtype, np.dtype(np.uint8))
+        np.testing.assert_array_equal(espalier.Dataset(images, self.labels, test=(images, self.labels)).inputs, self.images)
+        floats = espalier.Dataset(self.floats.astype(">f4"), self.labels.astype(">i8"), test=(self.floats, self.labels))
+        np.testing.assert_array_equal(floats.inputs, self.floats)
+        np.testing.assert_array_equal(floats.labels, self.labels)
+        self.assertEqual(espalier.Dataset(np.repeat(self.labels[:, None], 6, axis=1).astype(">i2"), self.labels).vocabulary, 3)
+
+    def test_the_layout_of_float_images(self):
+        last = np.random.default_rng(3).normal(size=(200, 4, 5, 3)).astype(np.float32)
+        dataset = espalier.Dataset(last, self.labels, layout="NHWC", test=(last[:9], self.labels[:9]))
+        np.testing.assert_array_equal(dataset.inputs, last.transpose(0, 3, 1, 2))
+        self.assertEqual((dataset.test_inputs.shape, dataset.inputs.flags["C_CONTIGUOUS"]), ((9, 3, 4, 5), True))
+        np.testing.assert_array_equal(espalier.Dataset(last, self.labels, layout="NCHW", test=(last, self.labels)).inputs, last)
+        with self.assertRaisesRegex(ValueError, "NHWC.*NCWH"):
+            espalier.Dataset(last, self.labels, layout="NCWH")
+        for inputs in (last[:, 0], last[:, 0, 0], self.images[..., 0], np.ones((200, 3), dtype=int)):
+            with self.assertRaisesRegex(ValueError, "leave it out"):
+                espalier.Dataset(inputs, self.labels, layout="NCHW")
+
+    def test_training_and_test_samples_of_two_kinds_are_named(self):
+        with self.assertRaisesRegex(ValueError, r"uint8 images of shape \(8, 8, 1\), got float32 values of shape \(1, 8, 8\)"):
+            espalier.Dataset(self.images, self.labels, test=(self.floats, self.labels))
+        with self.assertRaisesRegex(ValueError, r"\(1, 8, 8\), got float32 values of shape \(8, 8\)"):
+            espalier.Dataset(self.floats, self.labels, test=espalier.Dataset(self.floats[:, 0], self.labels))
+
     def test_frames(self):
         try:
             import pandas
@@ -349,6 +468,9 @@ class Data(Base):
         dataset = espalier.Dataset(frame, "label", clients="owner")
         self.assertEqual(dataset.inputs.shape[1:], (2,))
         self.assertEqual(dataset.client_names, ["0", "1", "2"])
+        frame.loc[5, "y"] = None
+        with self.assertRaisesRegex(ValueError, r"sample 5, position 1; 1 of 400 values\).*missing"):
+            espalier.Dataset(frame, "label", clients="owner")
 
     def test_what_is_wrong_is_said(self):
         for arguments, words in [((self.images, self.labels[:9]), "expected 200"), ((self.images, self.labels - 1), "begin at 0"), ((self.images.astype(np.int64), self.labels), "uint8"),
@@ -401,6 +523,14 @@ class Codecs(unittest.TestCase):
         with self.assertRaisesRegex(espalier.Error, "hadamard"):
             espalier.codec("hadamrd")
 
+    def test_messages_lie_in_memory_of_any_stride(self):
+        x = np.random.default_rng(2).normal(size=(30, 70)).astype(np.float32)
+        exact = espalier.codec()
+        message = np.frombuffer(exact.encode(x), dtype=np.uint8)
+        for strided in (np.repeat(message, 2)[::2], message[::-1].copy()[::-1], memoryview(bytes(np.repeat(message, 3)))[::3]):
+            np.testing.assert_array_equal(exact.decode(strided, x.shape), x)
+        np.testing.assert_array_equal(exact.decode(bytearray(message.tobytes()), x.shape), x)
+
 
 class Strategies(Base):
     def same(self, mine, theirs, **settings):
@@ -440,6 +570,19 @@ class Strategies(Base):
         with self.assertRaisesRegex(AssertionError, "state"):
             testing.check_strategy(Forgetful)
 
+    def test_they_conform_whatever_the_run(self):
+        tiny = {key: value for key, value in testing.TINY.items() if key != "rounds"}
+        with self.subTest("rounds in the settings"):
+            testing.check_strategy(MyScaffold, tiny, rounds=6)
+        with self.subTest("a schedule over the run"):
+            testing.check_strategy(MyFedAvg, rounds=6, **{"train.lr_schedule": "cosine"})
+        with self.subTest("arrays"):
+            inputs = np.random.default_rng(1).normal(size=(120, 12)).astype(np.float32)
+            data = espalier.Dataset(inputs, np.arange(120) % 4, clients=np.arange(120) % 6)
+            testing.check_strategy(MyScaffold, {"rounds": 4, "train": {"lr": 0.05}}, data=data, model="mlp", **{"strategy.clients_per_round": 3})
+        with self.assertRaisesRegex(espalier.Error, "half-way"):
+            testing.check_strategy(MyFedAvg, rounds=1)
+
     def test_what_was_lent_is_taken_back_also_after_a_failure(self):
         kept = []
 
@@ -455,6 +598,233 @@ class Strategies(Base):
             self.run_tiny("keeper", **{"strategy.name": "keeper"})
         with self.assertRaisesRegex(espalier.Error, "lent"):
             kept[0].copy()
+
+    def test_arrays_of_the_model_that_are_kept_show_what_they_showed(self):
+        kept, sums_kept = [], []
+
+        @espalier.register("collector")
+        class Collector(espalier.Strategy):
+            """FedAvg that keeps all that it sees."""
+
+            def configure(self, round, model, task):
+                if not kept or kept[-1][0] is not model:
+                    kept.append((model, model.values, model["fc1.bias"][2:], model.values.copy()))
+                super().configure(round, model, task)
+
+            def finish(self, round, sums, model):
+                before, view, part, copy = kept[-1]
+                super().finish(round, sums, model)
+                assert not np.array_equal(model.values, copy)
+                assert np.array_equal(before.values, copy) and np.array_equal(view, copy)
+                kept[-1] += (model.values, model["fc1.bias"], model.values.copy(), model)
+                sums_kept.append(sums)
+
+        for number, settings in enumerate(({}, {"submodel.name": "ordered", "submodel.keep": 0.5})):
+            kept.clear()
+            mine = self.run_tiny(f"collector-{number}", rounds=3, **{"strategy.name": "collector", **settings})
+            theirs = self.run_tiny(f"plain-{number}", rounds=3, **{"strategy.name": "fedavg", **settings})
+            self.assertEqual(self.model_bytes(mine), self.model_bytes(theirs))
+            self.assertEqual(len(kept), 3)
+            for before, view, part, copy, after, bias, after_copy, model in kept:
+                np.testing.assert_array_equal(view, copy)
+                np.testing.assert_array_equal(before.values, copy)
+                np.testing.assert_array_equal(part, before["fc1.bias"][2:])
+                np.testing.assert_array_equal(after, after_copy)
+                self.assertTrue(np.shares_memory(after, bias))
+                after[:] = 0  # memory of its own
+                with self.assertRaisesRegex(espalier.Error, "lent"):
+                    model.values
+        for sums in sums_kept:
+            self.assertEqual(len(sums.mean().values), len(kept[0][3]))
+            with self.assertRaisesRegex(espalier.Error, "lent"):
+                sums.sum("steps")
+
+    def test_an_update_that_was_returned_is_the_engines(self):
+        kept, again = [], [False]
+
+        @espalier.register("hoarder")
+        class Hoarder(espalier.Strategy):
+            """FedAvg that keeps its updates."""
+
+            def run_client(self, context, task):
+                if again[0] and kept:
+                    return kept[0][0]
+                update = context.train()
+                kept.append((update, update.delta, update.delta.values.copy()))
+                return update
+
+        mine = self.run_tiny("hoarder", threads=1, **{"strategy.name": "hoarder"})
+        self.assertEqual(self.model_bytes(mine), self.model_bytes(self.run_tiny("plain", **{"strategy.name": "fedavg"})))
+        self.assertEqual(len(kept), 12)
+        for update, delta, copy in kept:
+            np.testing.assert_array_equal(delta.values, copy)
+            delta.values[:] = 0  # memory of its own
+            for use in (lambda: update.weight, lambda: update.delta, lambda: update.steps, lambda: update.num_samples, lambda: update.add_scalar("x", 1), lambda: update.add("x", delta),
+                        lambda: setattr(update, "weight", 1)):
+                with self.assertRaisesRegex(espalier.Error, "returned"):
+                    use()
+        again[0] = True
+        with self.assertRaisesRegex(espalier.Error, "update was returned"):
+            self.run_tiny("again", **{"strategy.name": "hoarder"})
+
+    def test_weights_have_bounds(self):
+        seen = []
+
+        @espalier.register("weighing")
+        class Weighing(espalier.Strategy):
+            """FedAvg by weights of its own."""
+
+            def run_client(self, context, task):
+                update = context.train()
+                for wrong in (-1, update.num_samples + 1, float("nan")):
+                    for use in (lambda: setattr(update, "weight", wrong), lambda: update.add("x", update.delta, weight=wrong)):
+                        try:
+                            use()
+                        except espalier.Error as error:
+                            seen.append(str(error))
+                update.weight = update.num_samples / 2
+                return update
+
+        self.run_tiny("weighing", rounds=1, threads=1, **{"strategy.name": "weighing"})
+        self.assertEqual(len(seen), 3 * 6)
+        self.assertRegex(seen[1], "from 0 to .*samples")
+
+    def test_a_class_that_is_registered_again_brings_its_defaults(self):
+        seen = []
+
+        def register(default, client=True):
+            class Again(espalier.Strategy):
+                """Says what it has."""
+
+                options = {"mu": default, "label": str(default)}
+
+                def start(self, model, num_clients):
+                    seen.append(("server", self.mu, self.label))
+
+            if client:
+                def run_client(self, context, task):
+                    seen.append(("client", self.mu, self.label))
+                    return context.train()
+
+                Again.run_client = run_client
+            espalier.register("again")(Again)
+
+        def run(**settings):
+            seen.clear()
+            config = self.run_tiny(f"again-{len(list(self.folder.iterdir()))}", rounds=1, **{"strategy.name": "again", **settings}).config
+            self.assertEqual({one[1:] for one in seen}, {(seen[0][1], str(seen[0][1]))})
+            self.assertEqual(config["strategy"]["mu"], seen[0][1])
+            return seen[0][1], {one[0] for one in seen}
+
+        both = {"server", "client"}
+        register(0.25)
+        self.assertEqual(run(), (0.25, both))
+        register(0.5)
+        self.assertEqual(run(), (0.5, both))
+        self.assertEqual(run(**{"strategy.mu": 0.25, "strategy.label": "0.25"}), (0.25, both))
+        register(0.75, client=False)
+        self.assertEqual(run(), (0.75, {"server"}))
+        register(1.0)
+        self.assertEqual(run(), (1.0, both))
+
+    def test_clients_train_with_the_servers_options_whatever_their_defaults(self):
+        seen = []
+
+        def register(default):
+            @espalier.register("elsewhere")
+            class Elsewhere(espalier.Strategy):
+                """Has other defaults on the clients from the second round on."""
+
+                options = {"mu": default}
+
+                def run_client(self, context, task):
+                    seen.append((context.round, self.mu))
+                    return context.train()
+
+                def finish(self, round, sums, model):
+                    super().finish(round, sums, model)
+                    if round == 1:
+                        register(0.5)
+
+        register(0.5)
+        register(0.25)
+        self.run_tiny("elsewhere", rounds=2, **{"strategy.name": "elsewhere"})
+        self.assertEqual(set(seen), {(1, 0.25), (2, 0.25)})
+
+    def test_values_have_the_tensors_shape(self):
+        seen = []
+
+        @espalier.register("shapes")
+        class Shapes(espalier.Strategy):
+            """Sets tensors."""
+
+            def start(self, model, num_clients):
+                weight, size = model["fc2.weight"], model.values.size
+                for name, wrong in (("fc2.weight", weight.T), ("fc2.weight", weight.reshape(-1)), ("fc2.weight", weight[:1]), ("fc2.bias", 0.0), ("fc2.bias", np.zeros((10, 1)))):
+                    try:
+                        model[name] = wrong
+                    except espalier.Error as error:
+                        seen.append(str(error))
+                for wrong in (np.zeros((1, size)), np.zeros(size - 1), 0.0):
+                    try:
+                        model.values = wrong
+                    except espalier.Error as error:
+                        seen.append(str(error))
+                model["fc2.weight"] = np.ones((10, 16))
+                model["fc2.bias"] = [3.0] * 10
+                assert model["fc2.weight"].sum() == 160 and model["fc2.bias"].sum() == 30
+                model.values = np.arange(size)
+                assert model.values[5] == 5
+
+        self.run_tiny("shapes", rounds=1, **{"strategy.name": "shapes"})
+        self.assertEqual(len(seen), 8, seen)
+        self.assertRegex(seen[0], r"fc2.weight of shape \[10, 16\], got \[16, 10\]")
+
+    def test_what_no_task_can_hold_is_said(self):
+        def run(words, **members):
+            cls = type("Mistaken", (espalier.Strategy,), {"__doc__": "Mistaken.", **members})
+            espalier.register("mistaken")(cls)
+            with self.assertRaisesRegex(espalier.Error, "mistaken.*" + words):
+                self.run_tiny(f"mistaken-{len(list(self.folder.iterdir()))}", rounds=1, **{"strategy.name": "mistaken"})
+
+        run("'model' is Parameters, not ndarray.*copy", configure=lambda self, round, model, task: task.add("model", model.values))
+        run("'extra' is Parameters, not list", configure=lambda self, round, model, task: task.payloads.update(model=model, extra=[1]))
+        run("'share' is a number, not None", configure=lambda self, round, model, task: (task.add("model", model), task.scalars.update(share=None)))
+        run("'x' is to be Parameters, not ndarray", run_client=lambda self, context, task: context.train().add("x", np.zeros(3)))
+        run("'x' is to be Parameters, not float", run_client=lambda self, context, task: context.remember("x", 1.0))
+        run("names in a tuple", payloads=property(lambda self: "delta"))
+        run("Unable to cast", client_state="yes")
+        for wrong in ("delta", (), (1,)):
+            with self.assertRaisesRegex(TypeError, "names in a tuple"):
+                espalier.register("mistaken")(type("Mistaken", (espalier.Strategy,), {"__doc__": "Mistaken.", "payloads": wrong}))
+        for wrong in ([1], None, float("nan")):
+            with self.assertRaisesRegex(TypeError, "Mistaken.options: 'x'"):
+                espalier.register("mistaken")(type("Mistaken", (espalier.Strategy,), {"__doc__": "Mistaken.", "options": {"x": wrong}}))
+
+    def test_states_are_what_a_checkpoint_holds(self):
+        held = [{}]
+
+        @espalier.register("stateful")
+        class Stateful(espalier.Strategy):
+            """Has a state."""
+
+            def state(self):
+                return held[0]
+
+            def restore(self, state):
+                held[0] = state
+
+        def run(what, **state):
+            held[0] = state
+            return self.run_tiny(what, rounds=1, **{"strategy.name": "stateful"})
+
+        done = run("plain", a=np.float32(0.5), b=[np.int64(2), "two"], c={"d": np.bool_(True)}, e=np.arange(3), f=None)
+        espalier.simulate(resume=done.folder, rounds=2, progress=False)
+        self.assertEqual({name: value for name, value in held[0].items() if name != "e"}, {"a": 0.5, "b": [2, "two"], "c": {"d": True}, "f": None})
+        np.testing.assert_array_equal(held[0]["e"], np.arange(3))
+        for number, (words, wrong) in enumerate((("array of objects", np.array([{}], dtype=object)), ("set", {1}), ("keys", {1: "one"}), ("array within", [np.zeros(2)]), ("complex", np.complex64(1)))):
+            with self.assertRaisesRegex(espalier.Error, f"stateful.*'seen' holds.*({words})"):
+                run(f"wrong-{number}", seen=wrong)
 
     def test_views_of_a_step_cannot_be_kept(self):
         kept = []

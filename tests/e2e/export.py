@@ -104,6 +104,14 @@ with Folder() as folder:
     check(json.loads(ok(run("export", folder / "zeros", *script, "--out", folder / "again.pt", "--json")).stdout)["removed_units"] > 0,
           "units of a TorchScript module are found, too")
 
+    # What a person should know of the configuration is said as by evaluate.
+    said = [line for line in ok(run("evaluate", folder / "zeros", *script)).stderr.splitlines() if line.startswith("note: ")]
+    told = ok(run("export", folder / "zeros", *script, "--out", folder / "again.pt", "--json"))
+    check(said and [f"note: {note}" for note in json.loads(told.stdout)["notes"]] == said, f"notes: {said} {told}")
+    text = ok(run("export", folder / "zeros", *script, "--out", folder / "again.pt"))
+    check(all(note in text.stderr for note in said) and "notes" not in text.stdout, f"notes: {text}")
+    check("notes" not in exported, f"nothing to say: {exported}")
+
     # A model that cannot be narrowed says why, and nothing is written.
     group = ["--set", "model.name=resnet8", "--set", "model.norm=group", "--set", "rounds=1"]
     ok(run("simulate", folder / "small.toml", *group, "--out", folder / "group", "--quiet"))
@@ -114,6 +122,11 @@ with Folder() as folder:
         refused = run(*command)
         check(refused.returncode == 2 and "group normalization" in refused.stderr and "--runtime dense" in refused.stderr, f"{command}: {refused}")
     check(not (folder / "group.pt").exists(), "nothing written")
+    # However small the logits are.
+    shutil.copytree(folder / "group", folder / "quiet")
+    change(folder / "quiet/model.safetensors", lambda name, shape, values: [v * 1e-4 for v in values] if name.startswith("fc") else None)
+    refused = run("evaluate", folder / "quiet", "--runtime", "pruned")
+    check(refused.returncode == 2 and "group normalization" in refused.stderr, f"small logits: {refused}")
     fallen = json.loads(ok(run("export", folder / "group", "--out", folder / "group.pt", "--json")).stdout)
     check("exported dense" in fallen["note"] and "group normalization" in fallen["note"], f"without a wish it is exported dense: {fallen}")
 
