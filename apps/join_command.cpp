@@ -120,8 +120,9 @@ void add_join_command(CLI::App& app) {
       ->check(CLI::NonNegativeNumber);
   command->add_option("--nice", arguments->nice, "Lower the priority by so much")
       ->check(CLI::Range(0, 19));
-  command->add_flag("--insecure", arguments->insecure,
-                    "Neither encryption nor certificates; a server on this machine alone; needs --client");
+  command->add_flag(
+      "--insecure", arguments->insecure,
+      "Neither encryption nor certificates; a server on this machine alone; needs --client");
   command->add_flag("--quiet", arguments->quiet, "Say nothing but errors");
   command->footer(
       "Examples:\n"
