@@ -10,6 +10,7 @@
 #include "apps/interrupts.h"
 #include "espalier/base/error.h"
 #include "espalier/join/joiner.h"
+#include "espalier/nn/graph_net.h"
 #include "espalier/run/join_run.h"
 
 namespace espalier::apps {
@@ -52,6 +53,7 @@ void join_command(const JoinArguments& arguments) {
   options.folder =
       arguments.folder.empty() ? fs::path(arguments.data) / "espalier" : fs::path(arguments.folder);
   options.device = arguments.device;
+  options.instructions = nn::instructions();
   options.module = arguments.module;
   options.memory_bytes = static_cast<uint64_t>(arguments.memory_mb) * 1'000'000;
   options.eligibility = {arguments.eligible,

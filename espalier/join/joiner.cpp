@@ -240,6 +240,7 @@ void Joiner::check_in() {
                      std::string(version())};
   request.device.profile = options_.device;
   request.device.threads = 1;
+  request.device.isa = options_.instructions;
   request.own_program = options_.program.has_value();
   if (!request.own_program) {
     request.data = spec_of(train_);

@@ -27,6 +27,7 @@ struct JoinOptions {
   std::filesystem::path folder;
   std::filesystem::path module;  // the TorchScript module of a run that has one
   std::string device;            // what the client calls what it runs on
+  std::string instructions;      // with which its nets are computed: nets round by them
   uint32_t retry_max_ms = 300'000;
   uint64_t memory_bytes = 0;       // that training may take; tasks beyond it fail. 0: no limit
   EligibilityOptions eligibility;  // its folder is this client's

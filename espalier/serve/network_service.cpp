@@ -169,7 +169,8 @@ rpc::CheckInReply NetworkBackend::check_in(const rpc::Caller& caller,
        {"client", caller.client},
        {"address", caller.address},
        {"samples", request.num_samples},
-       {"release", theirs.release}});
+       {"release", theirs.release},
+       {"instructions", request.device.isa}});
   return {options_.run,
           caller.client,
           options_.client_config,

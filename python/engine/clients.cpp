@@ -10,6 +10,7 @@
 #include "espalier/base/error.h"
 #include "espalier/base/heap.h"
 #include "espalier/join/joiner.h"
+#include "espalier/nn/graph_net.h"
 #include "espalier/rpc/credentials.h"
 
 namespace espalier::python {
@@ -195,6 +196,7 @@ class ClientRun {
     options.folder = text("folder");
     options.module = text("module");
     options.device = text("device");
+    options.instructions = nn::instructions();
     options.memory_bytes = options_.value("memory_mb", uint64_t{0}) * 1'000'000;
     options.retry_max_ms = options_.value("retry_max_s", uint32_t{300}) * 1000;
     options.say = [this](const std::string& line) { tell({{"event", "say"}, {"line", line}}); };

@@ -493,7 +493,9 @@ def goodbye(folder):
         time.sleep(0.01)
     server.process.send_signal(signal.SIGTERM)
     server.wait(code=3)
-    done = json.loads((federation.folder / "served/summary.json").read_text())["rounds_completed"]
+    summary = json.loads((federation.folder / "served/summary.json").read_text())
+    check(all(event["instructions"] == summary["instructions"] for event in events(federation, "joined")), "clients say how they compute")
+    done = summary["rounds_completed"]
     check(3 <= done == federation.rounds() < 200, f"whole rounds: {done}")
     check("serve --resume" in server.said(), server.said())
     time.sleep(1)
