@@ -81,6 +81,11 @@ class ConfiguredCodec final : public Codec {
   bool lossless() const override {
     return std::ranges::all_of(rules_.pipelines(), &Pipeline::lossless);
   }
+  bool spreads() const override {
+    return std::ranges::all_of(rules_.pipelines(), [](const Pipeline& pipeline) {
+      return pipeline.lossless() || pipeline.spreads();
+    });
+  }
   std::string describe() const override { return rules_.describe(); }
   Coverage coverage(const ParameterLayout& layout) const override {
     Coverage coverage{0, rules_.idle_patterns(layout)};

@@ -82,6 +82,9 @@ class Codec {
   virtual bool unbiased() const = 0;
   // Whether decode(encode(x)) = x exactly.
   virtual bool lossless() const = 0;
+  // Whether what is lost of a value is spread over many. Otherwise many different values may arrive
+  // as the same one: as 0 behind a sparsifier, as a level behind a quantizer.
+  virtual bool spreads() const = 0;
   // "hadamard,quantize:bits=4"; "identity" for float32.
   virtual std::string describe() const = 0;
   virtual Coverage coverage(const ParameterLayout& layout) const = 0;

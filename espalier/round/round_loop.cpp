@@ -133,7 +133,8 @@ Exchange::Setup RoundLoop::exchange_setup(Key key, std::shared_ptr<const Paramet
           .backend = setup_.backend,
           .devices = devices_,
           .layout = std::move(layout),
-          .on_client = &on_client};
+          .on_client = &on_client,
+          .exact_tasks = delta_sender_ != nullptr};
 }
 
 // The exchange before a round in which some clients look around for the strategy.

@@ -48,7 +48,8 @@ struct RunOptions {
   // (choose_feedback), and never "ef21".
   std::string error_feedback = "auto";
   // Needs such a downlink too; clients then remember the model that they have decoded
-  // (codec/delta.h). Not with sub-models, masks, or strategies that send weights only once.
+  // (codec/delta.h). Whatever else travels, models for evaluations too, is float32. Not with
+  // sub-models, masks, or strategies that send weights only once.
   bool delta_downlink = false;
 
   template <class Self, class Visitor>

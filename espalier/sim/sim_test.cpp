@@ -65,6 +65,20 @@ TEST(ClientEvaluation, OfAllClientsIsTheServersOwn) {
   EXPECT_LT(clients.last().bytes_up - server.last().bytes_up, 12U * 200);
 }
 
+// A codec for differences would make another model of it.
+TEST(ClientEvaluation, IsOfTheModelItselfUnderDeltaDownlink) {
+  const std::vector<std::string> links = {R"(downlink=[{stage="topk",keep=0.05}])",
+                                          "delta_downlink=true", "strategy.clients_per_round=12",
+                                          "model.hidden=[128]"};
+  TestRun server("fedavg", 2, links);
+  std::vector<std::string> asked = links;
+  asked.push_back("evaluate=clients");
+  TestRun clients("fedavg", 2, asked);
+  EXPECT_EQ(server.finish(), clients.finish());
+  EXPECT_EQ(*clients.last().accuracy, *server.last().accuracy);
+  EXPECT_NEAR(*clients.last().loss, *server.last().loss, 1e-6);
+}
+
 TEST(ClientEvaluation, AsksSoManyAndDrawsThemAnew) {
   TestRun some("scaffold", 1, {"evaluate=clients", "eval_clients=3"});
   TestRun again("scaffold", 4, {"evaluate=clients", "eval_clients=3"});
