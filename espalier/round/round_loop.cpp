@@ -82,8 +82,9 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
     delta_sender_ = std::make_unique<codec::DeltaSender>(setup_.downlink, global_->shared_layout());
   }
   setup_.strategy.start(setup_.server);
-  if (feedback_ != Feedback::kNone) require_contraction(setup_.uplink, "error feedback (uplink)");
-  if (delta_sender_) require_contraction(setup_.downlink, "delta_downlink");
+  if (feedback_ != Feedback::kNone)
+    require_contraction(setup_.uplink, global_->layout(), "error feedback (uplink)");
+  if (delta_sender_) require_contraction(setup_.downlink, global_->layout(), "delta_downlink");
   // A strategy that does not fit the training options says so now and not client by client.
   wire::Task probe;
   probe.train = setup_.train.step;

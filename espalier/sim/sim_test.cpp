@@ -79,6 +79,15 @@ TEST(ClientEvaluation, IsOfTheModelItselfUnderDeltaDownlink) {
   EXPECT_NEAR(*clients.last().loss, *server.last().loss, 1e-6);
 }
 
+// Δc says what is new, and would be added up again and again as an estimate of the last one.
+TEST(Scaffold, DoesNotGoWithEstimates) {
+  EXPECT_THAT(
+      error_of([] {
+        TestRun("scaffold", 1, {R"(uplink=[{stage="topk",keep=0.1}])", "error_feedback=ef21"});
+      }),
+      HasSubstr("set it to \"auto\""));
+}
+
 TEST(ClientEvaluation, AsksSoManyAndDrawsThemAnew) {
   TestRun some("scaffold", 1, {"evaluate=clients", "eval_clients=3"});
   TestRun again("scaffold", 4, {"evaluate=clients", "eval_clients=3"});

@@ -73,6 +73,9 @@ struct Traits {
   // repeat (FedGKT's feature maps) and the model consists of parts that only the strategy can
   // evaluate.
   bool weights_travel = true;
+  // Whether updates also carry increments of what the server adds up over the rounds (SCAFFOLD's
+  // Δc), which rules out error feedback with estimates: those go on saying what a client said last.
+  bool increments = false;
   // Whether check() and accumulate() are the defaults during a round's training, so that updates
   // may be added where they are made, by whoever has them (round/partial_sums.h).
   bool plain_sums = false;
