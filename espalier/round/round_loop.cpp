@@ -81,6 +81,7 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
   if (setup_.run.delta_downlink) {
     delta_sender_ = std::make_unique<codec::DeltaSender>(setup_.downlink, global_->shared_layout());
   }
+  setup_.server.num_clients = num_eligible();
   setup_.strategy.start(setup_.server);
   if (feedback_ != Feedback::kNone)
     require_contraction(setup_.uplink, global_->layout(), "error feedback (uplink)");
@@ -121,7 +122,7 @@ double RoundLoop::max_weight(std::span<const uint64_t> clients) const {
 strategy::SumRules RoundLoop::sum_rules(wire::TaskKind kind) const {
   strategy::SumRules rules = {plan_.aggregation()};
   if (feedback_ == Feedback::kEf21 && kind == wire::TaskKind::kTrain)
-    rules.push_back(strategy::estimated_mean(estimates_, setup_.backend.num_clients()));
+    rules.push_back(strategy::estimated_mean(estimates_, num_eligible()));
   return rules;
 }
 

@@ -88,6 +88,37 @@ TEST(Scaffold, DoesNotGoWithEstimates) {
       HasSubstr("set it to \"auto\""));
 }
 
+// Means over all clients are over those that may be selected.
+TEST(OneDevice, IsAllThatThereIs) {
+  const std::vector<std::string> base = {R"(devices=[{name="a",share=3},{name="b",share=1}])",
+                                         "strategy.device=b", "strategy.clients_per_round=3",
+                                         "strategy.weighting=uniform"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), base.begin(), base.end());
+    return more;
+  };
+  // All of them take part and nothing is lost: estimates are what they say.
+  TestRun plain("fedavg", 2, with({})), estimated("fedavg", 2, with({"error_feedback=ef21"}));
+  const auto expected = plain.finish(), found = estimated.finish();
+  for (size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(found[i], expected[i], 1e-4) << i;
+  // c is the mean of all c_k.
+  TestRun scaffold("scaffold", 2, with({}));
+  scaffold.step();
+  const Bytes saved = scaffold.loop().checkpoint(1).strategy.bytes();
+  ByteReader in(saved, "test");
+  ParameterSet control(scaffold.loop().global().shared_layout());
+  read_values(in, control);
+  ParameterSet mean(control.shared_layout());
+  for (const auto& [client, version] : scaffold.loop().state_versions())
+    add_scaled(mean.values(), 1.0f / 3,
+               scaffold.states().get(client, version)->sets.at("control").values());
+  for (size_t i = 0; i < mean.size(); ++i)
+    ASSERT_NEAR(control.values()[i], mean.values()[i], 1e-5) << i;
+  TestRun autoflip("autoflip", 2,
+                   with({"strategy.explorers=0.4", "strategy.exploration_epochs=1"}));
+  EXPECT_EQ(autoflip.step().exploration.clients, 2U);  // ⌈0.4·3⌉
+}
+
 TEST(ClientEvaluation, AsksSoManyAndDrawsThemAnew) {
   TestRun some("scaffold", 1, {"evaluate=clients", "eval_clients=3"});
   TestRun again("scaffold", 4, {"evaluate=clients", "eval_clients=3"});

@@ -46,6 +46,8 @@ struct RoundInfo {
 // to outlives the strategy.
 struct ServerSetup {
   std::shared_ptr<const ParameterLayout> layout;  // of the clients' model
+  // That may be selected: what is averaged over all clients is over these. For evaluate_saved():
+  // that there are.
   uint64_t num_clients = 0;
   // For strategies that train on the server.
   models::ModelOptions model = {};  // the clients'
