@@ -26,6 +26,10 @@ void scale_hidden(ParameterSet& model, float scale) {
   }
 }
 
+RoundRecord::Cost cost_of(const Exchange& exchange) {
+  return {exchange.bytes_down(), exchange.bytes_up(), exchange.macs()};
+}
+
 // What an exchange cost, and who failed in it.
 void add_cost(const Exchange& exchange, const char* when, RoundRecord& record) {
   record.bytes_down += exchange.bytes_down();
@@ -156,8 +160,7 @@ void RoundLoop::explore(const strategy::RoundInfo& round, uint64_t count, RoundR
     throw RoundFailed(concat("[round] all ", clients.size(), " explorers of round ", info.round,
                              " failed; ", record.failures.front()));
   }
-  record.exploration = {exchange.answered().size(), exchange.bytes_down(), exchange.bytes_up(),
-                        exchange.macs()};
+  record.exploration = {cost_of(exchange), exchange.answered().size()};
   record.explorer_ids = clients;
   std::sort(record.explorer_ids.begin(), record.explorer_ids.end());
   setup_.strategy.finish(info, errand.sums(), *global_);
@@ -352,6 +355,7 @@ train::EvalSums RoundLoop::ask_clients(const strategy::RoundInfo& round,
   Exchange exchange(quiet, clients, errand);
   exchange.run(setup_.backend);
   add_cost(exchange, " (evaluation)", record);
+  record.evaluation += cost_of(exchange);
   return errand.sums();
 }
 
@@ -417,6 +421,7 @@ void RoundLoop::collect_statistics(const strategy::RoundInfo& info,
     exchange.run(setup_.backend);
     found = errand.finish(model);
     add_cost(exchange, " (statistics)", record);
+    record.evaluation += cost_of(exchange);
   }
   if (found) return;
   record.notes.push_back(

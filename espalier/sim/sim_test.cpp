@@ -62,7 +62,23 @@ TEST(ClientEvaluation, OfAllClientsIsTheServersOwn) {
   EXPECT_EQ(*clients.last().accuracy, *server.last().accuracy);
   EXPECT_NEAR(*clients.last().loss, *server.last().loss, 1e-6);
   EXPECT_GT(clients.last().bytes_down, server.last().bytes_down);  // the model goes out twice
-  EXPECT_LT(clients.last().bytes_up - server.last().bytes_up, 12U * 200);
+  EXPECT_LT(clients.last().bytes_up - server.last().bytes_up, 12U * 250);
+  // What the rounds' training took is the same.
+  const auto& evaluation = clients.last().evaluation;
+  EXPECT_EQ(clients.last().bytes_down - evaluation.bytes_down, server.last().bytes_down);
+  EXPECT_EQ(clients.last().bytes_up - evaluation.bytes_up, server.last().bytes_up);
+  EXPECT_EQ(server.last().evaluation.bytes_down, 0U);
+  // The products that the server would have done are the clients', and stand in their total.
+  EXPECT_GT(evaluation.macs, 0);
+  EXPECT_EQ(evaluation.macs, server.last().eval_macs);
+  EXPECT_EQ(clients.last().macs - evaluation.macs, server.last().macs);
+}
+
+TEST(ClientEvaluation, CostsDevicesTheirTime) {
+  const std::string devices = R"(devices=[{name="slow",gmacs_per_second=0.001}])";
+  TestRun server("fedavg", 2, {devices, "strategy.clients_per_round=12"});
+  TestRun clients("fedavg", 2, {devices, "strategy.clients_per_round=12", "evaluate=clients"});
+  EXPECT_GT(clients.step().simulated.compute, server.step().simulated.compute);
 }
 
 // A codec for differences would make another model of it.
