@@ -21,6 +21,7 @@ wire::Update Evaluation::run(ClientContext& context, const wire::Task& task) con
   if (std::isfinite(sums.loss)) update.scalars[kLoss] = sums.loss;
   update.scalars[kCorrect] = static_cast<double>(sums.correct);
   update.scalars[kCount] = static_cast<double>(sums.count);
+  update.scalars[wire::kMacs] = static_cast<double>(sums.macs);
   update.scalars[wire::kTrainSeconds] = thread_cpu_seconds() - started;
   return update;
 }

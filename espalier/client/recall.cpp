@@ -13,6 +13,7 @@ wire::Update Recall::run(ClientContext& context, const wire::Task&) const {
   update.payloads.push_back({options_.set,
                              std::make_shared<const ParameterSet>(state->sets.at(options_.set)),
                              update.num_samples});
+  update.payloads.back().coding = wire::Coding::kExact;
   return update;
 }
 

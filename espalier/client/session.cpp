@@ -42,14 +42,6 @@ wire::EncodedMessage encode_shortest(wire::Update& update, const codec::Codec& c
 
 }  // namespace
 
-const codec::Codec& uplink_of(wire::TaskKind kind, const codec::Codec& uplink) {
-  static const std::unique_ptr<const codec::Codec> exact =
-      codec::make_codec(Json::array(), "uplink");
-  const bool biased = !uplink.unbiased() && !uplink.lossless();
-  if (kind == wire::TaskKind::kRecall) return *exact;
-  return kind == wire::TaskKind::kExplore && biased ? *exact : uplink;
-}
-
 int64_t max_task_values(const ParameterLayout& model) {
   return std::max<int64_t>(4 * model.size() + 1024, int64_t{65536} * 1001);
 }
@@ -128,7 +120,7 @@ void Session::run(const TrainerSource& trainer, const ClientData& data) {
 
 wire::EncodedMessage Session::encode() {
   const Key key = key_.child(Purpose::kUplink);
-  const codec::Codec& uplink = uplink_of(task_.kind, environment_.uplink);
+  const codec::Codec& uplink = environment_.uplink;
   if (!uses_stages()) return encode_shortest(update_, uplink, key, limits_);
   // With feedback an update says more than what has changed now.
   if (update_.mask != task_.mask) update_.mask = nullptr;
@@ -136,12 +128,11 @@ wire::EncodedMessage Session::encode() {
   const ClientState* remembered =
       same_mask(previous_.get(), task_.mask.get()) ? previous_.get() : nullptr;
   return encode_update(
-      update_,
+      update_, uplink, key, limits_,
       [&](const wire::Payload& payload, const prune::Mask* mask, Key payload_key, Bytes& out) {
         encode_through(environment_.stages, uplink, remembered, payload, mask, payload_key, next_,
                        out);
-      },
-      key, limits_);
+      });
 }
 
 void Session::remember() {

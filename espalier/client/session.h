@@ -16,12 +16,6 @@
 // client remembers → run the algorithm that the task names → update stages → encode → remember.
 namespace espalier::client {
 
-// What updates of this kind are coded with: the run's uplink, but float32 for what a client
-// remembers, and for explorations when the uplink is biased. What it loses would be gone for good,
-// as an exploration has no next round, and small values are what an exploration is about. Both
-// sides ask this.
-const codec::Codec& uplink_of(wire::TaskKind kind, const codec::Codec& uplink);
-
 // The largest payload of its own layout that a client takes: FedGKT's answers for 65,536 samples of
 // 1,000 classes, or four models.
 int64_t max_task_values(const ParameterLayout& model);

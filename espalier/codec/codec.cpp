@@ -81,6 +81,11 @@ class ConfiguredCodec final : public Codec {
   bool lossless() const override {
     return std::ranges::all_of(rules_.pipelines(), &Pipeline::lossless);
   }
+  bool spreads() const override {
+    return std::ranges::all_of(rules_.pipelines(), [](const Pipeline& pipeline) {
+      return pipeline.lossless() || pipeline.spreads();
+    });
+  }
   std::string describe() const override { return rules_.describe(); }
   Coverage coverage(const ParameterLayout& layout) const override {
     Coverage coverage{0, rules_.idle_patterns(layout)};
@@ -89,8 +94,43 @@ class ConfiguredCodec final : public Codec {
       if (!rules_.pipelines()[chosen[t]].plain()) coverage.coded_values += layout.tensors()[t].size;
     return coverage;
   }
+  std::vector<PipelineLoss> losses(const ParameterLayout& layout) const override {
+    std::vector<const ParameterInfo*> largest(rules_.pipelines().size(), nullptr);
+    const std::vector<size_t> chosen = rules_.choose(layout);
+    for (size_t t = 0; t < chosen.size(); ++t) {
+      const ParameterInfo& tensor = layout.tensors()[t];
+      const ParameterInfo*& most = largest[chosen[t]];
+      if (tensor.size > 0 && (most == nullptr || tensor.size > most->size)) most = &tensor;
+    }
+    std::vector<PipelineLoss> losses;
+    for (size_t p = 0; p < largest.size(); ++p) {
+      const Pipeline& pipeline = rules_.pipelines()[p];
+      if (largest[p] == nullptr || pipeline.lossless()) continue;
+      losses.push_back({pipeline.describe(), largest[p]->name, loss_of(pipeline, *largest[p])});
+    }
+    return losses;
+  }
 
  private:
+  static double loss_of(const Pipeline& pipeline, const ParameterInfo& tensor) {
+    constexpr int64_t kMostValues = 8192;
+    constexpr uint64_t kTrials = 4;
+    const auto size = static_cast<size_t>(std::min(tensor.size, kMostValues));
+    std::vector<float> sample(size), decoded(size);
+    Stream stream{Key(1)};
+    for (float& value : sample) value = static_cast<float>(stream.normal());
+    double error = 0;
+    for (uint64_t trial = 0; trial < kTrials; ++trial) {
+      Bytes payload;
+      const Key key = Key(trial).child(0);
+      pipeline.encode(sample, key, tensor.name, payload);
+      decode_payload(payload, pipeline, key, tensor.name, decoded);
+      subtract(decoded, sample, decoded);
+      error += squared_norm(decoded) / squared_norm(sample) / kTrials;
+    }
+    return error;
+  }
+
   // Whether plain.h can take it.
   bool all_plain(const ParameterLayout& layout, std::span<const size_t> chosen) const {
     constexpr int64_t kMostValues = UINT32_MAX / sizeof(float);

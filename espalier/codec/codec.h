@@ -38,6 +38,13 @@ struct Coverage {
   std::vector<std::string> idle_patterns;  // of `for`, names that no tensor has
 };
 
+// What one pipeline of a codec loses, E‖C(x) − x‖²/‖x‖² for normal x.
+struct PipelineLoss {
+  std::string stages;  // "hadamard,quantize:bits=4"
+  std::string tensor;  // the largest one that it codes; x is as long, up to 8192 values
+  double relative_error = 0;
+};
+
 // Encodes named tensors into the bytes that travel and back: an ordered pipeline of stages per
 // tensor (transform → subsample → quantize → entropy-code), chosen by the tensor's role. Immutable;
 // any number of threads may use one Codec.
@@ -82,9 +89,14 @@ class Codec {
   virtual bool unbiased() const = 0;
   // Whether decode(encode(x)) = x exactly.
   virtual bool lossless() const = 0;
+  // Whether what is lost of a value is spread over many. Otherwise many different values may arrive
+  // as the same one: as 0 behind a sparsifier, as a level behind a quantizer.
+  virtual bool spreads() const = 0;
   // "hadamard,quantize:bits=4"; "identity" for float32.
   virtual std::string describe() const = 0;
   virtual Coverage coverage(const ParameterLayout& layout) const = 0;
+  // Of every lossy pipeline that codes a tensor of the layout, once each; measured here and now.
+  virtual std::vector<PipelineLoss> losses(const ParameterLayout& layout) const = 0;
 };
 
 // From the stage tables of a configuration ([[downlink]] or [[uplink]], a JSON list; `path` names

@@ -275,6 +275,10 @@ bool Pipeline::lossless() const {
                      [](const auto& stage) { return stage->lossless(); });
 }
 
+bool Pipeline::spreads() const {
+  return !steps_.empty() && steps_[0].row->kind == StageKind::kTransform;
+}
+
 Json parse_stages(std::string_view text) {
   Json list = Json::array();
   while (!text.empty()) {

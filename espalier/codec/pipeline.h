@@ -52,6 +52,8 @@ class Pipeline {
 
   bool unbiased() const;
   bool lossless() const;
+  // Whether a transform comes first, so that what is lost of a value is spread over its block.
+  bool spreads() const;
   // Whether it is float32 and nothing else.
   bool plain() const;
 

@@ -11,6 +11,7 @@
 #include "espalier/nn/gated_kernels.h"
 #include "espalier/nn/gates.h"
 #include "espalier/nn/graph_net.h"
+#include "espalier/params/hidden_outputs.h"
 
 namespace espalier::models {
 namespace {

@@ -9,6 +9,7 @@
 #include "espalier/base/test_error.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/test_problem.h"
+#include "espalier/params/hidden_outputs.h"
 #include "espalier/train/test_data.h"
 
 namespace espalier::models {

@@ -12,10 +12,6 @@ constexpr int64_t kMillion = 1000000;
 
 bool has_gates(const ParameterLayout& layout) { return layout.find(kGateRatio) != nullptr; }
 
-bool is_gate_tensor(std::string_view name) {
-  return name.ends_with(".gate.weight") || name.ends_with(".gate.bias");
-}
-
 std::optional<double> gate_ratio(const ParameterSet& weights) {
   if (!has_gates(weights.layout())) return std::nullopt;
   return static_cast<double>(weights.values(kGateRatio)[0]) / kMillion;

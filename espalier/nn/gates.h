@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <string_view>
 #include <vector>
 
 #include "espalier/nn/graph.h"
@@ -39,8 +38,6 @@ namespace espalier::nn {
 inline constexpr const char* kGateRatio = "gates.ratio_ppm";
 
 bool has_gates(const ParameterLayout& layout);
-// Whether a tensor of this name is a gate's weight or bias.
-bool is_gate_tensor(std::string_view name);
 // The share of channels that survive, none for a model without gates.
 std::optional<double> gate_ratio(const ParameterSet& weights);
 // Throws Error for a model without gates or a ratio outside (0, 1].

@@ -4,20 +4,15 @@
 #include <cmath>
 #include <numeric>
 
-#include "espalier/nn/gates.h"
+#include "espalier/params/hidden_outputs.h"
 
 namespace espalier::nn {
 namespace {
 
-// Weights and biases that compute units.
 std::vector<Segment> hidden_segments(const ParameterLayout& layout) {
   std::vector<Segment> parts;
   for (const ParameterInfo& tensor : layout.tensors()) {
-    const bool computes = tensor.role == Role::kWeight || tensor.role == Role::kBias;
-    const bool units = std::any_of(tensor.units.begin(), tensor.units.end(),
-                                   [](const AxisUnits& part) { return part.axis == 0; });
-    // A gate scales what its convolution computes: only one of them takes the factor.
-    if (!computes || !units || is_gate_tensor(tensor.name)) continue;
+    if (!makes_hidden_outputs(tensor)) continue;
     const auto begin = static_cast<size_t>(tensor.offset);
     parts.push_back({begin, begin + static_cast<size_t>(tensor.size)});
   }

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "espalier/base/error.h"
+#include "espalier/params/hidden_outputs.h"
 #include "espalier/params/test_units.h"
 
 namespace espalier {
@@ -88,6 +89,18 @@ TEST(ParameterLayout, ChecksThatUnitsFitTheirAxis) {
       {{.axis = 1, .group = 0}, {.axis = 1, .group = 1, .offset = 3}},
   };
   for (size_t i = 0; i < bad.size(); ++i) EXPECT_THROW(with_units(bad[i]), Error) << i;
+}
+
+TEST(ParameterLayout, WeightsAndBiasesOfUnitsMakeHiddenOutputsAndGatesDoNot) {
+  const std::vector<AxisUnits> rows = {{.axis = 0, .group = 0}};
+  EXPECT_TRUE(makes_hidden_outputs({.name = "conv.weight", .shape = {4, 3}, .units = rows}));
+  EXPECT_TRUE(makes_hidden_outputs(
+      {.name = "conv.bias", .shape = {4}, .role = Role::kBias, .units = rows}));
+  EXPECT_FALSE(makes_hidden_outputs(
+      {.name = "norm.weight", .shape = {4}, .role = Role::kNorm, .units = rows}));
+  EXPECT_FALSE(makes_hidden_outputs({.name = "conv.gate.weight", .shape = {4, 3}, .units = rows}));
+  EXPECT_FALSE(makes_hidden_outputs(
+      {.name = "out.weight", .shape = {2, 4}, .units = {{.axis = 1, .group = 0}}}));
 }
 
 TEST(ParameterLayout, RejectsDuplicatesAndImpossibleShapes) {

@@ -40,7 +40,7 @@ TEST(Checkpoint, RoundTripIsExact) {
 
 // As earlier builds wrote them; a figure more in the ledger is the one reason for another number.
 TEST(Checkpoint, TheBytesStayWhatTheyWere) {
-  EXPECT_EQ(checksum32(encode_checkpoint(example())), 1144796260u);
+  EXPECT_EQ(checksum32(encode_checkpoint(example())), 3800532951u);
 }
 
 class CheckpointFile : public testing::Test {

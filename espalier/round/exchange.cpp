@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "espalier/base/error.h"
-#include "espalier/client/session.h"
 
 namespace espalier::round {
 
@@ -54,6 +53,10 @@ wire::EncodedMessage Exchange::task(uint64_t client) {
   outgoing.task.round = setup_.round;
   outgoing.task.exchange = setup_.number;
   outgoing.task.client = client;
+  // Statistics go into the model as it is, so they are of that.
+  if (setup_.exact_tasks || errand_.kind() == wire::TaskKind::kCalibrate) {
+    for (wire::Payload& payload : outgoing.task.payloads) payload.coding = wire::Coding::kExact;
+  }
   wire::WireLimits limits;
   limits.model = outgoing.submodel ? outgoing.submodel->layout() : setup_.layout;
   wire::EncodedMessage message =
@@ -85,8 +88,7 @@ bool Exchange::begin_delivery(uint64_t client, const std::optional<wire::TaskId>
 
 wire::Update Exchange::decode(uint64_t client, const Sent& sent,
                               const wire::EncodedMessage& message) const {
-  wire::Update update = decode_update(message, client::uplink_of(errand_.kind(), setup_.uplink),
-                                      errand_.limits(client, sent));
+  wire::Update update = decode_update(message, setup_.uplink, errand_.limits(client, sent));
   check_claims(update, static_cast<double>(setup_.backend.num_samples(client)));
   return update;
 }

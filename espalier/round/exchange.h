@@ -74,12 +74,14 @@ class Exchange final : public RoundTraffic {
     uint32_t round = 0, number = 0;                 // the exchange's number within the round
     Key key{0};                                     // of the exchange
     const codec::Codec& downlink;                   // what tasks are coded with
-    const codec::Codec& uplink;                     // what updates are; see client::uplink_of
+    const codec::Codec& uplink;                     // what updates are
     const Backend& backend;                         // says how many samples a client has stated
     const DeviceTable& devices;                     // for the simulated clock
     std::shared_ptr<const ParameterLayout> layout;  // of the whole model that tasks are about
     // Called when a client has delivered or failed: (done, total). Null or empty: nobody looks.
     const std::function<void(uint64_t, uint64_t)>* on_client = nullptr;
+    // Under delta_downlink, whose codec is for differences: what travels beside them is float32.
+    bool exact_tasks = false;
   };
   // `clients`: who is asked, each once. The errand outlives this.
   Exchange(const Setup& setup, std::span<const uint64_t> clients, Errand& errand);

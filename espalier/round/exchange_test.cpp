@@ -93,6 +93,55 @@ TEST_F(ExchangeTest, ATaskAskedTwiceIsTheSameBytesAndCountsOnce) {
   EXPECT_THROW(exchange.task(5), Error);
 }
 
+// A codec for differences is no codec for anything else, and statistics are of the model as it is.
+TEST_F(ExchangeTest, WhatIsNoDifferenceIsExactBesideDifferences) {
+  class Sending final : public Errand {
+   public:
+    explicit Sending(wire::TaskKind kind) : kind_(kind) {
+      Stream stream{Key(3)};
+      for (float& value : model->values()) value = static_cast<float>(stream.normal());
+    }
+    wire::TaskKind kind() const override { return kind_; }
+    Outgoing prepare(uint64_t) override {
+      Outgoing out;
+      out.task.payloads.push_back({wire::kModel, model, 1});
+      return out;
+    }
+    wire::WireLimits limits(uint64_t, const Sent&) const override { return {}; }
+    void accept(uint64_t, const Sent&, wire::Update&) override {}
+    std::shared_ptr<ParameterSet> model =
+        std::make_shared<ParameterSet>(std::make_shared<const ParameterLayout>(
+            std::vector<ParameterInfo>{{"w", {40, 30}, Role::kWeight}}));
+
+   private:
+    wire::TaskKind kind_;
+  };
+  const auto lossy = codec::make_codec(Json::parse(R"([{"stage":"topk","keep":0.05}])"), "test");
+  for (const wire::TaskKind kind :
+       {wire::TaskKind::kTrain, wire::TaskKind::kEvaluate, wire::TaskKind::kCalibrate}) {
+    for (const bool differences : {false, true}) {
+      Sending sending(kind);
+      Exchange exchange({.round = 3,
+                         .key = Key(1),
+                         .downlink = *lossy,
+                         .uplink = *codec,
+                         .backend = population,
+                         .devices = devices,
+                         .layout = sending.model->shared_layout(),
+                         .exact_tasks = differences},
+                        std::vector<uint64_t>{4}, sending);
+      const wire::EncodedMessage message = exchange.task(4);
+      Key key(0);
+      const wire::Task read =
+          decode_task(message, *lossy, {sending.model->shared_layout(), 0}, nullptr, key);
+      const bool exact = differences || kind == wire::TaskKind::kCalibrate;
+      EXPECT_EQ(std::ranges::equal(read.payloads[0].values->values(), sending.model->values()),
+                exact);
+      EXPECT_EQ(exchange.bytes_down() > 4 * 1200, exact);
+    }
+  }
+}
+
 TEST_F(ExchangeTest, OneAnswerPerClientCounts) {
   Exchange exchange = make({4, 9});
   exchange.task(4);

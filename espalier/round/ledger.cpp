@@ -22,6 +22,9 @@ void Ledger::add(const RoundRecord& record, double target_accuracy) {
   exploration_bytes_down += static_cast<int64_t>(record.exploration.bytes_down);
   exploration_bytes_up += static_cast<int64_t>(record.exploration.bytes_up);
   exploration_macs += record.exploration.macs;
+  evaluation_bytes_down += static_cast<int64_t>(record.evaluation.bytes_down);
+  evaluation_bytes_up += static_cast<int64_t>(record.evaluation.bytes_up);
+  evaluation_macs += record.evaluation.macs;
   macs += record.macs;
   eval_macs += record.eval_macs;
   client_seconds += record.client_seconds;

@@ -13,9 +13,20 @@
 namespace espalier::round {
 
 // What one round cost and gave. Bytes are what the encoded messages occupy, framing included; they,
-// products and simulated times are those of all exchanges of the round: exploration, training and
-// statistics.
+// products and simulated times are those of all exchanges of the round: exploration, training,
+// statistics and evaluation.
 struct RoundRecord {
+  // Of some of them.
+  struct Cost {
+    uint64_t bytes_down = 0, bytes_up = 0;
+    double macs = 0;
+    Cost& operator+=(const Cost& other) {
+      bytes_down += other.bytes_down;
+      bytes_up += other.bytes_up;
+      macs += other.macs;
+      return *this;
+    }
+  };
   uint32_t round = 0;  // 1-based
   // On the test samples, where the round was evaluated: share that is classified correctly, and
   // mean per sample. No loss when it is not finite.
@@ -35,10 +46,10 @@ struct RoundRecord {
   double client_seconds = 0;  // that clients trained and explored, on their processors' clocks
   // Of an exploration before the round's training. Bytes and products are contained in the figures
   // above; `clients`, those that answered, are not.
-  struct Exploration {
-    uint64_t clients = 0, bytes_down = 0, bytes_up = 0;
-    double macs = 0;
+  struct Exploration : Cost {
+    uint64_t clients = 0;
   } exploration;
+  Cost evaluation;       // by clients, statistics for it included; contained likewise
   double eval_macs = 0;  // of the evaluation, where it is the server's
   double lr = 0;         // the clients' learning rate, schedule and warm-up applied
   // The whole round; what it took until the last update was in, exploration included; evaluation.
@@ -66,6 +77,8 @@ struct Ledger {
   // Contained in bytes and products, but in no count of clients.
   int64_t exploration_bytes_down = 0, exploration_bytes_up = 0;
   double exploration_macs = 0;
+  int64_t evaluation_bytes_down = 0, evaluation_bytes_up = 0;
+  double evaluation_macs = 0;
   double macs = 0, eval_macs = 0, client_seconds = 0;
   double simulated_seconds = 0;  // what the rounds would have taken on the devices of [[devices]]
   double wall_seconds = 0, train_seconds = 0, eval_seconds = 0;
@@ -88,6 +101,9 @@ struct Ledger {
     visit("exploration_bytes_down", self.exploration_bytes_down, none);
     visit("exploration_bytes_up", self.exploration_bytes_up, none);
     visit("exploration_macs", self.exploration_macs, none);
+    visit("evaluation_bytes_down", self.evaluation_bytes_down, none);
+    visit("evaluation_bytes_up", self.evaluation_bytes_up, none);
+    visit("evaluation_macs", self.evaluation_macs, none);
     visit("macs", self.macs, none);
     visit("eval_macs", self.eval_macs, none);
     visit("client_seconds", self.client_seconds, none);

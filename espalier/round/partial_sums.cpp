@@ -1,6 +1,5 @@
 #include "espalier/round/partial_sums.h"
 
-#include "espalier/client/session.h"
 #include "espalier/round/exchange.h"
 #include "espalier/strategy/strategy.h"
 
@@ -13,8 +12,7 @@ wire::Update PartialSums::add(uint64_t client, double held,
   limits.model = layout;
   limits.max_values = 0;
   limits.max_payloads = summing_.payloads.size();
-  wire::Update read =
-      decode_update(update, client::uplink_of(wire::TaskKind::kTrain, uplink), limits);
+  wire::Update read = decode_update(update, uplink, limits);
   check_claims(read, held);
   strategy::check_payloads(summing_.payloads, *layout, read.num_samples, read);
   sums_.add(client, read);

@@ -77,6 +77,13 @@ const Refusal kRefusals[] = {
      [](const Choices&) {
        return std::string("error_feedback = \"ef21\" does not go with masks; set it to \"none\"");
      }},
+    {[](const Choices& c) { return c.traits.increments && asks(c, "ef21"); },
+     [](const Choices& c) {
+       return concat("error_feedback = \"ef21\" does not go with ", of_strategy(c),
+                     ": beside changes of weights its clients send what the server adds up, and "
+                     "estimates of that would be added up again in every round; set it to "
+                     "\"auto\"");
+     }},
     {[](const Choices& c) { return asks(c, "residual") && !units_stay(c.submodel, c.devices); },
      [](const Choices& c) {
        return concat(
@@ -165,24 +172,14 @@ std::vector<std::string> update_stages(Feedback feedback) {
   return {};
 }
 
-void require_contraction(const codec::Codec& codec, std::string_view what) {
-  ParameterSet sample(std::make_shared<ParameterLayout>(
-      std::vector<ParameterInfo>{{"sample.weight", {64, 128}, Role::kWeight}}));
-  Stream stream{Key(1)};
-  for (float& value : sample.values()) value = static_cast<float>(stream.normal());
-  double error = 0;
-  for (uint64_t trial = 0; trial < 4; ++trial) {
-    Bytes message;
-    codec.encode(sample, Key(trial), message);
-    ParameterSet decoded(sample.shared_layout());
-    codec.decode(message, decoded);
-    subtract(decoded.values(), sample.values(), decoded.values());
-    error += squared_norm(decoded.values()) / squared_norm(sample.values()) / 4;
-  }
-  if (!(error < 1)) {
-    fail("config", what, " needs a codec that loses less than it keeps; ", codec.describe(),
-         " has a relative error of ", error,
-         "; keep more, use more bits, or set error_feedback = \"none\"");
+void require_contraction(const codec::Codec& codec, const ParameterLayout& layout,
+                         std::string_view what) {
+  for (const codec::PipelineLoss& loss : codec.losses(layout)) {
+    if (loss.relative_error < 1) continue;
+    fail("config", what, " needs a codec that loses less than it keeps; ", loss.stages,
+         ", which codes ", loss.tensor, ", has a relative error of ", loss.relative_error,
+         "; keep more, use more bits, or do without (error_feedback = \"none\", delta_downlink = "
+         "false)");
   }
 }
 

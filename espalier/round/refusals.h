@@ -35,8 +35,10 @@ Feedback choose_feedback(const Choices& choices);
 // The clients' update stages that do it (client/update_stages.h).
 std::vector<std::string> update_stages(Feedback feedback);
 
-// Error feedback and differences converge only with a codec that keeps more than it loses, E‖C(x) −
-// x‖² < ‖x‖². Throws Error for one that does not; `what` needs it.
-void require_contraction(const codec::Codec& codec, std::string_view what);
+// Error feedback and differences converge only where every tensor is coded by what keeps more than
+// it loses, E‖C(x) − x‖² < ‖x‖². Throws Error when a pipeline that codes a tensor of `layout` does
+// not, whatever the others do; `what` needs it.
+void require_contraction(const codec::Codec& codec, const ParameterLayout& layout,
+                         std::string_view what);
 
 }  // namespace espalier::round

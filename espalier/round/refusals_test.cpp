@@ -52,7 +52,7 @@ DeviceOptions device(const char* name, double keep) {
 TEST(Refusals, EveryRowAndItsNeighbour) {
   const strategy::Traits plain, state{.client_state = true}, masks{.masks = true},
       advised{.masks = true, .masks_advice = "set strategy.x = false"},
-      features{.weights_travel = false};
+      increments{.increments = true}, features{.weights_travel = false};
   const std::vector<Case> cases = {
       {"plain", "", plain},
       {"plain with ef21", "", plain, "ef21"},
@@ -62,6 +62,8 @@ TEST(Refusals, EveryRowAndItsNeighbour) {
       {"features without", "", features, "none"},
       {"masks with estimates", "does not go with masks", masks, "ef21"},
       {"masks with residuals", "", masks, "residual"},
+      {"increments with estimates", "what the server adds up", increments, "ef21"},
+      {"increments with residuals", "", increments, "residual"},
       {"differences of all", "no effect", plain, "none", true, "none", {}, true},
       {"a target nobody sees", "target_accuracy", plain, "none", false, "none", {}, true, true},
       {"residuals of nothing", "loses nothing", plain, "residual", false, "none", {}, true},
@@ -126,12 +128,39 @@ TEST(Refusals, AutoIsResidualWhereWhatIsLostCanBeMadeUpFor) {
   EXPECT_EQ(choose(features, "auto", "none", *biased), Feedback::kNone);
 }
 
-TEST(Refusals, FeedbackNeedsACodecThatKeepsMoreThanItLoses) {
-  const auto harsh =
-      codec::make_codec(Json::parse(R"([{"stage":"subsample","keep":0.01}])"), "test");
-  const auto mild = codec::make_codec(Json::parse(R"([{"stage":"topk","keep":0.5}])"), "test");
-  EXPECT_THROW(require_contraction(*harsh, "it"), Error);
-  EXPECT_NO_THROW(require_contraction(*mild, "it"));
+// By the tensors that the run has: a pipeline for some of them counts as the others do, and one for
+// none of them not at all.
+TEST(Refusals, FeedbackNeedsACodecThatKeepsMoreThanItLosesOfEveryTensor) {
+  const ParameterLayout layout({{"conv1.weight", {8, 8, 3, 3}, Role::kWeight},
+                                {"fc1.weight", {64, 128}, Role::kWeight},
+                                {"fc1.bias", {64}, Role::kBias},
+                                {"fc2.weight", {10, 64}, Role::kWeight}});
+  const auto refused = [&](const char* stages) -> std::string {
+    try {
+      require_contraction(*codec::make_codec(Json::parse(stages), "test"), layout, "it");
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_NE(refused(R"([{"stage":"subsample","keep":0.01}])").find("fc1.weight"),
+            std::string::npos);
+  EXPECT_EQ(refused(R"([{"stage":"topk","keep":0.5}])"), "");
+  EXPECT_EQ(refused("[]"), "");
+  // Mild for most, harsh for one.
+  const std::string mild = R"({"stage":"hadamard"},{"stage":"trellis","bits":4})";
+  EXPECT_EQ(refused(("[" + mild + "]").c_str()), "");
+  EXPECT_NE(refused(("[" + mild + R"(,{"stage":"subsample","keep":0.1,"for":"conv*"}])").c_str())
+                .find("conv1.weight"),
+            std::string::npos);
+  // Harsh for most, mild for the first and last.
+  const std::string harsh = R"({"stage":"hadamard"},{"stage":"quantize","bits":1})";
+  EXPECT_NE(
+      refused(("[" + harsh + R"(,{"stage":"quantize","bits":8,"for":["first","last"]}])").c_str())
+          .find("fc1.weight"),
+      std::string::npos);
+  EXPECT_EQ(refused(("[" + harsh + R"(,{"stage":"quantize","bits":8,"for":["weight"]}])").c_str()),
+            "");
 }
 
 }  // namespace

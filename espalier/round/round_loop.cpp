@@ -7,6 +7,7 @@
 #include "espalier/base/clock.h"
 #include "espalier/base/error.h"
 #include "espalier/base/memory_use.h"
+#include "espalier/params/hidden_outputs.h"
 #include "espalier/round/client_errands.h"
 #include "espalier/round/statistics_errand.h"
 #include "espalier/round/strategy_errand.h"
@@ -20,10 +21,13 @@ constexpr const char* kCheckpoint = "round/checkpoint";
 // Outputs of hidden layers times `scale`, as HeteroFL's scaler trains them.
 void scale_hidden(ParameterSet& model, float scale) {
   for (const ParameterInfo& tensor : model.layout().tensors()) {
-    const bool hidden = !tensor.units.empty() && tensor.units[0].axis == 0;
-    if (!hidden || (tensor.role != Role::kWeight && tensor.role != Role::kBias)) continue;
+    if (!makes_hidden_outputs(tensor)) continue;
     for (float& value : model.values(tensor)) value *= scale;
   }
+}
+
+RoundRecord::Cost cost_of(const Exchange& exchange) {
+  return {exchange.bytes_down(), exchange.bytes_up(), exchange.macs()};
 }
 
 // What an exchange cost, and who failed in it.
@@ -81,9 +85,11 @@ RoundLoop::RoundLoop(const Setup& setup, ParameterSet initial)
   if (setup_.run.delta_downlink) {
     delta_sender_ = std::make_unique<codec::DeltaSender>(setup_.downlink, global_->shared_layout());
   }
+  setup_.server.num_clients = num_eligible();
   setup_.strategy.start(setup_.server);
-  if (feedback_ != Feedback::kNone) require_contraction(setup_.uplink, "error feedback (uplink)");
-  if (delta_sender_) require_contraction(setup_.downlink, "delta_downlink");
+  if (feedback_ != Feedback::kNone)
+    require_contraction(setup_.uplink, global_->layout(), "error feedback (uplink)");
+  if (delta_sender_) require_contraction(setup_.downlink, global_->layout(), "delta_downlink");
   // A strategy that does not fit the training options says so now and not client by client.
   wire::Task probe;
   probe.train = setup_.train.step;
@@ -120,7 +126,7 @@ double RoundLoop::max_weight(std::span<const uint64_t> clients) const {
 strategy::SumRules RoundLoop::sum_rules(wire::TaskKind kind) const {
   strategy::SumRules rules = {plan_.aggregation()};
   if (feedback_ == Feedback::kEf21 && kind == wire::TaskKind::kTrain)
-    rules.push_back(strategy::estimated_mean(estimates_, setup_.backend.num_clients()));
+    rules.push_back(strategy::estimated_mean(estimates_, num_eligible()));
   return rules;
 }
 
@@ -133,7 +139,8 @@ Exchange::Setup RoundLoop::exchange_setup(Key key, std::shared_ptr<const Paramet
           .backend = setup_.backend,
           .devices = devices_,
           .layout = std::move(layout),
-          .on_client = &on_client};
+          .on_client = &on_client,
+          .exact_tasks = delta_sender_ != nullptr};
 }
 
 // The exchange before a round in which some clients look around for the strategy.
@@ -153,8 +160,7 @@ void RoundLoop::explore(const strategy::RoundInfo& round, uint64_t count, RoundR
     throw RoundFailed(concat("[round] all ", clients.size(), " explorers of round ", info.round,
                              " failed; ", record.failures.front()));
   }
-  record.exploration = {exchange.answered().size(), exchange.bytes_down(), exchange.bytes_up(),
-                        exchange.macs()};
+  record.exploration = {cost_of(exchange), exchange.answered().size()};
   record.explorer_ids = clients;
   std::sort(record.explorer_ids.begin(), record.explorer_ids.end());
   setup_.strategy.finish(info, errand.sums(), *global_);
@@ -311,9 +317,10 @@ void RoundLoop::evaluate(const strategy::RoundInfo& info, std::span<const uint64
     train::EvalSums narrow = sums;
     if (submodel) {
       ParameterSet model = submodel->extract(*global_);
+      // First, so that the statistics are those of the outputs that they normalize.
+      if (plan_.options().scaler) scale_hidden(model, static_cast<float>(1 / width));
       if (plan_.options().static_batch_norm)
         collect_statistics(info, clients, width, model, record);
-      if (plan_.options().scaler) scale_hidden(model, static_cast<float>(1 / width));
       narrow = setup_.evaluator.evaluate(model);
       record.eval_macs += static_cast<double>(narrow.macs);
     }
@@ -350,6 +357,7 @@ train::EvalSums RoundLoop::ask_clients(const strategy::RoundInfo& round,
   Exchange exchange(quiet, clients, errand);
   exchange.run(setup_.backend);
   add_cost(exchange, " (evaluation)", record);
+  record.evaluation += cost_of(exchange);
   return errand.sums();
 }
 
@@ -373,26 +381,55 @@ std::map<uint64_t, ParameterSet> RoundLoop::recall(const std::string& set,
   return errand.take();
 }
 
-// Only clients whose own sub-model is at least as wide can hold this one.
-void RoundLoop::collect_statistics(const strategy::RoundInfo& info,
-                                   std::span<const uint64_t> clients, double width,
-                                   ParameterSet& model, RoundRecord& record) {
+// Only clients whose own sub-model is at least as wide can hold this one: those that have answered,
+// or when they cannot, others.
+std::vector<uint64_t> RoundLoop::choose_calibrating(const strategy::RoundInfo& info,
+                                                    std::span<const uint64_t> answered,
+                                                    double width) const {
+  const auto holds = [&](uint64_t client) {
+    return plan_.keep(devices_, client, info.round) >= width;
+  };
   std::vector<uint64_t> able;
-  for (const uint64_t client : clients) {
-    if (plan_.keep(devices_, client, info.round) >= width) able.push_back(client);
+  std::ranges::copy_if(answered, std::back_inserter(able), holds);
+  if (!able.empty()) return able;
+  for (uint64_t place = 0; place < num_eligible(); ++place) {
+    const uint64_t client = eligible_.empty() ? place : eligible_[place];
+    if (holds(client)) able.push_back(client);
   }
-  if (able.empty()) return;
-  const bool whole = model.layout() == global_->layout();
-  StatisticsErrand errand(info, std::make_shared<ParameterSet>(model),
-                          whole ? std::vector<int64_t>{} : model.layout().group_sizes(),
-                          able.size(), max_weight(able));
-  // A person watches clients train; this is part of an evaluation.
-  Exchange::Setup quiet = exchange_setup(info.key, model.shared_layout());
-  quiet.on_client = nullptr;
-  Exchange exchange(quiet, able, errand);
-  exchange.run(setup_.backend);
-  errand.finish(model);
-  add_cost(exchange, " (statistics)", record);
+  // For the backend, nobody would be everybody.
+  if (able.empty()) return able;
+  try {
+    return setup_.backend.select(info.key.child(Purpose::kSelection).child(Purpose::kEvaluation),
+                                 able, static_cast<uint64_t>(setup_.selection.clients_per_round));
+  } catch (const RoundFailed&) {
+    return {};  // none of them is there
+  }
+}
+
+void RoundLoop::collect_statistics(const strategy::RoundInfo& info,
+                                   std::span<const uint64_t> answered, double width,
+                                   ParameterSet& model, RoundRecord& record) {
+  const std::vector<uint64_t> able = choose_calibrating(info, answered, width);
+  bool found = false;
+  if (!able.empty()) {
+    const bool whole = model.layout() == global_->layout();
+    StatisticsErrand errand(info, std::make_shared<ParameterSet>(model),
+                            whole ? std::vector<int64_t>{} : model.layout().group_sizes(),
+                            able.size(), max_weight(able));
+    // A person watches clients train; this is part of an evaluation.
+    Exchange::Setup quiet = exchange_setup(info.key, model.shared_layout());
+    quiet.on_client = nullptr;
+    Exchange exchange(quiet, able, errand);
+    exchange.run(setup_.backend);
+    found = errand.finish(model);
+    add_cost(exchange, " (statistics)", record);
+    record.evaluation += cost_of(exchange);
+  }
+  if (found) return;
+  record.notes.push_back(
+      concat("static_batch_norm: ",
+             able.empty() ? "no client that may be asked holds" : "no client has answered for",
+             " a net of width ", width, ", so its running statistics stay what they were"));
 }
 
 Checkpoint RoundLoop::checkpoint(uint64_t configuration) const {

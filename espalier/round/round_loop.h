@@ -118,7 +118,11 @@ class RoundLoop {
   bool evaluates(uint32_t round) const;
   bool clients_have_state() const;
   void finish(const strategy::RoundInfo& info, const strategy::RoundSums& sums);
-  void collect_statistics(const strategy::RoundInfo& info, std::span<const uint64_t> clients,
+  // Who computes the statistics of a width; nobody when no client that is there can.
+  std::vector<uint64_t> choose_calibrating(const strategy::RoundInfo& info,
+                                           std::span<const uint64_t> answered, double width) const;
+  // Writes them into `model`; a note when there are none.
+  void collect_statistics(const strategy::RoundInfo& info, std::span<const uint64_t> answered,
                           double width, ParameterSet& model, RoundRecord& record);
   void evaluate(const strategy::RoundInfo& info, std::span<const uint64_t> clients,
                 RoundRecord& record);

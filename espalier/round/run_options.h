@@ -44,11 +44,12 @@ struct RunOptions {
   // "residual": Seide et al. 2014, Karimireddy et al. 2019; "ef21": Richtárik, Sokolov, Fatkhullin
   // 2021, algorithm 2 (codec/feedback.h). Both need an uplink that keeps more than it loses and one
   // state per client: "residual" clients that train the same units in every round, "ef21" whole
-  // models without masks. "auto" takes "residual" where it is needed and possible
-  // (choose_feedback), and never "ef21".
+  // models without masks or increments beside them (SCAFFOLD). "auto" takes "residual" where it is
+  // needed and possible (choose_feedback), and never "ef21".
   std::string error_feedback = "auto";
   // Needs such a downlink too; clients then remember the model that they have decoded
-  // (codec/delta.h). Not with sub-models, masks, or strategies that send weights only once.
+  // (codec/delta.h). Whatever else travels, models for evaluations too, is float32. Not with
+  // sub-models, masks, or strategies that send weights only once.
   bool delta_downlink = false;
 
   template <class Self, class Visitor>

@@ -52,11 +52,12 @@ void StatisticsErrand::accept(uint64_t client, const Sent&, wire::Update& update
   sums_.add(client, update);
 }
 
-void StatisticsErrand::finish(ParameterSet& model) const {
-  if (sums_.num_updates() == 0) return;
+bool StatisticsErrand::finish(ParameterSet& model) const {
+  if (sums_.num_updates() == 0) return false;
   const ParameterSet mean = sums_.mean(wire::kStatistics, layout_);
   for (const ParameterInfo& tensor : layout_->tensors())
     std::ranges::copy(mean.values(tensor), model.values(tensor.name).begin());
+  return true;
 }
 
 }  // namespace espalier::round

@@ -25,8 +25,8 @@ class StatisticsErrand final : public Errand {
   wire::WireLimits limits(uint64_t client, const Sent& sent) const override;
   void accept(uint64_t client, const Sent& sent, wire::Update& update) override;
 
-  // Writes the clients' mean statistics into a model of that width; without any they stay.
-  void finish(ParameterSet& model) const;
+  // Writes the clients' mean statistics into a model of that width. False without any: they stay.
+  bool finish(ParameterSet& model) const;
 
  private:
   const strategy::RoundInfo& info_;

@@ -105,6 +105,11 @@ void SubmodelPlan::check(const std::vector<DeviceOptions>& devices) const {
     fail("config",
          "submodel.grow needs submodel.name = \"ordered\" and submodel.whole_from, the round in "
          "which the net becomes whole");
+  if (options_.grow && options_.scaler)
+    fail("config",
+         "submodel.grow begins with a small net that is the whole one in it, and submodel.scaler "
+         "trains it with hidden outputs times 1/keep, which the whole one has not; leave one of "
+         "the two out");
   for (const std::string& name : options_.whole_layers) {
     std::vector<std::string> known;
     for (const UnitGroup& group : layout_->groups()) known.push_back(group.name);

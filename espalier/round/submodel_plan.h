@@ -32,7 +32,7 @@ struct SubmodelOptions {
   // none. Not with widths nor with devices that have ratios of their own.
   int64_t whole_until = 0, whole_from = 0;
   // Fresh weights are those of the first units' net alone (submodel/growth.h). Only with "ordered"
-  // and whole_from.
+  // and whole_from, and not with scaler.
   bool grow = false;
   // Unit groups that are whole in every sub-model, by name.
   std::vector<std::string> whole_layers;

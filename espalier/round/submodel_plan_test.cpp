@@ -223,6 +223,11 @@ TEST(SubmodelPlan, OptionsThatDoNotFitAreRefused) {
   EXPECT_NO_THROW(SubmodelPlan(begins, layout(), kRun));
   begins.name = "rolling";
   EXPECT_THROW(SubmodelPlan(begins, layout(), kRun), Error);
+  begins = grows;
+  begins.grow = true;
+  EXPECT_NO_THROW(SubmodelPlan(begins, layout(), kRun));
+  begins.scaler = true;
+  EXPECT_THROW(SubmodelPlan(begins, layout(), kRun), Error);
   grows.widths = {0.5};
   EXPECT_THROW(SubmodelPlan(grows, layout(), kRun), Error);
   SubmodelOptions both = named("ordered");

@@ -342,6 +342,11 @@ Json Simulation::metrics_line(const round::RoundRecord& record) const {
     line["exploration_bytes_up"] = record.exploration.bytes_up;
     line["exploration_macs"] = record.exploration.macs;
   }
+  if (record.evaluation.bytes_down > 0) {
+    line["evaluation_bytes_down"] = record.evaluation.bytes_down;
+    line["evaluation_bytes_up"] = record.evaluation.bytes_up;
+    line["evaluation_macs"] = record.evaluation.macs;
+  }
   if (loop().devices().timed()) {
     line["simulated_seconds"] = record.simulated.total();
     line["simulated_down_seconds"] = record.simulated.down;
@@ -412,14 +417,21 @@ Json Simulation::summary() const {
   out["bytes_down_total"] = ledger.bytes_down;
   out["bytes_up_total"] = ledger.bytes_up;
   // Of the rounds' training alone.
-  out["bytes_down_per_client_round"] = per_update(ledger.bytes_down - ledger.exploration_bytes_down,
-                                                  ledger.client_updates + ledger.clients_failed);
+  out["bytes_down_per_client_round"] =
+      per_update(ledger.bytes_down - ledger.exploration_bytes_down - ledger.evaluation_bytes_down,
+                 ledger.client_updates + ledger.clients_failed);
   out["bytes_up_per_client_round"] =
-      per_update(ledger.bytes_up - ledger.exploration_bytes_up, ledger.client_updates);
+      per_update(ledger.bytes_up - ledger.exploration_bytes_up - ledger.evaluation_bytes_up,
+                 ledger.client_updates);
   if (ledger.exploration_bytes_up > 0) {
     out["exploration_bytes_down"] = ledger.exploration_bytes_down;
     out["exploration_bytes_up"] = ledger.exploration_bytes_up;
     out["exploration_macs"] = ledger.exploration_macs;
+  }
+  if (ledger.evaluation_bytes_down > 0) {
+    out["evaluation_bytes_down"] = ledger.evaluation_bytes_down;
+    out["evaluation_bytes_up"] = ledger.evaluation_bytes_up;
+    out["evaluation_macs"] = ledger.evaluation_macs;
   }
   // What the model's weights would take in float32; nothing to compare with where none travel.
   if (!assembly_->strategy().traits().weights_travel) {

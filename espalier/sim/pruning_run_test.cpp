@@ -195,6 +195,43 @@ TEST(PruningRun, TheShareThatIsPrunedIsTheConfiguredOne) {
   }
 }
 
+// What a refresh goes by is what clients measured, whatever becomes of their updates: a residual is
+// no square, and a value that is left out is not 0.
+TEST(PruningRun, RefreshesPruneTheConfiguredShareBehindEveryUplink) {
+  for (const std::string& uplink :
+       {kQuantize, kTopk, std::string(R"([{stage="hadamard"},{stage="trellis",bits=2.5}])"),
+        std::string(R"([{stage="hadamard"},{stage="eden",bits=2}])"),
+        std::string(R"([{stage="cast"}])"), std::string(R"([{stage="subsample",keep=0.1}])"),
+        std::string(R"([{stage="quantize",bits=2}])")}) {
+    for (const Assignments& method :
+         {Assignments{"strategy.name=autoflip", "strategy.sparsity=0.3"},
+          Assignments{"strategy.name=pruning", "strategy.criterion=prunefl",
+                      "strategy.sparsity=0.3"}}) {
+      TestRun run("autoflip", 2,
+                  joined(joined(joined(method, kImages), kExplore),
+                         {"uplink=" + uplink, "rounds=5", "strategy.refresh_rounds=1"}));
+      for (int round = 1; round <= 5; ++round) {
+        const auto record = run.step();
+        EXPECT_EQ(record.clients_failed, 0U) << method[0] << uplink << round;
+        EXPECT_NEAR(record.extra.at("mask_kept"), 0.7, 0.03) << method[0] << uplink << round;
+      }
+    }
+  }
+}
+
+// The squares of a change travel beside it where it arrives as something else, and only there.
+TEST(PruningRun, ARefreshSendsDeviationsApartWhereTheUplinkSpoilsThem) {
+  for (const auto& [uplink, apart] : {std::pair(kQuantize, false), std::pair(kTopk, true)}) {
+    TestRun run(
+        "autoflip", 2,
+        joined(joined(kImages, kExplore), {"uplink=" + uplink, "strategy.refresh_rounds=1"}));
+    run.step();
+    const auto refresh = run.step();
+    const double dense = static_cast<double>(run.loop().global().size()) * 4 * 5;
+    EXPECT_EQ(static_cast<double>(refresh.bytes_up) > dense, apart) << uplink;
+  }
+}
+
 TEST(PruningRun, AgreementKeepsTheFloor) {
   TestRun run("autoflip", 2,
               joined(joined(kImages, kExplore), {"strategy.agreement=1.0", "strategy.min_keep=0.5",

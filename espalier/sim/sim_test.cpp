@@ -62,7 +62,77 @@ TEST(ClientEvaluation, OfAllClientsIsTheServersOwn) {
   EXPECT_EQ(*clients.last().accuracy, *server.last().accuracy);
   EXPECT_NEAR(*clients.last().loss, *server.last().loss, 1e-6);
   EXPECT_GT(clients.last().bytes_down, server.last().bytes_down);  // the model goes out twice
-  EXPECT_LT(clients.last().bytes_up - server.last().bytes_up, 12U * 200);
+  EXPECT_LT(clients.last().bytes_up - server.last().bytes_up, 12U * 250);
+  // What the rounds' training took is the same.
+  const auto& evaluation = clients.last().evaluation;
+  EXPECT_EQ(clients.last().bytes_down - evaluation.bytes_down, server.last().bytes_down);
+  EXPECT_EQ(clients.last().bytes_up - evaluation.bytes_up, server.last().bytes_up);
+  EXPECT_EQ(server.last().evaluation.bytes_down, 0U);
+  // The products that the server would have done are the clients', and stand in their total.
+  EXPECT_GT(evaluation.macs, 0);
+  EXPECT_EQ(evaluation.macs, server.last().eval_macs);
+  EXPECT_EQ(clients.last().macs - evaluation.macs, server.last().macs);
+}
+
+TEST(ClientEvaluation, CostsDevicesTheirTime) {
+  const std::string devices = R"(devices=[{name="slow",gmacs_per_second=0.001}])";
+  TestRun server("fedavg", 2, {devices, "strategy.clients_per_round=12"});
+  TestRun clients("fedavg", 2, {devices, "strategy.clients_per_round=12", "evaluate=clients"});
+  EXPECT_GT(clients.step().simulated.compute, server.step().simulated.compute);
+}
+
+// A codec for differences would make another model of it.
+TEST(ClientEvaluation, IsOfTheModelItselfUnderDeltaDownlink) {
+  const std::vector<std::string> links = {R"(downlink=[{stage="topk",keep=0.05}])",
+                                          "delta_downlink=true", "strategy.clients_per_round=12",
+                                          "model.hidden=[128]"};
+  TestRun server("fedavg", 2, links);
+  std::vector<std::string> asked = links;
+  asked.push_back("evaluate=clients");
+  TestRun clients("fedavg", 2, asked);
+  EXPECT_EQ(server.finish(), clients.finish());
+  EXPECT_EQ(*clients.last().accuracy, *server.last().accuracy);
+  EXPECT_NEAR(*clients.last().loss, *server.last().loss, 1e-6);
+}
+
+// Δc says what is new, and would be added up again and again as an estimate of the last one.
+TEST(Scaffold, DoesNotGoWithEstimates) {
+  EXPECT_THAT(
+      error_of([] {
+        TestRun("scaffold", 1, {R"(uplink=[{stage="topk",keep=0.1}])", "error_feedback=ef21"});
+      }),
+      HasSubstr("set it to \"auto\""));
+}
+
+// Means over all clients are over those that may be selected.
+TEST(OneDevice, IsAllThatThereIs) {
+  const std::vector<std::string> base = {R"(devices=[{name="a",share=3},{name="b",share=1}])",
+                                         "strategy.device=b", "strategy.clients_per_round=3",
+                                         "strategy.weighting=uniform"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), base.begin(), base.end());
+    return more;
+  };
+  // All of them take part and nothing is lost: estimates are what they say.
+  TestRun plain("fedavg", 2, with({})), estimated("fedavg", 2, with({"error_feedback=ef21"}));
+  const auto expected = plain.finish(), found = estimated.finish();
+  for (size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(found[i], expected[i], 1e-4) << i;
+  // c is the mean of all c_k.
+  TestRun scaffold("scaffold", 2, with({}));
+  scaffold.step();
+  const Bytes saved = scaffold.loop().checkpoint(1).strategy.bytes();
+  ByteReader in(saved, "test");
+  ParameterSet control(scaffold.loop().global().shared_layout());
+  read_values(in, control);
+  ParameterSet mean(control.shared_layout());
+  for (const auto& [client, version] : scaffold.loop().state_versions())
+    add_scaled(mean.values(), 1.0f / 3,
+               scaffold.states().get(client, version)->sets.at("control").values());
+  for (size_t i = 0; i < mean.size(); ++i)
+    ASSERT_NEAR(control.values()[i], mean.values()[i], 1e-5) << i;
+  TestRun autoflip("autoflip", 2,
+                   with({"strategy.explorers=0.4", "strategy.exploration_epochs=1"}));
+  EXPECT_EQ(autoflip.step().exploration.clients, 2U);  // ⌈0.4·3⌉
 }
 
 TEST(ClientEvaluation, AsksSoManyAndDrawsThemAnew) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <numeric>
 
 #include "espalier/base/error.h"
 #include "espalier/sim/test_run.h"
@@ -271,9 +272,11 @@ TEST(Submodels, WidthsAreEvaluatedToo) {
 // Clients are synthetic, their samples known: the statistics must be those that a trainer computes
 // over the samples of the clients that can hold the whole model.
 TEST(Submodels, StaticStatisticsAreTheGlobalModelsOverTheClientsSamples) {
-  const Assignments assignments = joined(
-      kImages, {"model.name=resnet8", "submodel.name=ordered", "submodel.keep=1.0",
-                "submodel.static_batch_norm=true", "strategy.clients_per_round=12", "rounds=1"});
+  // Behind a lossy downlink too: they go into the model as it is.
+  const Assignments assignments =
+      joined(kImages, {"model.name=resnet8", "submodel.name=ordered", "submodel.keep=1.0",
+                       "submodel.static_batch_norm=true", "strategy.clients_per_round=12",
+                       "rounds=1", "downlink=" + kQuantize});
   TestRun run("fedavg", 2, assignments);
   const auto record = run.step();
   EXPECT_TRUE(record.failures.empty());
@@ -299,6 +302,85 @@ TEST(Submodels, StaticStatisticsAreTheGlobalModelsOverTheClientsSamples) {
     for (size_t i = 0; i < sums.size(); ++i)
       EXPECT_NEAR(global.values(name)[i], sums[i] / total, 1e-4 * (1 + sums[i] / total)) << name;
   }
+}
+
+// Normalization undoes the scaler, as long as its statistics are of scaled outputs: a width is
+// evaluated as the net without the scaler would be.
+TEST(Submodels, StaticStatisticsOfAWidthAreThoseOfItsScaledNet) {
+  TestRun run("fedavg", 2,
+              joined(kImages,
+                     {"model.name=resnet8", "submodel.name=ordered", "submodel.keep=1.0",
+                      "submodel.scaler=true", "submodel.static_batch_norm=true",
+                      "submodel.eval_widths=[0.25]", "strategy.clients_per_round=12", "rounds=3"}));
+  run.finish();
+  const ParameterSet& global = run.loop().global();
+  const auto part = run.loop().submodels().at_width(0.25);
+  ParameterSet narrow = part->extract(global);
+  models::ModelOptions model;
+  model.name = "resnet8";
+  const auto trainer =
+      models::make_trainer(model, train::spec_of(*run.data().train), {}, part->units());
+  std::map<std::string, std::vector<double>> sums;
+  double total = 0;
+  trainer->load(narrow);
+  for (uint64_t client = 0; client < 12; ++client) {
+    std::vector<uint32_t> samples;
+    run.partition().samples(client, samples);
+    const ParameterSet mine = trainer->statistics(*run.data().train, samples, 10).values;
+    const auto weight = static_cast<double>(samples.size());
+    total += weight;
+    for (const ParameterInfo& tensor : mine.layout().tensors()) {
+      auto& sum = sums[tensor.name];
+      sum.resize(static_cast<size_t>(tensor.size));
+      for (size_t i = 0; i < sum.size(); ++i) sum[i] += weight * mine.values(tensor)[i];
+    }
+  }
+  for (const auto& [name, sum] : sums) {
+    for (size_t i = 0; i < sum.size(); ++i)
+      narrow.values(name)[i] = static_cast<float>(sum[i] / total);
+  }
+  trainer->load(narrow);
+  std::vector<uint32_t> all(run.data().test->size());
+  std::iota(all.begin(), all.end(), 0U);
+  const train::EvalSums expected = trainer->evaluate_all(*run.data().test, all, 64);
+  EXPECT_NEAR(run.last().width_accuracy.at(0.25),
+              static_cast<double>(expected.correct) / static_cast<double>(expected.count), 0.011);
+}
+
+// Where nobody of the round holds the whole model, somebody else computes its statistics; where
+// nobody may, the round says so.
+TEST(Submodels, StaticStatisticsAreNotLeftAsTheyWere) {
+  const std::string devices = R"(devices=[{name="a",share=1,keep=1},{name="b",share=11,keep=0.5}])";
+  const Assignments base =
+      joined(kImages, {"model.name=resnet8", "submodel.name=ordered", devices,
+                       "submodel.static_batch_norm=true", "strategy.clients_per_round=1"});
+  const auto means = [](TestRun& run) {
+    std::vector<float> values;
+    const ParameterSet& global = run.loop().global();
+    for (const ParameterInfo& tensor : global.layout().tensors()) {
+      if (tensor.role != Role::kStatistic) continue;
+      const auto mine = global.values(tensor);
+      values.insert(values.end(), mine.begin(), mine.end());
+    }
+    return values;
+  };
+  TestRun run("fedavg", 1, base);
+  const uint64_t whole = run.loop().devices().clients_of("a").front();
+  int asked = 0;
+  for (int round = 0; round < 3; ++round) {
+    const auto before = means(run);
+    const auto record = run.step();
+    EXPECT_TRUE(record.notes.empty());
+    asked += record.client_ids.front() != whole;
+    EXPECT_NE(means(run), before);
+  }
+  EXPECT_GT(asked, 0);
+  TestRun nobody("fedavg", 1, joined(base, {"strategy.device=b"}));
+  const auto before = means(nobody);
+  const auto record = nobody.step();
+  EXPECT_EQ(means(nobody), before);
+  ASSERT_EQ(record.notes.size(), 1U);
+  EXPECT_NE(record.notes[0].find("static_batch_norm"), std::string::npos);
 }
 
 // The other units feed nothing until they are trained, so the whole net is the small one: the same

@@ -51,6 +51,13 @@ Traits Adp::traits() const {
 
 void Adp::start(const ServerSetup& setup) {
   base_->start(setup);
+  if (!gated() && options_.base == "scaffold" && options_.epoch_lr_decay != 1 &&
+      setup.train.epochs > 1) {
+    fail("config",
+         "strategy.base = \"scaffold\" needs epochs of one learning rate, by which its control "
+         "variates are divided; set strategy.epoch_lr_decay = 1 (train.lr_schedule lowers it from "
+         "round to round), train.epochs = 1, or another base");
+  }
   if (gated() && (!nn::has_gates(*setup.layout) || setup.model.gates != options_.mode)) {
     fail("config", "strategy.mode = \"", options_.mode,
          "\" needs a model with such gates; set "

@@ -171,6 +171,22 @@ TEST(Adp, OptionsThatDoNothingAreRefused) {
   EXPECT_NO_THROW(Adp(with([](O& o) { o.mu = 0.5, o.base = "fedprox"; })));
 }
 
+// SCAFFOLD divides by steps times one learning rate.
+TEST(Adp, ScaffoldNeedsEpochsOfOneLearningRate) {
+  const auto start = [](double decay, int64_t epochs) {
+    AdpOptions options;
+    options.mode = "magnitude";
+    options.base = "scaffold";
+    options.epoch_lr_decay = decay;
+    ServerSetup setup{std::make_shared<ParameterLayout>(std::vector<ParameterInfo>{{"w", {2}}})};
+    setup.train.epochs = epochs;
+    Adp(options).start(setup);
+  };
+  EXPECT_THROW(start(0.99, 2), Error);
+  EXPECT_NO_THROW(start(0.99, 1));
+  EXPECT_NO_THROW(start(1, 2));
+}
+
 // What a task asks for comes from a peer.
 TEST(AdpClient, OptionsOfATaskAreChecked) {
   const auto create = [](const char* options) {

@@ -86,16 +86,12 @@ wire::Update ExplorationClient::run(client::ClientContext& context, const wire::
   if (squares) {
     update.payloads.push_back({PruningClient::kImportance, squares->mean(), 1});
   } else {
-    auto deviation = std::make_shared<ParameterSet>(before.shared_layout());
-    for_trainable(deviation->layout(), [&](size_t begin, size_t end) {
-      for (size_t i = begin; i < end; ++i)
-        deviation->values()[i] = moved->values()[i] * moved->values()[i];
-    });
-    update.payloads.push_back({kDeviation, std::move(deviation), 1});
+    update.payloads.push_back({kDeviation, squares_of(*moved), 1});
   }
   const auto num_samples = static_cast<double>(context.samples.size());
   if (options_.init_from_exploration)
     update.payloads.push_back({kExplored, std::move(moved), options_.weight(num_samples)});
+  for (wire::Payload& payload : update.payloads) payload.coding = wire::Coding::kFaithful;
   update.scalars[kEpochs] = static_cast<double>(epoch);
   last.steps = steps;
   last.samples = seen;

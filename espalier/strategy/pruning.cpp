@@ -10,6 +10,8 @@
 #include "espalier/models/weight_uses.h"
 #include "espalier/strategy/exploration_client.h"
 #include "espalier/strategy/pruning_client.h"
+#include "espalier/strategy/squared_gradients.h"
+#include "espalier/wire/message.h"
 
 namespace espalier::strategy {
 namespace {
@@ -105,9 +107,10 @@ void Pruning::start(const ServerSetup& setup) {
   num_clients_ = setup.num_clients;
   scratch_ = setup.scratch;
   key_ = setup.key.child(Purpose::kStrategy);
-  // Through a biased codec explorations travel in float32 (client/session.h).
-  exact_evidence_ =
-      setup.uplink == nullptr || setup.uplink->lossless() || !setup.uplink->unbiased();
+  const bool apart =
+      setup.uplink != nullptr && travels_exact(wire::Coding::kFaithful, *setup.uplink);
+  exact_evidence_ = setup.uplink == nullptr || setup.uplink->lossless() || apart;
+  sends_squares_ = apart && row_.evidence == prune::EvidenceKind::kDeviation;
   if (options_.server_momentum > 0) velocity_ = ParameterSet(setup.layout);
   if ((options_.by_unit || options_.unit_threshold > 0) && setup.layout->groups().empty()) {
     const auto notes = models::unit_notes(setup.model, setup.data);
@@ -207,6 +210,7 @@ void Pruning::configure(const RoundInfo& round, const std::shared_ptr<const Para
     training.sparsity = options_.sparsity;
     training.tensors = options_.tensors;
   }
+  training.sends_squares = sends_squares_ && refreshes(round);
   task.algorithm = PruningClient::kName;
   task.options = changed_options(training);
   if (!whole_mask_) return;
@@ -219,6 +223,7 @@ std::vector<std::string> Pruning::update_payloads(const RoundInfo& round) const 
   const bool importance = row_.evidence == prune::EvidenceKind::kImportance;
   if (round.kind != TaskKind::kExplore) {
     if (importance && refreshes(round)) return {kDelta, kImportance};
+    if (sends_squares_ && refreshes(round)) return {kDelta, kDeviation};
     return {kDelta};
   }
   std::vector<std::string> names = {importance ? kImportance : kDeviation};
@@ -247,16 +252,9 @@ void Pruning::accumulate(const RoundInfo& round, uint64_t client, const Update& 
   }
   Update with_squares = update;
   const bool deviation = row_.evidence == prune::EvidenceKind::kDeviation;
-  if (deviation && !explores) {
-    // The squares of a change that arrived anyway need not travel.
-    const ParameterSet& change = *update.payloads[0].values;
-    auto squares = std::make_shared<ParameterSet>(change.shared_layout());
-    for_trainable(change.layout(), [&](size_t begin, size_t end) {
-      for (size_t i = begin; i < end; ++i)
-        squares->values()[i] = change.values()[i] * change.values()[i];
-    });
-    with_squares.payloads.push_back({kDeviation, std::move(squares), 1});
-  }
+  // The squares of a change that arrived anyway need not travel.
+  if (deviation && !explores && !sends_squares_)
+    with_squares.payloads.push_back({kDeviation, squares_of(*update.payloads[0].values), 1});
   split_squares(with_squares, deviation ? kDeviation : kImportance);
   sums.add(client, with_squares);
   // Only what the sums have taken is kept.

@@ -167,8 +167,9 @@ struct AutoFlipOptions : PruningOptions {
 // are the deviations of weights that explorers trained independently from w0. The released code
 // explores one after the other on one shared model and goes on from it; here that is
 // init_from_exploration, which starts from the mean instead. In a round that refreshes, the
-// deviations are those of that round's unmasked training, which the server squares itself:
-// nothing more travels than the dense update.
+// deviations are those of that round's unmasked training. The server squares what has arrived, so
+// that nothing more travels than the dense update; where the uplink would spoil that (it is biased
+// or leaves values out, wire::Coding::kFaithful), clients send the squares too, as float32.
 //
 // Further differences from that code: the mask holds in every step of training, and an explorer
 // stops by the loss on samples that it holds out. The agreement of explorers is ours; the paper's
@@ -196,11 +197,10 @@ class Pruning : public FedAvg, private Preparation, private Narrowing {
   // Throws Error, in the first round, when start_round or end_round is after the last.
   void configure(const RoundInfo& round, const std::shared_ptr<const ParameterSet>& global,
                  Task& task) override;
-  // "delta", with "importance" where a refresh needs it; of an exploration "deviation" or
-  // "importance", and "explored" with init_from_exploration.
+  // "delta", with "importance" or "deviation" where a refresh needs it; of an exploration
+  // "deviation" or "importance", and "explored" with init_from_exploration.
   std::vector<std::string> update_payloads(const RoundInfo& round) const override;
-  // Refuses negative squares too, unless the uplink is unbiased and lossy: then noise may make
-  // some.
+  // Refuses negative squares too, unless the uplink codes them: then noise may make some.
   void check(const RoundInfo& round, const ParameterLayout& layout, double num_samples,
              const Update& update) const override;
   void accumulate(const RoundInfo& round, uint64_t client, const Update& update,
@@ -245,7 +245,8 @@ class Pruning : public FedAvg, private Preparation, private Narrowing {
   std::filesystem::path scratch_;
   uint64_t num_clients_ = 0;
   Key key_{0};
-  bool exact_evidence_ = true;         // squares arrive as they were sent
+  bool exact_evidence_ = true;  // squares arrive as they were sent
+  bool sends_squares_ = false;  // … of changes too, in a refresh: what arrives does not tell
   std::vector<double> value_seconds_;  // of prune::Evidence, by tensor; "prunefl" only
   ParameterSet velocity_;              // v; empty without server_momentum
   std::shared_ptr<const TravellingMask> whole_mask_, part_mask_;  // of the model, of part_

@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "espalier/strategy/exploration_client.h"
 #include "espalier/strategy/squared_gradients.h"
 
 namespace espalier::strategy {
@@ -30,6 +31,11 @@ wire::Update PruningClient::run(client::ClientContext& context, const wire::Task
   }
   wire::Update update = train(context, task, hooks);
   if (squares) update.payloads.push_back({kImportance, squares->mean(), 1});
+  if (lifted && options_.sends_squares)
+    update.payloads.push_back(
+        {ExplorationClient::kDeviation, squares_of(*update.payloads[0].values), 1});
+  for (size_t p = 1; p < update.payloads.size(); ++p)
+    update.payloads[p].coding = wire::Coding::kFaithful;
   if (!refresh) update.mask = task.mask;
   return update;
 }

@@ -17,18 +17,21 @@ struct PruningClientOptions : WeightingOptions {
   double sparsity = 0.5;
   // For the same criteria: all trained tensors, or weights and embeddings alone.
   std::string tensors = "all";
+  // For "deviation": whether a refresh sends the squares of the change beside it.
+  bool sends_squares = false;
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {
     WeightingOptions::fields(self, visit);
     visit("criterion", self.criterion, Field("Of the strategy."));
     visit("sparsity", self.sparsity, Field("Share to prune in every step.").at_least(0).below(1));
     visit("tensors", self.tensors, Field("What may be pruned.").one_of({"all", "weights"}));
+    visit("sends_squares", self.sends_squares, Field("Send deviations apart from the change."));
   }
 };
 
 // Trains under the task's mask, which is applied after every step. In a task with the scalar
-// "refresh" it trains unmasked, or reports "importance" too, as the criterion needs. Without both
-// it is FedAvg's client.
+// "refresh" it trains unmasked, or reports "importance" too, as the criterion needs; with
+// sends_squares also "deviation". Without both it is FedAvg's client.
 //
 // The update is FedAvg's; under the task's mask only what it keeps is sent, in a refresh all
 // values. A criterion of every step (AutoFLIP's random baseline) prunes by keys of client, round

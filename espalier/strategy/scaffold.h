@@ -27,7 +27,9 @@ class Scaffold : public FedAvg {
  public:
   using Options = ScaffoldOptions;
   explicit Scaffold(const Options& options) : FedAvg(options), server_lr_(options.server_lr) {}
-  Traits traits() const override { return {.client_state = true, .plain_sums = true}; }
+  Traits traits() const override {
+    return {.client_state = true, .increments = true, .plain_sums = true};
+  }
   void start(const ServerSetup& setup) override;
   // Adds c as the payload "control": task and update are about twice as long as FedAvg's. Throws
   // Error for another client optimizer than SGD without momentum.

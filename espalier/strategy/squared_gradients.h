@@ -8,6 +8,17 @@
 
 namespace espalier::strategy {
 
+// Squares of a change of weights, the deviation that AutoFLIP ranks weights by: 0 for what is not
+// trained.
+inline std::shared_ptr<const ParameterSet> squares_of(const ParameterSet& change) {
+  auto squares = std::make_shared<ParameterSet>(change.shared_layout());
+  for_trainable(change.layout(), [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; ++i)
+      squares->values()[i] = change.values()[i] * change.values()[i];
+  });
+  return squares;
+}
+
 // Mean squared gradients over the steps of a training: (1/τ) Σ_t g_t², elementwise, the importance
 // that PruneFL ranks weights by (Jiang et al. 2022). To be fed by FitHooks::before_step, where
 // gradients are clipped already. A gradient is the mean over its batch, so these are squares of

@@ -46,6 +46,8 @@ struct RoundInfo {
 // to outlives the strategy.
 struct ServerSetup {
   std::shared_ptr<const ParameterLayout> layout;  // of the clients' model
+  // That may be selected: what is averaged over all clients is over these. For evaluate_saved():
+  // that there are.
   uint64_t num_clients = 0;
   // For strategies that train on the server.
   models::ModelOptions model = {};  // the clients'
@@ -73,6 +75,9 @@ struct Traits {
   // repeat (FedGKT's feature maps) and the model consists of parts that only the strategy can
   // evaluate.
   bool weights_travel = true;
+  // Whether updates also carry increments of what the server adds up over the rounds (SCAFFOLD's
+  // Δc), which rules out error feedback with estimates: those go on saying what a client said last.
+  bool increments = false;
   // Whether check() and accumulate() are the defaults during a round's training, so that updates
   // may be added where they are made, by whoever has them (round/partial_sums.h).
   bool plain_sums = false;

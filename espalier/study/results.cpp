@@ -18,7 +18,7 @@ std::optional<double> sum(std::optional<double> a, std::optional<double> b) {
   return a.value_or(0) + b.value_or(0);
 }
 
-// Per update of a client, explorations apart.
+// Per update of a client, explorations and evaluations apart.
 std::optional<double> per_update(const Json& summary, const char* total, double without = 0) {
   const auto value = number_in(summary, total), updates = number_in(summary, "client_updates");
   if (!value || updates.value_or(0) <= 0) return std::nullopt;
@@ -66,7 +66,8 @@ const FigureRow kFigures[] = {
     {"update_macs",
      [](const CellResult& c) {
        return per_update(c.summary, "client_macs_total",
-                         number_in(c.summary, "exploration_macs").value_or(0));
+                         number_in(c.summary, "exploration_macs").value_or(0) +
+                             number_in(c.summary, "evaluation_macs").value_or(0));
      }},
     {"time", [](const CellResult& c) { return number_in(c.summary, "wall_seconds"); }},
     {"update_time",

@@ -39,7 +39,8 @@ CellResult made_up(const std::vector<double>& accuracies, double bytes, double m
                  {"bytes_down_per_client_round", bytes},
                  {"dense_bytes_per_client_round", 4000},
                  {"clients_failed", 0},
-                 {"exploration_macs", 20},
+                 {"exploration_macs", 15},
+                 {"evaluation_macs", 5},
                  {"bytes_up_per_client_round", bytes / 2},
                  {"final_loss", 2 * accuracies.back()},
                  {"wall_seconds", bytes / 500},
@@ -79,7 +80,7 @@ TEST(Results, FiguresOfACell) {
   EXPECT_DOUBLE_EQ(*figure_of(cell, "best"), 0.7);
   EXPECT_NEAR(*figure_of(cell, "last5"), 1.6 / 3, 1e-12);
   EXPECT_DOUBLE_EQ(*figure_of(cell, "bytes"), 9000);
-  EXPECT_DOUBLE_EQ(*figure_of(cell, "update_macs"), 58) << "explorations apart";
+  EXPECT_DOUBLE_EQ(*figure_of(cell, "update_macs"), 58) << "explorations and evaluations apart";
   EXPECT_DOUBLE_EQ(*figure_of(cell, "metrics.client_accuracy"), 0.3);
   EXPECT_DOUBLE_EQ(*figure_of(cell, "summary.client_updates"), 10);
   EXPECT_FALSE(figure_of(cell, "summary.nothing"));

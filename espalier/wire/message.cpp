@@ -68,10 +68,21 @@ bool under_mask(const wire::Payload& payload, const wire::TravellingMask* mask) 
 }
 
 // How a payload is laid out and coded.
-constexpr uint8_t kInlineLayout = 1, kModelDelta = 2, kMasked = 4;
+constexpr uint8_t kInlineLayout = 1, kModelDelta = 2, kMasked = 4, kExact = 8;
+constexpr uint8_t kFlags = kInlineLayout | kModelDelta | kMasked | kExact;
+
+const codec::Codec& exact_codec() {
+  static const std::unique_ptr<const codec::Codec> exact =
+      codec::make_codec(Json::array(), "exact");
+  return *exact;
+}
+
+const codec::Codec& codec_of(const wire::Payload& payload, const codec::Codec& codec) {
+  return travels_exact(payload.coding, codec) ? exact_codec() : codec;
+}
 
 void write_payload_table(const std::vector<wire::Payload>& payloads, const EncodedMessage& message,
-                         const WireLimits& limits, bool model_delta,
+                         const codec::Codec& codec, const WireLimits& limits, bool model_delta,
                          const wire::TravellingMask* mask, ByteWriter& out) {
   out.put(static_cast<uint16_t>(payloads.size()));
   for (size_t i = 0; i < payloads.size(); ++i) {
@@ -81,8 +92,10 @@ void write_payload_table(const std::vector<wire::Payload>& payloads, const Encod
     const auto& layout = payload.values_layout();
     const bool inline_layout = layout != limits.model && !(*layout == *limits.model);
     const bool delta = model_delta && payload.name == wire::kModel;
+    const bool masked = !delta && under_mask(payload, mask);
+    const bool exact = !delta && travels_exact(payload.coding, codec);
     out.put(static_cast<uint8_t>((inline_layout ? kInlineLayout : 0) | (delta ? kModelDelta : 0) |
-                                 (!delta && under_mask(payload, mask) ? kMasked : 0)));
+                                 (masked ? kMasked : 0) | (exact ? kExact : 0)));
     if (inline_layout) write_layout(*layout, out);
     out.put(static_cast<uint64_t>(message.bodies[i]->size()));
   }
@@ -125,8 +138,10 @@ std::vector<wire::Payload> read_payloads(
     payload.name = in.string(kMaxName);
     payload.weight = in.get<double>();
     const auto flags = in.get<uint8_t>();
-    if ((flags & ~(kInlineLayout | kModelDelta | kMasked)) != 0 ||
-        ((flags & kMasked) != 0 && (mask == nullptr || flags != kMasked)))
+    const bool exact = (flags & kExact) != 0;
+    if ((flags & ~kFlags) != 0 ||
+        ((flags & kMasked) != 0 && (mask == nullptr || (flags & ~kExact) != kMasked)) ||
+        (exact && ((flags & kModelDelta) != 0 || limits.keep_encoded)))
       fail(in.where(), "payload '", payload.name, "' has unknown flags ", int{flags});
     const auto layout =
         (flags & kInlineLayout) != 0 ? read_layout(in, limits.max_values) : limits.model;
@@ -139,7 +154,7 @@ std::vector<wire::Payload> read_payloads(
       const bool masked = (flags & kMasked) != 0;
       auto values = std::make_shared<ParameterSet>(
           ParameterSet::unset(masked ? mask->mask.compact_layout() : layout));
-      payload.largest = codec.decode(*body, *values);
+      payload.largest = (exact ? exact_codec() : codec).decode(*body, *values);
       if (masked) return std::make_shared<ParameterSet>(mask->mask.expand(*values));
       return values;
     };
@@ -176,6 +191,11 @@ std::shared_ptr<const Bytes> encode_body(const ParameterSet& values, const prune
 }
 
 }  // namespace
+
+bool travels_exact(Coding coding, const codec::Codec& codec) {
+  if (coding == Coding::kRun || codec.lossless()) return false;
+  return coding == Coding::kExact || !codec.unbiased() || !codec.spreads();
+}
 
 uint64_t EncodedMessage::size_bytes() const {
   uint64_t size = kHeadFrame + head.size();
@@ -252,7 +272,8 @@ EncodedMessage encode_task(const wire::Task& task, Key client_key, const codec::
     const auto& values = task.payloads[i].values;
     const bool masked = under_mask(task.payloads[i], task.mask.get());
     const auto encode = [&] {
-      return encode_body(*values, masked ? &task.mask->mask : nullptr, codec, codec_key.child(i));
+      return encode_body(*values, masked ? &task.mask->mask : nullptr,
+                         codec_of(task.payloads[i], codec), codec_key.child(i));
     };
     message.bodies.push_back(shared != nullptr ? shared->get(values, encode) : encode());
   }
@@ -272,7 +293,8 @@ EncodedMessage encode_task(const wire::Task& task, Key client_key, const codec::
   if (!task.units.empty()) write_training(task.submodel_training, out);
   const bool held = task.mask != nullptr && task.state_version >= task.mask->round;
   write_mask(task.mask, held, message, out);
-  write_payload_table(task.payloads, message, limits, model_delta != nullptr, task.mask.get(), out);
+  write_payload_table(task.payloads, message, codec, limits, model_delta != nullptr,
+                      task.mask.get(), out);
   finish_head(message.head);
   return message;
 }
@@ -322,25 +344,21 @@ wire::Task decode_task(const EncodedMessage& message, const codec::Codec& codec,
 }
 
 EncodedMessage encode_update(const wire::Update& update, const codec::Codec& codec, Key codec_key,
-                             const WireLimits& limits) {
-  return encode_update(
-      update,
-      [&](const wire::Payload& payload, const prune::Mask* mask, Key key, Bytes& out) {
-        if (payload.values != nullptr) return encode_values(*payload.values, mask, codec, key, out);
-        codec.encode_difference(payload.before->layout(), payload.after, payload.before->values(),
-                                key, out);
-      },
-      codec_key, limits);
-}
-
-EncodedMessage encode_update(const wire::Update& update, const BodyEncoder& encode, Key codec_key,
-                             const WireLimits& limits) {
+                             const WireLimits& limits, const BodyEncoder& encode) {
+  const auto encode_payload = [&](const wire::Payload& payload, const prune::Mask* mask, Key key,
+                                  Bytes& out) {
+    const codec::Codec& own = codec_of(payload, codec);
+    if (encode && payload.coding == wire::Coding::kRun) return encode(payload, mask, key, out);
+    if (payload.values != nullptr) return encode_values(*payload.values, mask, own, key, out);
+    own.encode_difference(payload.before->layout(), payload.after, payload.before->values(), key,
+                          out);
+  };
   EncodedMessage message;
   for (size_t i = 0; i < update.payloads.size(); ++i) {
     auto body = std::make_shared<Bytes>();
     const wire::Payload& payload = update.payloads[i];
     const bool masked = under_mask(payload, update.mask.get());
-    encode(payload, masked ? &update.mask->mask : nullptr, codec_key.child(i), *body);
+    encode_payload(payload, masked ? &update.mask->mask : nullptr, codec_key.child(i), *body);
     message.bodies.push_back(std::move(body));
   }
   ByteWriter out(message.head);
@@ -350,8 +368,8 @@ EncodedMessage encode_update(const wire::Update& update, const BodyEncoder& enco
   out.put(update.num_samples);
   write_record(scalars_record(update.scalars), out);
   write_mask(update.mask, update.mask == limits.mask, message, out);
-  write_payload_table(update.payloads, message, limits, /*model_delta=*/false, update.mask.get(),
-                      out);
+  write_payload_table(update.payloads, message, codec, limits, /*model_delta=*/false,
+                      update.mask.get(), out);
   finish_head(message.head);
   return message;
 }

@@ -52,6 +52,9 @@ struct WireLimits {
   std::shared_ptr<const wire::TravellingMask> mask = nullptr;
 };
 
+// Whether a payload travels as float32 although `codec` is the run's: the message says so of each.
+bool travels_exact(Coding coding, const codec::Codec& codec);
+
 // `codec_key` seeds the codec's randomness. `shared` may be null (every body is encoded anew). With
 // `model_delta`, the payload "model" travels as that message of a codec::DeltaSender. The task's
 // mask goes along unless the client's state (task.state_version) is of a round in which it had it.
@@ -70,15 +73,13 @@ wire::Task decode_task(const EncodedMessage& message, const codec::Codec& codec,
                        const WireLimits& limits, DecodedBodies* shared, Key& client_key,
                        const DeltaDecoder& delta = {}, const HeldMask& held_mask = {});
 
-// Appends the message of one payload to a body: of its kept values alone when there is a mask. The
-// default is the codec's.
+// Appends the message of one payload of Coding::kRun to a body: of its kept values alone when there
+// is a mask. The default is the codec's.
 using BodyEncoder =
     std::function<void(const wire::Payload& payload, const prune::Mask* mask, Key key, Bytes& out)>;
 // limits.mask: the task's; an update under that mask does not repeat it.
-EncodedMessage encode_update(const wire::Update& update, const BodyEncoder& encode, Key codec_key,
-                             const WireLimits& limits);
 EncodedMessage encode_update(const wire::Update& update, const codec::Codec& codec, Key codec_key,
-                             const WireLimits& limits);
+                             const WireLimits& limits, const BodyEncoder& encode = {});
 // Which task an update answers. Throws Error when that cannot be read.
 TaskId answered_task(const EncodedMessage& message);
 // Payloads under a mask come back with the model's layout, zero where it prunes.

@@ -88,6 +88,51 @@ TEST(Wire, UpdateRoundTrip) {
                Error);  // an update is not a task
 }
 
+// Evidence passes the client's stages by, and a codec that would spoil it.
+TEST(Wire, APayloadMayTravelExactlyBesideCodedOnes) {
+  const Fixture f;
+  struct Case {
+    const char* stages;
+    bool faithful;  // whether the codec does for evidence
+  };
+  for (const Case& c :
+       {Case{R"([{"stage":"topk","keep":0.1}])", false},
+        Case{R"([{"stage":"subsample","keep":0.5}])", false},
+        Case{R"([{"stage":"quantize","bits":4}])", false},
+        Case{R"([{"stage":"hadamard"},{"stage":"trellis","bits":2}])", false},
+        Case{R"([{"stage":"hadamard"},{"stage":"quantize","bits":4}])", true}, Case{"[]", true}}) {
+    const auto codec = codec::make_codec(Json::parse(c.stages), "test");
+    EXPECT_EQ(travels_exact(Coding::kFaithful, *codec), !c.faithful) << c.stages;
+    wire::Update update;
+    const auto values = numbers(model_layout());
+    for (const Coding coding : {Coding::kRun, Coding::kFaithful, Coding::kExact}) {
+      update.payloads.push_back({std::to_string(update.payloads.size()), values, 1});
+      update.payloads.back().coding = coding;
+    }
+    int staged = 0;
+    const EncodedMessage message =
+        encode_update(update, *codec, Key(1), f.limits,
+                      [&](const Payload& payload, const prune::Mask*, Key key, Bytes& out) {
+                        ++staged;
+                        codec->encode(*payload.values, key, out);
+                      });
+    EXPECT_EQ(staged, 1);
+    const wire::Update read = decode_update(message, *codec, f.limits);
+    const auto same = [&](size_t payload) {
+      return std::ranges::equal(read.payloads[payload].values->values(), values->values());
+    };
+    EXPECT_EQ(same(0), codec->lossless()) << c.stages;
+    EXPECT_EQ(same(1), !c.faithful || codec->lossless()) << c.stages;
+    EXPECT_TRUE(same(2)) << c.stages;
+    // Who keeps bodies encoded decodes them by the run's codec.
+    WireLimits kept = f.limits;
+    kept.keep_encoded = true;
+    if (!codec->lossless()) {
+      EXPECT_THROW(decode_update(message, *codec, kept), Error) << c.stages;
+    }
+  }
+}
+
 TEST(Wire, AnUpdateOfADifferenceIsThatOfItsValues) {
   const Fixture f;
   const auto before = numbers(model_layout());

@@ -22,8 +22,18 @@ inline constexpr const char* kModel = "model";  // task: the weights a client st
 inline constexpr const char* kDelta = "delta";  // update: weights after − weights before
 inline constexpr const char* kStatistics = "statistics";  // update of TaskKind::kCalibrate
 
-// Named tensors on their way to or from a client. They are encoded by the run's codec, whatever
-// they mean.
+// How a payload's values are coded.
+enum class Coding : uint8_t {
+  // By the run's codec; of an update, behind the client's update stages.
+  kRun,
+  // Evidence, whose small values count and which no later round makes up for: by the run's codec
+  // where that is unbiased and spreads what it loses, else as float32. Past the update stages.
+  kFaithful,
+  // As float32. Past the update stages.
+  kExact
+};
+
+// Named tensors on their way to or from a client.
 struct Payload {
   std::string name;
   std::shared_ptr<const ParameterSet> values;
@@ -40,6 +50,7 @@ struct Payload {
   // On the server: the largest magnitude of `values`, which decoding has found. Nothing: nobody has
   // looked.
   std::optional<float> largest = std::nullopt;
+  Coding coding = Coding::kRun;  // of who sends it
 
   // Of `values`, made or not.
   const std::shared_ptr<const ParameterLayout>& values_layout() const {
@@ -92,8 +103,8 @@ struct Task {
   // as a version.
   bool keeps_state = false;
   // The client's half of the algorithm, by name (client/algorithm.h), and those of its options that
-  // differ from their defaults: truth values, numbers and texts by name. A client needs no
-  // configuration of its own.
+  // differ from their defaults (all of them, where a client's defaults may be others): truth
+  // values, numbers and texts by name. A client needs no configuration of its own.
   std::string algorithm;
   Json options = Json::object();
   train::StepOptions train;  // with the round's learning rate

@@ -106,7 +106,7 @@ class Strategy:
             setattr(self, name, value)
 
     def start(self, model: Parameters, num_clients: int) -> None:
-        """Before the first round; `model` has the model's tensors, all 0."""
+        """Before the first round; `model` has the model's tensors, all 0, and `num_clients` are those that may be selected (of `strategy.device`, where one is named)."""
 
     def configure(self, round: int, model: Parameters, task: Task) -> None:
         """Fills a client's task. Asked twice about the same client and round it says the same. A `model` that is kept stays as it is: the round's end changes another one."""

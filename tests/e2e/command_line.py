@@ -47,6 +47,12 @@ with Folder() as folder:
     check(timeless == [{k: v for k, v in line.items() if "seconds" not in k and "rss" not in k} for line in metrics(folder / "one")],
           "metrics of the resumed run")
 
+    # Evaluations by clients are in the totals, and not in what an update costs.
+    asked = json.loads(ok(run("simulate", config, "--set", "evaluate=clients", "--out", folder / "asked", "--json")).stdout)
+    check(all(asked[f"bytes_{way}_per_client_round"] == summary[f"bytes_{way}_per_client_round"] for way in ("down", "up")), f"bytes of evaluations: {asked}")
+    check(asked["bytes_down_total"] == summary["bytes_down_total"] + asked["evaluation_bytes_down"] and asked["evaluation_bytes_up"] > 0
+          and asked["client_macs_total"] == summary["client_macs_total"] + asked["evaluation_macs"] > summary["client_macs_total"], f"evaluations: {asked}")
+
     # Every strategy runs, and another seed is another run.
     for name in json.loads(ok(run("list", "strategies", "--json")).stdout):
         nets = ["--set", "model.name=small-client", "--set", "strategy.server_model=small-server", "--set", "strategy.server_epochs=1",

@@ -7,7 +7,7 @@ from mask import compact_layout, decode_mask, expand
 from reading import Reader, require
 from xxh3 import checksum
 
-OWN_LAYOUT, DIFFERENCE, MASKED = 1, 2, 4
+OWN_LAYOUT, DIFFERENCE, MASKED, EXACT = 1, 2, 4, 8
 
 
 @dataclass
@@ -127,7 +127,8 @@ def read_rest(reader, bodies, message, layout, held_masks):
     message.payloads = {}
     for body in bodies:
         name, weight, flags = reader.string(), reader.f64(), reader.u8()
-        require(flags < 8 and (not flags & MASKED or (message.masks is not None and flags == MASKED)), "unknown flags")
+        require(flags < 16 and (not flags & MASKED or (message.masks is not None and flags & ~EXACT == MASKED))
+                and flags & (DIFFERENCE | EXACT) != DIFFERENCE | EXACT, "unknown flags")
         own = read_layout(reader) if flags & OWN_LAYOUT else layout
         require(reader.u64() == len(body), f"payload '{name}' has another size")
         payload = Payload(name, weight, own, None)
