@@ -65,7 +65,8 @@ void serve(const ServeArguments& arguments) {
   Json tree = read_toml_file(resuming ? folder->config_path() : fs::path(arguments.config));
   std::vector<std::string> notes;
   if (resuming && !arguments.config.empty())
-    notes = run::take_network(read_toml_file(arguments.config), arguments.config, tree);
+    notes = run::take_network(read_toml_file(arguments.config), arguments.config,
+                              arguments.assignments, tree);
   // Before --set: what is named there counts more.
   if (!arguments.pki.empty()) run::use_pki(fs::absolute(arguments.pki), tree);
   std::ranges::move(run::override_config(tree, arguments.assignments), std::back_inserter(notes));

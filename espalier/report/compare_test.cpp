@@ -80,6 +80,13 @@ TEST(TextTable, SummaryBlockOfExplorationsAndTargets) {
   EXPECT_NE(reached.find("2.00 MB down, 1.00 MB up, 5.00 G MACs (in the totals)"),
             std::string::npos)
       << reached;
+  summary["evaluation_bytes_down"] = 4'000'000;
+  summary["evaluation_bytes_up"] = 1'000;
+  summary["evaluation_macs"] = 6e9;
+  const std::string asked = summary_block(summary, "");
+  EXPECT_NE(asked.find("4.00 MB down, 1.00 KB up, 6.00 G MACs at clients (in the totals)"),
+            std::string::npos)
+      << asked;
   EXPECT_NE(reached.find("80.00% after round 7, 400 KB, 2.00 G MACs"), std::string::npos)
       << reached;
   summary["target_round"] = nullptr;

@@ -135,6 +135,11 @@ std::string cards(const RunData& run) {
                  text("exploration_bytes_down", Unit::kBytes) + " down, " +
                      text("exploration_bytes_up", Unit::kBytes) + " up, in the totals");
   }
+  if (value("evaluation_bytes_up")) {
+    html += card("Evaluation at clients", text("evaluation_macs", Unit::kCount) + "MAC",
+                 text("evaluation_bytes_down", Unit::kBytes) + " down, " +
+                     text("evaluation_bytes_up", Unit::kBytes) + " up, in the totals");
+  }
   if (value("target_accuracy")) {
     const double bytes =
         value("target_bytes_down").value_or(0) + value("target_bytes_up").value_or(0);

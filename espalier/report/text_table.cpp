@@ -128,6 +128,12 @@ std::string summary_block(const Json& summary, std::string_view report_path) {
                                          text("exploration_macs", Unit::kCount) +
                                          " MACs (in the totals)");
   }
+  if (value("evaluation_bytes_up")) {
+    rows.emplace_back("evaluation", text("evaluation_bytes_down", Unit::kBytes) + " down, " +
+                                        text("evaluation_bytes_up", Unit::kBytes) + " up, " +
+                                        text("evaluation_macs", Unit::kCount) +
+                                        " MACs at clients (in the totals)");
+  }
   if (value("target_accuracy")) {
     const double bytes =
         value("target_bytes_down").value_or(0) + value("target_bytes_up").value_or(0);

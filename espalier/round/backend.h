@@ -93,6 +93,11 @@ class Backend {
   // are there, and may take more than it needs. Throws RoundFailed when nobody is there.
   virtual std::vector<uint64_t> select(Key key, std::span<const uint64_t> eligible, uint64_t count);
 
+  // Those of `eligible` (ascending, not empty) that are there now.
+  virtual std::vector<uint64_t> present(std::span<const uint64_t> eligible) {
+    return {eligible.begin(), eligible.end()};
+  }
+
   // Returns when every client has delivered or failed; clients that have done neither by then have
   // failed. `traffic` is not to be touched after that: whatever comes later is of another exchange.
   // Throws RoundFailed when too few have answered for it to count; the round may be asked again.

@@ -180,8 +180,8 @@ RoundRecord RoundLoop::run_round() {
   info.evaluates =
       evaluates(round) && !(can_.own_model != nullptr && setup_.run.evaluate == "none");
 
-  if (can_.preparation == nullptr) return train_round(info, wall);
-  Before before{*global_, {}};
+  if (can_.preparation == nullptr && !clients_evaluate(info)) return train_round(info, wall);
+  Before before{*global_, {}, estimates_, state_versions_, uncommitted_};
   ByteWriter out(before.strategy);
   setup_.strategy.save(out);
   try {
@@ -190,8 +190,17 @@ RoundRecord RoundLoop::run_round() {
     *global_ = std::move(before.global);
     ByteReader in(before.strategy, "round");
     setup_.strategy.load(in);
+    estimates_ = std::move(before.estimates);
+    state_versions_ = std::move(before.state_versions);
+    uncommitted_ = std::move(before.uncommitted);
     throw;
   }
+}
+
+// Or compute the statistics that an evaluation needs.
+bool RoundLoop::clients_evaluate(const strategy::RoundInfo& info) const {
+  return info.evaluates && can_.own_model == nullptr &&
+         (setup_.run.evaluate == "clients" || plan_.options().static_batch_norm);
 }
 
 RoundRecord RoundLoop::train_round(const strategy::RoundInfo& info, const Stopwatch& wall) {
@@ -249,7 +258,6 @@ RoundRecord RoundLoop::train_clients(const strategy::RoundInfo& info,
   record.train_loss = sums.weighted_mean_of(wire::kTrainLoss);
   record.train_accuracy = sums.weighted_mean_of(wire::kTrainAccuracy);
 
-  whole_ = false;
   finish(info, sums);
   if (feedback_ == Feedback::kEf21) {
     for (const std::string& payload : sums.payloads())
@@ -274,7 +282,6 @@ RoundRecord RoundLoop::train_clients(const strategy::RoundInfo& info,
   }
   record.seconds = wall.seconds();
   round_ = round;
-  whole_ = true;
   ledger_.add(record, setup_.run.target_accuracy);
   return record;
 }
@@ -396,14 +403,13 @@ std::vector<uint64_t> RoundLoop::choose_calibrating(const strategy::RoundInfo& i
     const uint64_t client = eligible_.empty() ? place : eligible_[place];
     if (holds(client)) able.push_back(client);
   }
-  // For the backend, nobody would be everybody.
-  if (able.empty()) return able;
-  try {
-    return setup_.backend.select(info.key.child(Purpose::kSelection).child(Purpose::kEvaluation),
-                                 able, static_cast<uint64_t>(setup_.selection.clients_per_round));
-  } catch (const RoundFailed&) {
-    return {};  // none of them is there
-  }
+  if (!able.empty()) able = setup_.backend.present(able);
+  const auto count =
+      std::min<uint64_t>(able.size(), static_cast<uint64_t>(setup_.selection.clients_per_round));
+  std::vector<uint64_t> chosen = sample_without_replacement(
+      info.key.child(Purpose::kSelection).child(Purpose::kEvaluation), able.size(), count);
+  for (uint64_t& client : chosen) client = able[client];
+  return chosen;
 }
 
 void RoundLoop::collect_statistics(const strategy::RoundInfo& info,
@@ -428,7 +434,7 @@ void RoundLoop::collect_statistics(const strategy::RoundInfo& info,
   if (found) return;
   record.notes.push_back(
       concat("static_batch_norm: ",
-             able.empty() ? "no client that may be asked holds" : "no client has answered for",
+             able.empty() ? "no client that is there holds" : "no client has answered for",
              " a net of width ", width, ", so its running statistics stay what they were"));
 }
 

@@ -65,9 +65,6 @@ class RoundLoop {
   const std::vector<std::string>& notes() const { return notes_; }
   // Also after a resume.
   uint32_t rounds_completed() const { return round_; }
-  // False after a round that failed when the model had changed already: neither model nor strategy
-  // is of any round then, and what goes on begins with the last checkpoint.
-  bool whole() const { return whole_; }
   bool finished() const { return round_ >= static_cast<uint32_t>(setup_.run.rounds); }
   // The global weights after the last completed round; the initial ones before the first.
   const ParameterSet& global() const { return *global_; }
@@ -97,11 +94,15 @@ class RoundLoop {
   std::function<void(uint64_t, uint64_t)> on_client;
 
  private:
-  // What a round that fails falls back to, when the strategy prepares before it.
+  // What a round falls back to that fails when something has changed already: in a preparation's
+  // round, and when the server stops while clients evaluate what the round has trained.
   struct Before {
     ParameterSet global;
     Bytes strategy;
+    std::map<std::string, ParameterSet> estimates;
+    std::map<uint64_t, uint32_t> state_versions, uncommitted;
   };
+  bool clients_evaluate(const strategy::RoundInfo& info) const;
   // So many of those that may be selected, at most all, in the order in which they were drawn.
   std::vector<uint64_t> draw_clients(Key key, uint64_t count) const;
   uint64_t num_eligible() const;
@@ -139,7 +140,6 @@ class RoundLoop {
   DeviceTable devices_;
   std::vector<uint64_t> eligible_;  // clients that may be selected; empty: all
   uint32_t round_ = 0;
-  bool whole_ = true;
   uint32_t exchanges_ = 0;  // of the round in progress
   std::shared_ptr<ParameterSet> global_;
   Ledger ledger_;

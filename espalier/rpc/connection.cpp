@@ -138,14 +138,16 @@ struct Connection::Impl {
   // A call's context, known to cancel() while it lives.
   class Call {
    public:
-    Call(Impl& impl, std::optional<std::chrono::milliseconds> limit, bool last = false)
+    // `farewell`: out of cancel()'s reach.
+    Call(Impl& impl, std::optional<std::chrono::milliseconds> limit, bool farewell = false)
         : impl_(impl) {
       if (limit) context.set_deadline(std::chrono::system_clock::now() + *limit);
       if (impl.options.credentials.insecure)
         context.AddMetadata(kInsecureClient, std::to_string(impl.options.insecure_client));
+      if (farewell) return;
       const std::lock_guard lock(impl.mutex);
       impl.calls.insert(&context);
-      if (impl.cancelled && !last) context.TryCancel();
+      if (impl.cancelled) context.TryCancel();
     }
     ~Call() {
       const std::lock_guard lock(impl_.mutex);

@@ -118,8 +118,6 @@ bool parse_client_uri(const std::string& uri, const std::string& federation, uin
   return status == std::errc() && stop == end && client_uri(federation, client) == uri;
 }
 
-// gRPC 1.51 has no call that forbids TLS 1.2; of this cipher only RSA certificates could make use,
-// and there are none.
 bool is_loopback(const std::string& address) {
   std::string host = address.substr(0, address.rfind(':'));
   if (host.size() > 2 && host.front() == '[' && host.back() == ']')
@@ -133,6 +131,8 @@ bool is_loopback(const std::string& address) {
   return host == "localhost";
 }
 
+// gRPC 1.51 has no call that forbids TLS 1.2; of this cipher only RSA certificates could make use,
+// and there are none.
 void require_tls13() {
   static const bool done = [] {
     ::setenv("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384", 1);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 #include <string_view>
 #include <system_error>
 
@@ -70,13 +71,16 @@ void use_pki(const std::filesystem::path& folder, Json& tree) {
     set_config_value(tree, Assignment{concat("security.", file), ""});
 }
 
-std::vector<std::string> take_network(const Json& file, const std::string& name, Json& run) {
+std::vector<std::string> take_network(Json file, const std::string& name,
+                                      const std::vector<std::string>& assignments, Json& run) {
   std::vector<std::string> notes;
+  std::set<std::string> assigned;
+  for (const std::string& text : assignments) assigned.insert(parse_assignment(text).key);
   const auto compare = [&](auto&& self, const Json& asked, const Json& has,
                            const std::string& prefix) -> void {
     for (const auto& [key, value] : asked.items()) {
       const auto found = has.find(key);
-      if (found == has.end()) continue;
+      if (found == has.end() || assigned.contains(prefix + key)) continue;
       if (value.is_object() && found->is_object()) {
         self(self, value, *found, concat(prefix, key, "."));
       } else if (!same_setting(value, *found)) {
@@ -89,9 +93,8 @@ std::vector<std::string> take_network(const Json& file, const std::string& name,
     run.erase(section);
     if (file.contains(section)) run[section] = file[section];
   }
-  Json rest = file;
-  for (const char* section : {"server", "network", "security", "client"}) rest.erase(section);
-  compare(compare, rest, run, "");
+  for (const char* section : {"server", "network", "security", "client"}) file.erase(section);
+  compare(compare, file, run, "");
   return notes;
 }
 

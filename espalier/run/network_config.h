@@ -181,8 +181,10 @@ void write_network_config(const NetworkConfig& config, Json& tree);
 void use_pki(const std::filesystem::path& folder, Json& tree);
 
 // A service that starts again with its configuration file: the sections above are the file's, for
-// they may change; all else is the run's, and a note for each key that differs says so.
-std::vector<std::string> take_network(const Json& file, const std::string& name, Json& run);
+// they may change; all else is the run's, and a note for each key that differs says so, but for
+// those that `assignments` ("key=value") set besides.
+std::vector<std::string> take_network(Json file, const std::string& name,
+                                      const std::vector<std::string>& assignments, Json& run);
 
 // Of a start of a service that came to nothing before there was a run, in the folder that is to be
 // the run's: removes server/ with what ServeRun writes there. What anybody else has put into the

@@ -14,7 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::ElementsAre;
-using testing::HasSubstr;
+using testing::IsEmpty;
 
 TEST(NetworkConfigs, AFolderOfCertificatesTakesThePlaceOfWhatWasNamedBefore) {
   // As a run's own configuration has it: every file by its name.
@@ -40,7 +40,9 @@ TEST(NetworkConfigs, AServiceThatStartsAgainHeedsTheNetworksKeysAndSaysWhatElseD
       "rounds = 12\n[train]\nlr = 0.2\nepochs = 1\n[data]\nroot = \"/d/y/../x\"\n[server]\n"
       "round_deadline_s = 20\n[[uplink]]\nstage = \"quantize\"\nbits = 4\n",
       "test");
-  EXPECT_THAT(take_network(file, "net.toml", run),
+  Json same = run;
+  EXPECT_THAT(take_network(file, "net.toml", {"rounds=12", "train.lr=0.2"}, same), IsEmpty());
+  EXPECT_THAT(take_network(file, "net.toml", {}, run),
               ElementsAre("net.toml says rounds = 12, and the run goes on with 9",
                           "net.toml says train.lr = 0.2, and the run goes on with 0.1"));
   EXPECT_EQ(read_network_config(run).server.round_deadline_s, 20);

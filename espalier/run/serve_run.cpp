@@ -105,17 +105,10 @@ void refuse_memory(const RunConfig& config) {
 // The longest update that is taken. What the model's values take many times over is enough for
 // every link and for whatever a strategy sends besides the change of the weights; features have
 // a size of their own.
-uint64_t longest_update(const NetworkSection& network, bool weights_travel, bool coded,
-                        uint64_t values) {
+uint64_t longest_update(const NetworkSection& network, bool weights_travel, uint64_t values) {
   constexpr uint64_t kMega = 1'000'000, kFeatures = 1024 * kMega, kRoom = 16 * kMega, kTimes = 8;
-  if (network.max_update_mb == 0)
-    return weights_travel ? kRoom + kTimes * sizeof(float) * values : kFeatures;
-  const uint64_t most = static_cast<uint64_t>(network.max_update_mb) * kMega;
-  if (weights_travel && !coded && sizeof(float) * values > most)
-    fail("serve", "every update of this model has ", sizeof(float) * values / kMega,
-         " MB, more than network.max_update_mb = ", network.max_update_mb,
-         "; raise it, or leave it out");
-  return most;
+  if (network.max_update_mb > 0) return static_cast<uint64_t>(network.max_update_mb) * kMega;
+  return weights_travel ? kRoom + kTimes * sizeof(float) * values : kFeatures;
 }
 
 }  // namespace
@@ -189,11 +182,10 @@ ServeRun::ServeRun(RunConfig config, const NetworkConfig& network, bool insecure
     return *backend_;
   };
   const bool weights_travel = Decisions(config).traits.weights_travel;
-  const bool coded = !config.uplink.empty();
   simulation_.emplace(std::move(config), num_threads, &folder, assignments, std::move(hooks));
   backend_->describe(spec_of(*simulation_->data().train));
   backend_->limit_updates(
-      longest_update(network_.network, weights_travel, coded, simulation_->loop().global().size()));
+      longest_update(network_.network, weights_travel, simulation_->loop().global().size()));
   server_ = std::make_unique<rpc::Server>(listening, *backend_);
 }
 

@@ -240,7 +240,7 @@ void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_
     }
   } catch (const round::RoundFailed&) {
     if (progress != nullptr) progress->finish();
-    if (folder_ != nullptr && loop().whole() && loop().rounds_completed() > 0) write_checkpoint();
+    if (folder_ != nullptr && loop().rounds_completed() > 0) write_checkpoint();
     throw;
   } catch (...) {
     if (progress != nullptr) progress->finish();
@@ -248,10 +248,8 @@ void Simulation::run(report::Progress* progress, const volatile std::sig_atomic_
   }
   if (progress != nullptr) progress->finish();
   if (folder_ == nullptr) return;
-  if (loop().whole()) {
-    write_checkpoint();
-    write_model();
-  }
+  write_checkpoint();
+  write_model();
   folder_->write_summary(summary());
 }
 

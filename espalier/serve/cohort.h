@@ -53,7 +53,8 @@ class Cohort {
   // ---- what became of those that were asked
   // A round begins with them.
   void ask(std::span<const uint64_t> clients);
-  // Its update has come, for the round that has asked it last, or too late for it.
+  // Its update has come, for the round that has asked it last, or too late for it; or it was on its
+  // way when it was told to drop the task.
   void answered(uint64_t client);
   // It never heard that it was asked.
   void withdrawn(uint64_t client);

@@ -76,12 +76,15 @@ double NetworkBackend::now_s() const {
   return std::chrono::duration<double>(Clock::now() - begin_).count();
 }
 
+bool NetworkBackend::is_alive(const Session& session, Clock::time_point now) const {
+  const auto last = std::max(session.seen, session.moved->load());
+  return !session.left && now - last < std::chrono::milliseconds(options_.lease_ms);
+}
+
 // Whoever waits for a task is there, however long it waits.
 bool NetworkBackend::is_there(uint64_t client, Clock::time_point now) const {
   const auto found = sessions_.find(client);
-  if (found == sessions_.end() || found->second.left) return false;
-  return now - found->second.seen < std::chrono::milliseconds(options_.lease_ms) ||
-         waiting_.has(client);
+  return found != sessions_.end() && (is_alive(found->second, now) || waiting_.has(client));
 }
 
 // Whether all that are still awaited have gone.
@@ -94,7 +97,7 @@ bool NetworkBackend::deserted(const Exchange& exchange) const {
   });
 }
 
-std::vector<uint64_t> NetworkBackend::present(std::span<const uint64_t> eligible) {
+std::vector<uint64_t> NetworkBackend::here_of(std::span<const uint64_t> eligible) {
   std::vector<uint64_t> present;
   const auto now = Clock::now();
   for (auto one = here_.begin(); one != here_.end();) {
@@ -110,6 +113,12 @@ std::vector<uint64_t> NetworkBackend::present(std::span<const uint64_t> eligible
   return present;
 }
 
+std::vector<uint64_t> NetworkBackend::present(std::span<const uint64_t> eligible) {
+  if (!options_.open) return Backend::present(eligible);
+  const std::lock_guard lock(mutex_);
+  return here_of(eligible);
+}
+
 std::vector<uint64_t> NetworkBackend::select(Key key, std::span<const uint64_t> eligible,
                                              uint64_t count) {
   if (!options_.open) return Backend::select(key, eligible, count);
@@ -117,13 +126,13 @@ std::vector<uint64_t> NetworkBackend::select(Key key, std::span<const uint64_t> 
   const double begun = now_s();
   Lock lock(mutex_);
   pace_.selecting(cohort_.wanted(goal));
-  std::vector<uint64_t> here = present(eligible);
+  std::vector<uint64_t> here = here_of(eligible);
   while (!cohort_.may_begin(goal, here.size(), now_s() - begun)) {
     if (options_.stop != nullptr && *options_.stop != 0)
       throw round::RoundFailed(concat("[serve] stopped while ", here.size(), " of ",
                                       cohort_.wanted(goal), " clients were there"));
     changed_.wait_for(lock, std::chrono::milliseconds(100));
-    here = present(eligible);
+    here = here_of(eligible);
   }
   std::vector<uint64_t> clients = cohort_.draw(key, here, goal);
   wanted_ = Cohort::enough(goal, clients.size());
@@ -339,18 +348,18 @@ void NetworkBackend::go_away() {
   changed_.wait_for(lock, kGrace, [&] { return waiting_.clients().empty(); });
 }
 
+double NetworkBackend::drop_out() const {
+  const std::lock_guard lock(mutex_);
+  return cohort_.drop_out();
+}
+
 std::vector<ClientView> NetworkBackend::clients() const {
   const auto now = Clock::now();
   std::vector<ClientView> out;
   const std::lock_guard lock(mutex_);
   const auto view_of = [&](uint64_t client, const Session& session) {
-    return ClientView{
-        client,
-        true,
-        !session.left && now - session.seen < std::chrono::milliseconds(options_.lease_ms),
-        session.phase,
-        session.progress,
-        session.detail};
+    return ClientView{client,           true,          is_alive(session, now), session.phase,
+                      session.progress, session.detail};
   };
   if (options_.open) {
     for (const auto& [client, session] : sessions_)
@@ -431,7 +440,7 @@ void NetworkBackend::tell(uint64_t client, uint64_t ticket,
     notice.ticket = ticket_of(*exchange_);
     notice.bytes = task->size();
     notice.digest = task->digest();
-    notice.max_update_bytes = options_.max_update_bytes;
+    notice.max_update_bytes = max_update_bytes_;
     reply.next = notice;
     const auto committed = committed_.find(client);
     reply.committed_version = committed == committed_.end() ? 0 : committed->second;

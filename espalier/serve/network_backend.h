@@ -98,6 +98,8 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   // From now on whoever asks is told to come back soon: the server stops, and the run is not over.
   void go_away();
 
+  // Of an open population: the share of the asked that drop out, as measured (Cohort).
+  double drop_out() const;
   // Of a fixed population all, of an open one those that are connected.
   std::vector<ClientView> clients() const;
 
@@ -108,6 +110,8 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   // least min_fraction of them are.
   std::vector<uint64_t> select(Key key, std::span<const uint64_t> eligible,
                                uint64_t count) override;
+  // Of a fixed population all of them, who may come back.
+  std::vector<uint64_t> present(std::span<const uint64_t> eligible) override;
   // Throws RoundFailed when fewer than `min_fraction` of the clients of a training or an
   // exploration answer, or when the server stops before those of whatever exchange have.
   void run(std::span<const uint64_t> clients, round::RoundTraffic& traffic) override;
@@ -154,7 +158,8 @@ class NetworkBackend final : public round::Backend, public rpc::Service {
   Verdict count(Exchange& exchange, uint64_t client, const FileReader& file);
   void settle(Exchange& exchange, uint64_t client, const Verdict& verdict, uint64_t digest);
   // Who is there: joined, not left, not sent away, and heard of lately. Ascending.
-  std::vector<uint64_t> present(std::span<const uint64_t> eligible);
+  std::vector<uint64_t> here_of(std::span<const uint64_t> eligible);
+  bool is_alive(const Session& session, Clock::time_point now) const;
   bool is_there(uint64_t client, Clock::time_point now) const;
   bool deserted(const Exchange& exchange) const;
   // Seconds since this began, for what has no clock of its own.

@@ -77,6 +77,7 @@ TEST_F(NetworkBackendTest, WhatIsTooLongIsRefusedBeforeAnyByte) {
   one.check_in();
   auto round = exchange({1});
   const auto task = one.task();
+  EXPECT_EQ(task.max_update_bytes, 10'000U);
   auto open = one.open(task, Player::update(9));
   open.bytes = 10'001;
   EXPECT_THAT(refusal([&] { one.push(open, {}); }), HasSubstr("at most 10000"));
@@ -89,6 +90,19 @@ TEST_F(NetworkBackendTest, WhatIsTooLongIsRefusedBeforeAnyByte) {
   open.ticket.run = 1;
   EXPECT_EQ(one.push(open, Player::update(9)).verdict, rpc::Verdict::kStale);
   one.report(task.ticket, rpc::Phase::kFailed, "enough");
+  round.get();
+}
+
+TEST_F(NetworkBackendTest, ClientsHearTheLimitThatCounts) {
+  backend_->limit_updates(50);
+  Player one(*backend_, 1);
+  one.check_in();
+  auto round = exchange({1});
+  const auto task = one.task();
+  EXPECT_EQ(task.max_update_bytes, 50U);
+  EXPECT_THAT(refusal([&] { one.push(one.open(task, Player::update(9)), {}); }),
+              HasSubstr("at most 50 are taken (network.max_update_mb)"));
+  one.report(task.ticket, rpc::Phase::kFailed, "too long");
   round.get();
 }
 

@@ -152,7 +152,10 @@ void NetworkBackend::deliver_kept(uint64_t client) {
   } catch (const std::exception&) {
     broken = std::current_exception();
   }
-  if (!verdict.counted) spool_.drop(id);
+  if (!verdict.counted) {
+    spool_.drop(id);
+    spool_.forget_after(id.round, client);  // as in run()
+  }
   const Lock lock(mutex_);
   if (broken) broken_ = broken;
   Part& part = exchange->parts.at(client);

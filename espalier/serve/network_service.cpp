@@ -9,6 +9,28 @@ namespace espalier::serve {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+// A task on its way: whoever takes its pieces is there, however long that takes.
+class WatchedDownload final : public rpc::Download {
+ public:
+  using Clock = std::chrono::steady_clock;
+  WatchedDownload(std::shared_ptr<const rpc::Download> task,
+                  std::shared_ptr<std::atomic<Clock::time_point>> moved)
+      : task_(std::move(task)), moved_(std::move(moved)) {}
+  uint64_t size() const override { return task_->size(); }
+  rpc::Pieces pieces(uint64_t offset, uint64_t size) const override {
+    *moved_ = Clock::now();
+    return task_->pieces(offset, size);
+  }
+
+ private:
+  const std::shared_ptr<const rpc::Download> task_;
+  const std::shared_ptr<std::atomic<Clock::time_point>> moved_;
+};
+
+}  // namespace
+
 // An update that arrives: bytes go to a file, so that memory is that of one chunk.
 class NetworkBackend::Incoming final : public rpc::Upload {
  public:
@@ -47,6 +69,7 @@ class NetworkBackend::Incoming final : public rpc::Upload {
     }
     const std::lock_guard lock(owner_.mutex_);
     exchange_->parts.at(client_).received = received_;
+    owner_.sessions_.at(client_).seen = Clock::now();
   }
   void finish(std::function<void(rpc::PushReply)> done) override {
     finished_ = true;
@@ -133,9 +156,8 @@ rpc::CheckInReply NetworkBackend::check_in(const rpc::Caller& caller,
     const auto found = sessions_.find(caller.client);
     if (found != sessions_.end()) {
       const Session& other = found->second;
-      const bool alive =
-          !other.left && now - other.seen < std::chrono::milliseconds(options_.lease_ms);
-      if (alive && other.id != request.session && other.id != request.previous_session) {
+      if (is_alive(other, now) && other.id != request.session &&
+          other.id != request.previous_session) {
         const auto silent =
             std::chrono::duration_cast<std::chrono::seconds>(now - other.seen).count();
         throw rpc::Refusal(
@@ -263,7 +285,7 @@ std::shared_ptr<const rpc::Download> NetworkBackend::fetch(const rpc::Caller& ca
     if (part != exchange_->parts.end() && part->second.task &&
         part->second.task->digest() == request.digest) {
       session.phase = rpc::Phase::kFetching;
-      return part->second.task;
+      return std::make_shared<WatchedDownload>(part->second.task, session.moved);
     }
   }
   throw rpc::Refusal(rpc::Refused::kMismatch, "[serve] this task is over; ask for the next");

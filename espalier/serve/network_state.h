@@ -1,5 +1,7 @@
 #pragma once
 
+#include <atomic>
+
 #include "espalier/base/digest.h"
 #include "espalier/serve/network_backend.h"
 #include "espalier/serve/sent_task.h"
@@ -35,6 +37,9 @@ struct NetworkBackend::Exchange {
 struct NetworkBackend::Session {
   std::string id;
   Clock::time_point seen;
+  // When a piece of a task was last read for it: written without the mutex.
+  std::shared_ptr<std::atomic<Clock::time_point>> moved =
+      std::make_shared<std::atomic<Clock::time_point>>();
   rpc::Phase phase = rpc::Phase::kIdle;
   float progress = 0;
   std::string detail;

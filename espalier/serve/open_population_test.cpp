@@ -98,6 +98,23 @@ TEST_F(OpenPopulation, AnEvaluationDoesNotWaitForWhoHasLeft) {
   EXPECT_EQ(traffic_.updates.size(), 1U);
 }
 
+TEST_F(OpenPopulation, WhoIsStillFetchingHasNotLeft) {
+  Player slow(*backend_, 2);
+  slow.check_in();
+  traffic_.kind = wire::TaskKind::kEvaluate;
+  auto round = exchange({2});
+  const auto task = slow.task();
+  const auto download = slow.download(task);
+  for (int i = 0; i < 10; ++i) {  // two and a half leases
+    download->pieces(0, 1);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+  EXPECT_EQ(round.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
+  slow.push(slow.open(task, Player::update(7)), Player::update(7));
+  round.get();
+  EXPECT_EQ(traffic_.updates.size(), 1U);
+}
+
 TEST_F(OpenPopulation, ThePageHasThoseThatAreConnected) {
   Player(*backend_, 3).check_in();
   Player five(*backend_, 5);
@@ -109,16 +126,25 @@ TEST_F(OpenPopulation, ThePageHasThoseThatAreConnected) {
   EXPECT_TRUE(shown[0].connected);
 }
 
-TEST_F(OpenPopulation, WhoWorksInVainCountsAsThere) {
+TEST_F(OpenPopulation, WhoWorksInVainIsNoDropOut) {
   std::deque<Player> players;
-  for (const uint64_t id : {2, 5}) players.emplace_back(*backend_, id).check_in();
-  auto round = exchange({2, 5});
-  const auto task = players[0].task(), other = players[1].task();
-  players[0].push(players[0].open(task, Player::update(7)), Player::update(7));
-  EXPECT_TRUE(players[1].report(other.ticket, rpc::Phase::kTraining).go_on);
-  players[1].report(other.ticket, rpc::Phase::kFailed, "out of memory");
+  for (const uint64_t id : {2, 5, 7}) players.emplace_back(*backend_, id).check_in();
+  const auto chosen = backend_->select(Key(1), {}, 2);  // 3 for 2
+  ASSERT_THAT(chosen, testing::UnorderedElementsAre(2, 5, 7));
+  auto round = exchange(chosen);
+  const auto first = players[0].task(), second = players[1].task(), third = players[2].task();
+  EXPECT_TRUE(players[2].report(third.ticket, rpc::Phase::kTraining).go_on);
+  players[0].push(players[0].open(first, Player::update(7)), Player::update(7));
+  players[1].push(players[1].open(second, Player::update(7)), Player::update(7));
   round.get();
-  EXPECT_FALSE(players[1].report(other.ticket, rpc::Phase::kTraining).go_on) << "drop the task";
+  EXPECT_FALSE(players[2].report(third.ticket, rpc::Phase::kTraining).go_on) << "drop the task";
+  // The newest round says nothing yet: one more.
+  traffic_.salt = 1;
+  auto next = exchange({2});
+  const auto again = players[0].task();
+  players[0].push(players[0].open(again, Player::update(7)), Player::update(7));
+  next.get();
+  EXPECT_EQ(backend_->drop_out(), 0.0);
 }
 
 TEST_F(OpenPopulation, WaitsForTheLeastThatARoundNeeds) {

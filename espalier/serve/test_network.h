@@ -73,8 +73,11 @@ class Player {
     return future;
   }
   rpc::TaskNotice task() { return std::get<rpc::TaskNotice>(wait().get().next); }
+  std::shared_ptr<const rpc::Download> download(const rpc::TaskNotice& task) {
+    return backend_.fetch(caller_, {task.ticket, session_, task.digest, 0});
+  }
   Bytes fetch(const rpc::TaskNotice& task) {
-    const auto download = backend_.fetch(caller_, {task.ticket, session_, task.digest, 0});
+    const auto download = this->download(task);
     Bytes bytes(download->size());
     // In odd pieces, across the borders of head and body.
     for (size_t at = 0; at < bytes.size();) {

@@ -1,5 +1,6 @@
 #include "espalier/sim/loopback.h"
 
+#include <atomic>
 #include <map>
 #include <mutex>
 
@@ -42,7 +43,8 @@ class Wire final : public round::RoundTraffic {
       const std::lock_guard lock(mutex_);
       for_next_[client] = through_bytes(update);
     }
-    if (event.fails || event.stale) {
+    if (event.stops) stopped_ = true;
+    if (event.fails || event.stale || event.stops) {
       server_.failed(client, "the connection was lost");
       return round::Receipt::kRefused;
     }
@@ -63,6 +65,7 @@ class Wire final : public round::RoundTraffic {
       deliver(entry->first, entry->second, at(entry->first).deliveries);
   }
   Messages take_stale() { return std::move(for_next_); }
+  bool stopped() const { return stopped_; }
 
  private:
   LoopbackBackend::Event at(uint64_t client) const {
@@ -78,6 +81,7 @@ class Wire final : public round::RoundTraffic {
   const LoopbackBackend::Script& script_;
   uint64_t exchange_;
   std::mutex mutex_;
+  std::atomic<bool> stopped_ = false;
   Messages stale_;  // not changed while messages pass
   Messages late_, for_next_;
 };
@@ -89,6 +93,7 @@ void LoopbackBackend::run(std::span<const uint64_t> clients, round::RoundTraffic
   inner_.run(clients, wire);
   wire.deliver_late();
   stale_ = wire.take_stale();
+  if (wire.stopped()) throw round::RoundFailed("[sim/loopback] the server was stopped");
 }
 
 }  // namespace espalier::sim

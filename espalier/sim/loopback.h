@@ -22,6 +22,7 @@ class LoopbackBackend : public round::Backend {
     bool late = false;        // its update arrives after all others, the last client's first
     bool stale = false;       // as fails; its update arrives in the next exchange
     bool impatient = false;   // it sends an update of the exchange before it asks for its task
+    bool stops = false;       // as fails; and the server stops, so that the exchange is none
   };
   // Exchanges are counted from 0. Called from any thread.
   using Script = std::function<Event(uint64_t exchange, uint64_t client)>;

@@ -104,5 +104,44 @@ TEST(Loopback, ARoundInWhichAllAreLostIsAsIfItHadNotBeen) {
   }
 }
 
+// What follows the training of a round belongs to it.
+TEST(Loopback, ARoundThatIsLeftWhileClientsEvaluateIsAsIfItHadNotBeen) {
+  const std::string topk = R"(uplink=[{stage="topk",keep=0.1}])";
+  const std::vector<std::string> narrow = {"data.synthetic_shape=[1,8,8]",
+                                           "model.name=resnet8",
+                                           "model.width=0.25",
+                                           "submodel.name=ordered",
+                                           "submodel.keep=0.5",
+                                           "submodel.static_batch_norm=true",
+                                           "eval_every=1",
+                                           R"(devices=[{name="whole",keep=1},{name="half"}])"};
+  const std::vector<std::pair<const char*, std::vector<std::string>>> cases = {
+      {"scaffold", {"evaluate=clients", "eval_every=1"}},
+      {"fedadam", {"evaluate=clients", "eval_every=1"}},
+      {"fedavg", {"evaluate=clients", "eval_every=1", "model.hidden=[128]", topk}},
+      {"fedavg",
+       {"evaluate=clients", "eval_every=1", "model.hidden=[128]", topk, "error_feedback=ef21"}},
+      {"fedavg",
+       {"evaluate=clients", "eval_every=1", "model.hidden=[128]",
+        R"(downlink=[{stage="hadamard"},{stage="quantize",bits=4}])", "delta_downlink=true"}},
+      {"fedavg", narrow}};
+  for (const auto& [strategy, assignments] : cases) {
+    std::vector<std::string> all = assignments;
+    all.push_back("rounds=3");
+    TestRun plain(strategy, 1, all);
+    // Exchange 1 is the evaluation of round 1, which is made again as 2 and 3; 5 is that of
+    // round 2.
+    Scripted wire(strategy, all, [](uint64_t exchange, uint64_t) {
+      return Event{.stops = exchange == 1 || exchange == 5};
+    });
+    EXPECT_THROW(wire.run.step(), round::RoundFailed) << strategy;
+    EXPECT_EQ(wire.run.loop().rounds_completed(), 0U);
+    wire.run.step();
+    EXPECT_THROW(wire.run.step(), round::RoundFailed) << strategy;
+    EXPECT_EQ(wire.run.loop().rounds_completed(), 1U);
+    EXPECT_EQ(wire.run.finish(), plain.finish()) << strategy;
+  }
+}
+
 }  // namespace
 }  // namespace espalier::sim

@@ -78,7 +78,8 @@
     mask_kept: "Share of weights kept", part_parameters: "Parameters of the smaller network", gate_ratio: "Share of salient channels",
     sent_share: "Share of an update that is sent", exploration_epochs: "Epochs of exploration",
     exploration_clients: "Explorers", exploration_bytes_down: "Exploration, down", exploration_bytes_up: "Exploration, up",
-    exploration_macs: "Exploration MACs",
+    exploration_macs: "Exploration MACs", evaluation_bytes_down: "Evaluation at clients, down",
+    evaluation_bytes_up: "Evaluation at clients, up", evaluation_macs: "Evaluation at clients, MACs",
     macs: "Client MACs", lr: "Learning rate", peak_rss_bytes: "Peak memory", clients_selected: "Clients", clients_failed: "Failed clients",
   };
   // Of what has no place of its own; strategies measure what they like.
