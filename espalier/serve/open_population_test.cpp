@@ -17,6 +17,7 @@ class OpenPopulation : public NetworkBackendTest {
     options.select_window_s = 0.3;
     options.min_fraction = 0.5;
     options.lease_ms = 400;
+    options.round_deadline_s = 30;
   }
 };
 
@@ -93,7 +94,7 @@ TEST_F(OpenPopulation, AnEvaluationDoesNotWaitForWhoHasLeft) {
   players[0].push(players[0].open(task, Player::update(7)), Player::update(7));
   players[1].report({}, rpc::Phase::kLeaving);
   // The third is silent for longer than its lease.
-  EXPECT_EQ(round.wait_for(std::chrono::seconds(20)), std::future_status::ready);
+  EXPECT_EQ(round.wait_for(std::chrono::seconds(15)), std::future_status::ready);
   round.get();
   EXPECT_EQ(traffic_.updates.size(), 1U);
 }
