@@ -3,10 +3,7 @@
 #include <sys/random.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
-#include <condition_variable>
-#include <mutex>
 #include <numeric>
 #include <optional>
 #include <thread>
@@ -17,6 +14,7 @@
 #include "espalier/codec/codec.h"
 #include "espalier/codec/message.h"
 #include "espalier/data/fingerprint.h"
+#include "espalier/join/watchers.h"
 #include "espalier/models/make_trainer.h"
 #include "espalier/models/process.h"
 #include "espalier/strategy/client_algorithms.h"
@@ -31,8 +29,6 @@ struct Stopped {};
 
 constexpr uint32_t kLongestWait = 86'400'000;  // ms, whatever a server says: a day
 constexpr uint64_t kStateMemory = uint64_t{1} << 30;
-
-bool is_stopped(const volatile std::sig_atomic_t* stop) { return stop != nullptr && *stop != 0; }
 
 rpc::DataSpec spec_of(const data::Dataset& train) {
   rpc::DataSpec spec;
@@ -79,66 +75,6 @@ struct Counted {
   }
   Eligibility& eligibility;
   mutable uint64_t bytes = 0;
-};
-
-// Tells the server that the client is alive while it works, in a thread of its own, and hears
-// whether its work is still wanted.
-class Heartbeat {
- public:
-  Heartbeat(rpc::Connection& connection, rpc::ReportRequest report, uint32_t every_ms)
-      : thread_([&connection, report = std::move(report), every_ms, this] {
-          std::unique_lock lock(mutex_);
-          while (
-              !wake_.wait_for(lock, std::chrono::milliseconds(every_ms), [&] { return done_; })) {
-            lock.unlock();
-            try {
-              wanted_ = connection.report(report).go_on;
-            } catch (const Error&) {
-              // The next call of the client itself will find out.
-            }
-            lock.lock();
-          }
-        }) {}
-  ~Heartbeat() {
-    {
-      const std::lock_guard lock(mutex_);
-      done_ = true;
-    }
-    wake_.notify_all();
-    thread_.join();
-  }
-  // By the server's last answer.
-  bool wanted() const { return wanted_; }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool done_ = false;
-  std::atomic<bool> wanted_ = true;
-  std::thread thread_;
-};
-
-// Hangs up when `stop` becomes nonzero: calls may wait long.
-class HangUp {
- public:
-  HangUp(rpc::Connection& connection, const volatile std::sig_atomic_t* stop)
-      : thread_([&connection, stop, this] {
-          while (!done_) {
-            if (is_stopped(stop)) {
-              connection.cancel();
-              return;
-            }
-            std::this_thread::sleep_for(std::chrono::milliseconds(50));
-          }
-        }) {}
-  ~HangUp() {
-    done_ = true;
-    thread_.join();
-  }
-
- private:
-  std::atomic<bool> done_ = false;
-  std::thread thread_;
 };
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <future>
 #include <mutex>
@@ -13,6 +14,7 @@
 #include <variant>
 
 #include "espalier/base/error.h"
+#include "espalier/join/watchers.h"
 #include "espalier/rpc/server.h"
 
 namespace espalier::join {
@@ -29,6 +31,7 @@ class Doorman final : public rpc::Service {
   std::vector<Clock::time_point> asked;
   std::vector<std::string> addresses;
   int checkins = 0;
+  std::atomic<bool> go_on = false;
 
   rpc::CheckInReply check_in(const rpc::Caller&, const rpc::CheckInRequest& request) override {
     ++checkins;
@@ -66,7 +69,11 @@ class Doorman final : public rpc::Service {
   rpc::ReportReply report(const rpc::Caller&, const rpc::ReportRequest& request) override {
     const std::lock_guard lock(mutex_);
     reported.push_back(request.phase);
-    return {};
+    return {go_on, {}};
+  }
+  size_t reports() {
+    const std::lock_guard lock(mutex_);
+    return reported.size();
   }
   size_t waiters() {
     const std::lock_guard lock(mutex_);
@@ -141,6 +148,21 @@ TEST_F(JoinerTest, ATaskThatIsOverBeforeItIsFetchedEndsNothing) {
   EXPECT_EQ(join(), Joiner::End::kCompleted);
   EXPECT_EQ(doorman_.asked.size(), 3U);
   EXPECT_TRUE(doorman_.reported.empty()) << "no failure of the client's";
+}
+
+TEST_F(JoinerTest, AHeartbeatHearsThatATaskIsToBeDropped) {
+  rpc::ConnectionOptions options;
+  options.server = concat("127.0.0.1:", server_->port());
+  options.credentials.insecure = true;
+  rpc::Connection connection(options);
+  for (const bool go_on : {true, false}) {
+    doorman_.go_on = go_on;
+    Heartbeat heartbeat(connection, {{5}, std::string(16, 's'), rpc::Phase::kTraining, 0, ""}, 10);
+    const size_t before = doorman_.reports();
+    while (doorman_.reports() < before + 2)
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    EXPECT_EQ(heartbeat.wanted(), go_on);
+  }
 }
 
 TEST_F(JoinerTest, AClientWithoutTestSamplesTakesPart) {

@@ -102,21 +102,21 @@ void clear_failed_start(const std::filesystem::path& folder) {
   namespace fs = std::filesystem;
   constexpr std::array<std::string_view, 4> kOurs = {"run", "registry.jsonl", "events.jsonl",
                                                      "spool"};
-  std::error_code error;
-  if (!fs::is_directory(folder / "server", error)) return;
+  constexpr std::array<std::string_view, 2> kHere = {"server", report::RunFolder::kLock};
+  const auto holds_only = [](const fs::path& path, const auto& names) {
+    std::error_code error;
+    fs::directory_iterator entries(path, error);
+    return !error && std::ranges::all_of(entries, [&](const fs::directory_entry& entry) {
+      return std::ranges::find(names, entry.path().filename().string()) != names.end();
+    });
+  };
+  // Looked at before the lock, whose file would stay in somebody's folder.
+  const fs::path server = folder / "server";
+  if (!holds_only(folder, kHere) || !holds_only(server, kOurs)) return;
   std::string holder;
   const auto lock = FileLock::try_take(folder / report::RunFolder::kLock, holder);
-  if (!lock) return;  // another process is about to begin
-  const fs::path server = folder / "server";
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    if (name != "server" && name != report::RunFolder::kLock) return;
-  }
-  for (const auto& entry : fs::directory_iterator(server, error)) {
-    const std::string name = entry.path().filename().string();
-    if (std::ranges::find(kOurs, name) == kOurs.end()) return;
-  }
-  if (!error) fs::remove_all(server, error);
+  std::error_code ignored;
+  if (lock) fs::remove_all(server, ignored);  // else another process is about to begin
 }
 
 }  // namespace espalier::run

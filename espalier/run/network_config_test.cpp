@@ -73,6 +73,7 @@ TEST_F(FailedStart, TouchesNothingOfAnybodyElse) {
   touch("server/main.cpp");
   clear_failed_start(folder_);
   EXPECT_TRUE(fs::exists(folder_ / "server" / "main.cpp"));
+  EXPECT_FALSE(fs::exists(folder_ / "run.lock"));
 }
 
 }  // namespace

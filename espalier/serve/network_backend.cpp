@@ -19,6 +19,11 @@ rpc::RetryWindow window_of(const Window& window) {
   return {ms(window.min_s), ms(window.max_s)};
 }
 
+// What the model is made of; everything else is asked for beside it.
+bool makes_model(wire::TaskKind kind) {
+  return kind == wire::TaskKind::kTrain || kind == wire::TaskKind::kExplore;
+}
+
 }  // namespace
 
 NetworkBackend::NetworkBackend(const NetworkOptions& options)
@@ -151,9 +156,7 @@ void NetworkBackend::run(std::span<const uint64_t> clients, round::RoundTraffic&
       Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(
                          recalls ? options_.recall_deadline_s : options_.round_deadline_s));
   // Who has left an open population may never come back; to train, others were asked besides.
-  const bool others_do =
-      exchange->id.kind == wire::TaskKind::kTrain || exchange->id.kind == wire::TaskKind::kExplore;
-  const bool goes_on_without = options_.open && !others_do;
+  const bool goes_on_without = options_.open && !makes_model(exchange->id.kind);
   Lock lock(mutex_);
   if (exchange->id.round != last_.round) {
     attempt_ = 1;
@@ -240,9 +243,8 @@ void NetworkBackend::require_enough(const Exchange& exchange, bool stopped, cons
   // stops meanwhile, all of the round is made again: half of it would be another result.
   const bool cut_short =
       stopped && answered < exchange.wanted && exchange.settled < exchange.parts.size();
-  const bool trains =
-      exchange.id.kind == wire::TaskKind::kTrain || exchange.id.kind == wire::TaskKind::kExplore;
-  const bool optional = exchange.id.kind == wire::TaskKind::kRecall || (!trains && !cut_short);
+  const bool optional =
+      exchange.id.kind == wire::TaskKind::kRecall || (!makes_model(exchange.id.kind) && !cut_short);
   const bool counts =
       optional || missing.empty() || (!cut_short && cohort_.counts(answered, exchange.wanted));
   say({{"event", "closed"},
